@@ -1,0 +1,1 @@
+"""How gRPC is served and called here. The stubs under `stubs/` are generated: `make protos`."""

@@ -1,0 +1,198 @@
+"""Settings: YAML in `configs/`, overridden by the environment, frozen after they are read once.
+
+`CHURN_SAVER_CONFIGS` names another folder than `configs/`. Every value of `serve.yaml` can be set in
+the environment: `CHURN_SAVER_GATEWAY__PORT=8081` sets `gateway.port`. Only a service's `bootstrap.py`
+and the command line read settings; everything else is handed what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from churnsaver.domain.message import MessageBook
+from churnsaver.domain.schema import DatasetSchema
+from churnsaver.domain.world import Fraction, Frozen, World
+from churnsaver.errors import BadInput, SchemaError, SettingsError
+
+DEFAULT_SEED = 42
+Port = Annotated[int, Field(ge=1, le=65535)]
+Milliseconds = Annotated[int, Field(gt=0)]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ExperimentSettings(Frozen):
+    """Shares of the arms; what is left of 1 goes to the champion."""
+
+    baseline: Fraction = 0.0
+    holdout: Fraction = 0.0
+
+
+class GatewaySettings(Frozen):
+    host: str
+    port: Port
+    deadline_ms: Milliseconds
+    decision_timeout_ms: Milliseconds
+    generator_timeout_ms: Milliseconds
+    shield_timeout_ms: Milliseconds
+    ledger_timeout_ms: Milliseconds
+    max_body_bytes: Annotated[int, Field(gt=0)]
+    idempotency_hours: Annotated[int, Field(gt=0)]
+    record_days: Annotated[int, Field(gt=0)]
+    kill_switch_poll_ms: Milliseconds
+    experiment: ExperimentSettings
+
+
+class RpcServiceSettings(Frozen):
+    """A gRPC service: where it listens, and for Prometheus; how long it drains on SIGTERM."""
+
+    host: str
+    port: Port
+    metrics_port: Port
+    drain_s: Annotated[float, Field(gt=0)]
+
+
+class DecisionSettings(RpcServiceSettings):
+    threads: Annotated[int, Field(ge=1)]
+
+
+class GeneratorSettings(RpcServiceSettings):
+    """The in-process engine and the bank.
+
+    Attributes:
+        quantization: how the engine holds the model's weights.
+        messages_per_brief: how many reviewed messages the bank wants for each brief.
+        candidates_per_message: how many drafts are written for each message that is kept.
+    """
+
+    model: str
+    quantization: Literal["none", "int8"]
+    threads: Annotated[int, Field(ge=1)]
+    max_new_tokens: Annotated[int, Field(ge=8)]
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    messages_per_brief: Annotated[int, Field(ge=1)]
+    candidates_per_message: Annotated[int, Field(ge=1)]
+    tone: str
+    languages: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class ShieldSettings(RpcServiceSettings):
+    toxicity_threshold: Fraction
+
+
+class RedisSettings(Frozen):
+    url: str
+
+
+class Addresses(Frozen):
+    """Where the gateway and the generator find the others, as gRPC targets."""
+
+    decision: str
+    generator: str
+    shield: str
+
+
+class ServeSettings(BaseSettings):
+    """`configs/serve.yaml`: how the services run."""
+
+    model_config = SettingsConfigDict(env_prefix="CHURN_SAVER_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    seed: int = DEFAULT_SEED
+    checkpoints: Path
+    state_dir: Path
+    pseudonym_key: str
+    gateway: GatewaySettings
+    decision: DecisionSettings
+    generator: GeneratorSettings
+    shield: ShieldSettings
+    redis: RedisSettings
+    addresses: Addresses
+    force_baseline: Annotated[bool, Field(validation_alias="FORCE_BASELINE")] = False
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        yaml_file = configs_dir() / "serve.yaml"
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file)
+
+
+def configs_dir() -> Path:
+    """The folder of settings: `CHURN_SAVER_CONFIGS`, else `configs` in the working directory."""
+    return Path(os.environ.get("CHURN_SAVER_CONFIGS", "configs"))
+
+
+def load_serve_settings() -> ServeSettings:
+    """`serve.yaml` and the environment; SettingsError names the setting that is wrong."""
+    read_yaml(configs_dir() / "serve.yaml")
+    try:
+        return ServeSettings()
+    except ValidationError as error:
+        raise SettingsError(f"{configs_dir() / 'serve.yaml'} or the environment: {explain(error)}") from None
+
+
+def load_world() -> World:
+    """The world of `env.yaml`, without the parts that only the environment reads."""
+    path = configs_dir() / "env.yaml"
+    document = read_yaml(path)
+    return parse(World, {key: document[key] for key in World.model_fields if key in document}, path)
+
+
+def load_message_books() -> dict[str, MessageBook]:
+    """The approved texts of `messages.yaml`, by language."""
+    path = configs_dir() / "messages.yaml"
+    return {language: parse(MessageBook, book, path) for language, book in read_yaml(path).items()}
+
+
+def load_schema(path: Path) -> DatasetSchema:
+    """A dataset schema; SchemaError names the file and the key that is wrong."""
+    return parse(DatasetSchema, read_yaml(path), path, SchemaError)
+
+
+def load_section(name: str, model: type[Model]) -> Model:
+    """`configs/<name>.yaml` as `model`."""
+    path = configs_dir() / f"{name}.yaml"
+    return parse(model, read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping; SettingsError where the file is missing, no YAML or no mapping."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file; run from the project's root or set CHURN_SAVER_CONFIGS") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path}: expected a mapping of settings, got {type(document).__name__}")
+    return document
+
+
+def parse(model: type[Model], document: Any, path: Path, error_type: type[BadInput] = SettingsError) -> Model:
+    """`document` as `model`; `error_type` names `path` and every key that is wrong."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise error_type(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """Pydantic's findings as one line: `gateway.port: Input should be …; …`."""
+    parts = (
+        (".".join(str(step) for step in item["loc"]), item["msg"].removeprefix("Value error, "))
+        for item in error.errors()
+    )
+    return "; ".join(f"{where}: {what}" if where else what for where, what in parts)
