@@ -96,9 +96,9 @@ def mask_reasons(world: World, state: ContactState) -> NDArray[np.uint8]:
 
     # Distance from each past or booked contact to each possible send, (n, history, delays).
     distance = np.abs(state.hours_since_contact[:, :, None] + delays[None, None, :])
-    cooling: NDArray[np.bool_] = (distance < rules.cooldown_hours).any(axis=1)  # (n, delays)
-    capped: NDArray[np.bool_] = (distance < HOURS_PER_WEEK).sum(axis=1) >= rules.weekly_cap  # (n, delays)
-    quiet: NDArray[np.bool_] = in_quiet_hours(rules.quiet_hours, state.local_hour_at_send)  # (n, delays)
+    cooling = np.any(distance < rules.cooldown_hours, axis=1)  # (n, delays)
+    capped = np.greater_equal((distance < HOURS_PER_WEEK).sum(axis=1), rules.weekly_cap)  # (n, delays)
+    quiet = in_quiet_hours(rules.quiet_hours, state.local_hour_at_send)  # (n, delays)
     reserved = contact_reservations_cents(world, state)[:, 1:].reshape(n, n_offers, n_delays)
     over_budget = reserved > state.budget_left_cents[:, None, None]
 

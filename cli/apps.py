@@ -1,0 +1,28 @@
+"""The command groups that modules of this package add their commands to."""
+
+from __future__ import annotations
+
+import typer
+
+HELP = """Decide whom to contact, write the message, prove it safe, and see what it earned.
+
+Start with `churn-saver up`, then `churn-saver retain --csv customers.csv --limit 20`.
+"""
+
+app = typer.Typer(name="churn-saver", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)
+data_app = typer.Typer(no_args_is_help=True, help="Simulate, validate and split data.")
+train_app = typer.Typer(no_args_is_help=True, help="Train a model and write a checkpoint.")
+eval_app = typer.Typer(no_args_is_help=True, help="Measure a checkpoint on data it was not trained on.")
+shield_app = typer.Typer(no_args_is_help=True, help="Review messages.")
+bank_app = typer.Typer(no_args_is_help=True, help="Look into the bank of messages written ahead.")
+kill_app = typer.Typer(no_args_is_help=True, help="Flip every gateway to the baseline, or back.")
+
+for group, name in (
+    (data_app, "data"),
+    (train_app, "train"),
+    (eval_app, "eval"),
+    (shield_app, "shield"),
+    (bank_app, "bank"),
+    (kill_app, "kill"),
+):
+    app.add_typer(group, name=name)

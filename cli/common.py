@@ -1,0 +1,50 @@
+"""What all commands share: the options `--seed` and `--json`, output, progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from churnsaver.settings import DEFAULT_SEED
+
+# People read tables on standard output; progress and logs go to standard error, so that --json stays clean.
+stdout = Console()
+stderr = Console(stderr=True)
+
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to; made where it does not exist.")]
+SEED: int = DEFAULT_SEED
+
+
+def emit(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
+    """Prints `result` as one JSON object, or as a table of its scalar values for a person."""
+    if as_json:
+        typer.echo(json.dumps(result, default=str))
+        return
+    table = Table(title=title or None, show_header=False, title_justify="left")
+    for name, value in result.items():
+        if not isinstance(value, Mapping | list):
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    stdout.print(table)
+
+
+def progress() -> Progress:
+    """A progress bar on standard error; it draws nothing where that is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+        transient=True,
+    )
