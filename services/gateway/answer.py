@@ -1,0 +1,115 @@
+"""What one decided request leaves behind: the answer to the caller and the record for those who measure."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import orjson
+
+from churnsaver.domain.actions import NO_CONTACT, ActionSpace
+from churnsaver.domain.eligibility import ContactState, masked_offers
+from churnsaver.domain.world import World
+from services.gateway.case import Case, Choice, Written
+from services.gateway.contract import DecisionBody, RetainResponse, SafetyBody
+from services.gateway.ledger import REASON_PLACEHOLDER
+
+
+def build_answer(world: World, actions: ActionSpace, case: Case, choice: Choice, written: Written) -> RetainResponse:
+    """The answer. Nobody is contacted without a message that passed."""
+    action = choice.action if written.message else actions[NO_CONTACT]
+    versions = dict(choice.versions)
+    if written.message and written.message.model:
+        versions["generator"] = written.message.model
+    if written.shield_version:
+        versions["shield"] = written.shield_version
+    total_ms = (time.perf_counter() - case.started) * 1000.0
+    return RetainResponse(
+        decision_id=case.decision_id,
+        request_id=case.request_id,
+        customer_id=case.request.customer.id,
+        mode=case.mode,
+        baseline_reason=case.baseline_reason,
+        arm=case.arm,
+        decision=DecisionBody(
+            contact=action.contact,
+            offer=action.offer.id if action.offer else None,
+            delay_hours=action.delay_hours if action.contact else None,
+            channel=case.channel if action.contact else None,
+            propensity=choice.propensity,
+            risk=choice.risk,
+            expected_value_usd=choice.expected_value_usd,
+            masked=masked_offers(world, choice.reasons),
+        ),
+        message=written.message,
+        safety=written.safety,
+        versions=versions,
+        latency_ms={"total": round(total_ms, 2)} | {step: round(ms, 2) for step, ms in case.spent_ms.items()},
+    )
+
+
+def refused(answer: RetainResponse) -> RetainResponse:
+    """The answer if the ledger refuses the booking: the customer is not contacted, and why.
+
+    The ledger's script writes the reason over REASON_PLACEHOLDER.
+    """
+    offer = answer.decision.offer
+    masked = {**answer.decision.masked, **({offer: REASON_PLACEHOLDER} if offer else {})}
+    decision = answer.decision.model_copy(
+        update={"contact": False, "offer": None, "delay_hours": None, "channel": None, "masked": masked}
+    )
+    return answer.model_copy(update={"decision": decision, "message": None, "safety": SafetyBody()})
+
+
+def build_record(case: Case, state: ContactState, choice: Choice, written: Written, send_at_ms: int | None) -> bytes:
+    """Everything needed to replay and measure the decision (law 2); no name, no id and no text of a customer.
+
+    `action` is the intended one, whatever shield and ledger said afterwards.
+    """
+    hours = state.hours_since_contact[0]
+    message = written.message
+    return orjson.dumps(
+        {
+            "decision_id": case.decision_id,
+            "request_id": case.request_id,
+            "customer_ref": case.customer_ref,
+            "campaign": case.request.campaign,
+            "decided_at": case.now.isoformat(),
+            "mode": case.mode,
+            "baseline_reason": case.baseline_reason,
+            "arm": case.arm,
+            "seed": case.seed,
+            "action": {"index": choice.action.index, "label": choice.action.label},
+            "send_at_ms": send_at_ms,
+            "timezone": case.request.customer.timezone,
+            "channel": case.channel,
+            "reserved_cents": choice.reserved_cents,
+            "propensity": {
+                "arm": case.arm_share,
+                "policy": choice.propensity,
+                "message": written.propensity,
+                "total": case.arm_share * choice.propensity * written.propensity,
+            },
+            "risk": choice.risk,
+            "observation": choice.observation,
+            "mask_reasons": choice.reasons.tolist(),
+            "multipliers": choice.multipliers,
+            "contact_state": {
+                "consent": bool(state.consent[0]),
+                "opted_out": bool(state.do_not_contact[0]),
+                "hours_since_contact": hours[np.isfinite(hours)].tolist(),
+                "local_hour_at_send": state.local_hour_at_send[0].tolist(),
+                "contact_cost_cents": int(state.contact_cost_cents[0]),
+                "budget_left_cents": int(state.budget_left_cents[0]),
+            },
+            "message": {"id": written.message_id, "source": message.source if message else None},
+            "safety": written.safety.model_dump(),
+            "versions": choice.versions,
+            "sha256": choice.sha256,
+        }
+    )
+
+
+def dump(answer: RetainResponse) -> bytes:
+    """The answer as the bytes that are stored and sent."""
+    return orjson.dumps(answer.model_dump(mode="json"))

@@ -1,0 +1,192 @@
+"""The gateway's HTTP face: thin routes over `Retention`, `Records` and `KillSwitch`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import orjson
+from fastapi import FastAPI, Header, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from redis.exceptions import RedisError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from churnsaver import __version__
+from services.gateway import metrics, problems
+from services.gateway.contract import (
+    KillSwitchRequest,
+    OutcomeRequest,
+    OutcomeResponse,
+    ReleaseRequest,
+    ReleaseResponse,
+    RetainRequest,
+    RetainResponse,
+)
+from services.gateway.kill_switch import KillSwitch
+from services.gateway.problems import Problem, unavailable
+from services.gateway.records import Records
+from services.gateway.retain import Retention
+
+DESCRIPTION = """Decides whether, when and with what offer to contact a customer who may leave, writes the
+message and proves it safe. Errors are RFC 9457 problems that name the field and how to mend it."""
+
+PROBLEM: dict[str, Any] = {
+    "description": "what is wrong and how to mend it",
+    "content": {problems.MEDIA_TYPE: {"schema": {"type": "object"}}},
+}
+RETAIN_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: PROBLEM,
+    409: PROBLEM,
+    413: PROBLEM,
+    422: PROBLEM,
+}
+LEDGER_PROBLEMS: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM, 503: PROBLEM}
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(max_length=128, description="replays return the first answer; defaults to the body's request_id"),
+]
+
+
+def build_app(
+    retention: Retention,
+    records: Records,
+    kill_switch: KillSwitch,
+    *,
+    serving: Callable[[], Awaitable[dict[str, Any]]],
+    max_body_bytes: int,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+) -> FastAPI:
+    """The application; `serving` tells which checkpoints each service serves with."""
+    app = FastAPI(
+        title="Churn-Saver", version=__version__, description=DESCRIPTION, lifespan=lifespan, strict_content_type=False
+    )
+    app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    problems.install(app)
+    metrics.KILL_SWITCH_ON.set_function(lambda: float(kill_switch.baseline_reason is not None))
+    metrics.KILL_SWITCH_AGE.set_function(lambda: kill_switch.age_s)
+
+    _add_retain(app, retention)
+    _add_records(app, records)
+    _add_kill_switch(app, kill_switch)
+    _add_operations(app, kill_switch, serving)
+    return app
+
+
+def _add_retain(app: FastAPI, retention: Retention) -> None:
+    @app.post("/v1/retain", responses={200: {"model": RetainResponse}, **RETAIN_PROBLEMS}, tags=["retain"])
+    @app.post("/retain", responses={200: {"model": RetainResponse}, **RETAIN_PROBLEMS}, tags=["retain"])
+    async def retain(request: RetainRequest, idempotency_key: IdempotencyKey = None) -> Response:
+        """Decides about one customer and writes the message. Idempotent; never 5xx because a dependency is down."""
+        return _json(await retention.retain(request, idempotency_key))
+
+
+def _add_records(app: FastAPI, records: Records) -> None:
+    @app.get("/v1/decisions/{decision_id}", responses=LEDGER_PROBLEMS, tags=["records"])
+    async def get_decision(decision_id: str) -> Response:
+        """The record of a decision: everything needed to replay and measure it."""
+        return _json(orjson.dumps(await records.get(decision_id)))
+
+    @app.post("/v1/decisions/{decision_id}/release", responses=LEDGER_PROBLEMS, tags=["records"])
+    async def release(decision_id: str, request: ReleaseRequest | None = None) -> ReleaseResponse:
+        """Asked right before sending: `send` with the text, or `skip` with the reason."""
+        return await records.release(decision_id, request or ReleaseRequest())
+
+    @app.post("/v1/outcomes", responses=LEDGER_PROBLEMS, tags=["records"])
+    async def outcome(request: OutcomeRequest) -> OutcomeResponse:
+        """What came of a decision. An opt-out closes every channel of the customer at once."""
+        return await records.outcome(request)
+
+    @app.delete("/v1/customers/{customer_id}", responses={503: PROBLEM}, tags=["records"])
+    async def erase(customer_id: str) -> dict[str, Any]:
+        """Erases what is kept of a customer; only that they opted out is remembered, under a pseudonym."""
+        return {"customer_id": customer_id, "deleted": await records.erase(customer_id)}
+
+
+def _add_kill_switch(app: FastAPI, kill_switch: KillSwitch) -> None:
+    @app.get("/v1/kill-switch", tags=["kill switch"])
+    async def get_kill_switch() -> dict[str, Any]:
+        """The switch as this replica knows it."""
+        return _switch(kill_switch)
+
+    @app.put("/v1/kill-switch", responses={422: PROBLEM, 503: PROBLEM}, tags=["kill switch"])
+    async def put_kill_switch(request: KillSwitchRequest) -> dict[str, Any]:
+        """Flips every replica to the baseline, or to contacting nobody, or back."""
+        try:
+            await kill_switch.write(request)
+        except (RedisError, OSError, TimeoutError):
+            raise unavailable(
+                "the switch was not changed because Redis does not answer; try again, or set FORCE_BASELINE=1"
+            ) from None
+        return _switch(kill_switch)
+
+
+def _add_operations(app: FastAPI, kill_switch: KillSwitch, serving: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    @app.get("/v1/models", tags=["operations"])
+    async def models() -> dict[str, Any]:
+        """Which checkpoints serve now, by service."""
+        return await serving()
+
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> dict[str, str]:
+        """Whether the process is alive."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["operations"])
+    async def readyz() -> dict[str, Any]:
+        """Whether requests can be answered, if only with the baseline; never depends on another service."""
+        return {"status": "ready", "baseline_reason": kill_switch.baseline_reason}
+
+    @app.get("/metrics", tags=["operations"])
+    async def prometheus() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+class BodyLimit:
+    """Refuses bodies over `max_bytes` before they are held in memory."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._max_bytes:
+            await self._refuse(scope, receive, send)
+            return
+        received, refused = 0, False
+
+        async def counted() -> Message:
+            nonlocal received, refused
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                await self._refuse(scope, receive, send)
+                refused = True
+                return {"type": "http.disconnect"}
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            if not refused:
+                await send(message)
+
+        await self._app(scope, counted, unless_refused)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"the body is larger than {self._max_bytes} bytes; send one customer a request"
+        problem = Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", detail)
+        await problem.response()(scope, receive, send)
+
+
+def _switch(kill_switch: KillSwitch) -> dict[str, Any]:
+    state = kill_switch.state.model_dump() if kill_switch.state else {"state": "unknown"}
+    return {**state, "baseline_reason": kill_switch.baseline_reason, "age_ms": round(kill_switch.age_s * 1000.0, 1)}
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

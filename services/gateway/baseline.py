@@ -1,0 +1,22 @@
+"""The propensity baseline: who is likely enough to leave gets the scorecard's offer as soon as allowed.
+
+It is deterministic and lives in the gateway, so that it answers when nothing else does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from churnsaver.domain.actions import NO_CONTACT, Action, ActionSpace
+from churnsaver.domain.eligibility import Reason
+from churnsaver.domain.scorecard import Scorecard
+
+
+def propensity_threshold(actions: ActionSpace, scorecard: Scorecard, risk: float, reasons: NDArray[np.uint8]) -> Action:
+    """The baseline's action for one customer; `reasons` is their row of the mask, shape (actions,)."""
+    if risk < scorecard.threshold:
+        return actions[NO_CONTACT]
+    choices = (actions[actions.index_of(scorecard.offer, delay)] for delay in actions.delays_hours)
+    allowed = (action for action in choices if reasons[action.index] == Reason.ALLOWED)
+    return next(allowed, actions[NO_CONTACT])

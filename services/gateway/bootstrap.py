@@ -1,0 +1,132 @@
+"""Reads settings once and wires the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from churnsaver.checkpoints import open_checkpoint
+from churnsaver.domain.scorecard import Scorecard
+from churnsaver.errors import BadInput, CheckpointError
+from churnsaver.rpc.channels import open_channel
+from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
+from services.gateway.app import build_app
+from services.gateway.downstream import GrpcDecision, GrpcGenerator, GrpcShield, serving_models
+from services.gateway.journal import Journal, keep_ledger
+from services.gateway.kill_switch import KillSwitch
+from services.gateway.ledger import RedisLedger
+from services.gateway.records import Records
+from services.gateway.retain import Retention
+
+log = structlog.get_logger()
+
+SECONDS_PER_DAY = 86_400
+
+
+def load_scorecard(settings: ServeSettings) -> Scorecard:
+    """The baseline's scorecard from the risk checkpoint."""
+    checkpoint = open_checkpoint(settings.checkpoints / "risk", "risk")
+    try:
+        return Scorecard.model_validate(checkpoint.read_json("scorecard.json"))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{checkpoint.path / 'scorecard.json'}: {error.error_count()} values are no scorecard; train risk again"
+        ) from None
+
+
+def open_redis(settings: ServeSettings) -> Redis:
+    """A client whose calls fail within the ledger's slice of the deadline.
+
+    One immediate retry hides a connection that died with a restarted server; the scripts recognise
+    their own token, so a script that ran before its reply was lost is not run twice.
+    """
+    timeout_s = settings.gateway.ledger_timeout_ms / 1000.0
+    return Redis.from_url(
+        settings.redis.url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+    )
+
+
+def build(settings: ServeSettings) -> FastAPI:
+    """The wired application; BadInput where a setting, a checkpoint or a folder is wrong."""
+    world, gateway = load_world(), settings.gateway
+    redis = open_redis(settings)
+    ledger = RedisLedger(
+        redis,
+        world,
+        claim_ms=2 * gateway.deadline_ms,
+        idempotency_s=gateway.idempotency_hours * 3600,
+        record_s=gateway.record_days * SECONDS_PER_DAY,
+    )
+    journal = Journal(settings.state_dir / "gateway")
+    kill_switch = KillSwitch(redis, force_baseline=settings.force_baseline, poll_s=gateway.kill_switch_poll_ms / 1000.0)
+    # A grpc.aio channel belongs to the event loop that it is made in, which is running by now.
+    channels = {name: open_channel(address) for name, address in settings.addresses.model_dump().items()}
+    retention = Retention(
+        settings,
+        world,
+        load_message_books(),
+        load_scorecard(settings),
+        ledger=ledger,
+        journal=journal,
+        kill_switch=kill_switch,
+        decision=GrpcDecision(channels["decision"]),
+        generator=GrpcGenerator(channels["generator"]),
+        shield=GrpcShield(channels["shield"]),
+    )
+    records = Records(ledger, journal, kill_switch, world, pseudonym_key=settings.pseudonym_key)
+
+    async def serving() -> dict[str, Any]:
+        names = list(channels)
+        found = await asyncio.gather(*(serving_models(channels[name], 0.2) for name in names))
+        scorecard = {"scorecard": {"version": retention.scorecard.version}}
+        return {"gateway": scorecard, **dict(zip(names, found, strict=True))}
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        background = [asyncio.create_task(kill_switch.follow()), asyncio.create_task(keep_ledger(ledger, journal))]
+        yield
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await redis.aclose()
+        for channel in channels.values():
+            await channel.close()
+
+    return build_app(
+        retention, records, kill_switch, serving=serving, max_body_bytes=gateway.max_body_bytes, lifespan=lifespan
+    )
+
+
+async def main() -> None:
+    """Serves until SIGTERM, then finishes what is in flight."""
+    settings = load_serve_settings()
+    host, port = settings.gateway.host, settings.gateway.port
+    app = build(settings)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise BadInput(
+            f"{host}:{port}: cannot listen ({error.strerror}); stop what listens there or set CHURN_SAVER_GATEWAY__PORT"
+        ) from None
+    log.info("gateway.serving", address=f"{host}:{port}")
+    config = uvicorn.Config(
+        app, http="httptools", access_log=False, log_config=None, timeout_graceful_shutdown=10, server_header=False
+    )
+    await uvicorn.Server(config).serve(sockets=[listener])

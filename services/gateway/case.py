@@ -1,0 +1,88 @@
+"""What is known of one request on its way through the gateway."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from churnsaver.domain.actions import Action
+from services.gateway.contract import Arm, BaselineReason, MessageBody, Mode, RetainRequest, SafetyBody
+
+
+@dataclass(slots=True)
+class Case:
+    """One request on its way: what came in, what is known, and when it must be answered."""
+
+    request: RetainRequest
+    key: str
+    request_id: str
+    decision_id: str
+    customer_ref: str
+    channel: str | None
+    now: datetime
+    arm: Arm
+    arm_share: float
+    started: float
+    deadline: float
+    seed: int
+    baseline_reason: BaselineReason | None
+    spent_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.BASELINE if self.baseline_reason else Mode.POLICY
+
+    @property
+    def now_ms(self) -> int:
+        return int(self.now.timestamp() * 1000)
+
+    def time_left_s(self, slice_ms: int) -> float:
+        """The slice of a call, or what is left of the request's deadline if that is less."""
+        return max(0.001, min(slice_ms / 1000.0, self.deadline - time.perf_counter()))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was decided and everything needed to replay it."""
+
+    action: Action
+    reasons: NDArray[np.uint8]
+    propensity: float
+    risk: float | None
+    expected_value_usd: float | None
+    reserved_cents: int
+    versions: Mapping[str, str]
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    observation: tuple[float, ...] = ()
+    multipliers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The message of a contact and what the shield said of it; no message when it may not be sent."""
+
+    message: MessageBody | None
+    safety: SafetyBody
+    message_id: str = ""
+    propensity: float = 1.0
+    shield_version: str | None = None
+
+
+def pseudonym(key: str, customer_id: str) -> str:
+    """The name under which the ledger knows a customer: keyed, so that ids cannot be guessed from it."""
+    return hmac.new(key.encode(), customer_id.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def body_sha(request: RetainRequest) -> str:
+    """Hash of what a request asks for; the order of the channels counts, that of the attributes does not."""
+    body = request.model_dump(mode="json")
+    order = list(request.customer.channels)
+    return hashlib.sha256(orjson.dumps([body, order], option=orjson.OPT_SORT_KEYS)).hexdigest()

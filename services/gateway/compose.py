@@ -1,0 +1,60 @@
+"""From a decision to the words that a customer reads: the brief, the values of the slots, the template.
+
+Offer, expiry and opt-out come from the decision and the approved texts alone (law 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from churnsaver.domain.message import Brief, MessageBook, fill, neutralise, segment_of
+from churnsaver.domain.world import Offer
+
+FALLBACK_LANGUAGE = "en"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """All that is needed to fill a draft for one customer."""
+
+    brief: Brief
+    book: MessageBook
+    slots: Mapping[str, str]
+
+    def filled(self, draft: str) -> str:
+        """`draft` with the customer's values; KeyError for a slot that nobody defined."""
+        return fill(draft, self.slots)
+
+    def template(self) -> str:
+        """The approved text, filled."""
+        return self.filled(self.book.template(self.brief))
+
+
+def compose_letter(
+    books: Mapping[str, MessageBook],
+    *,
+    language: str,
+    channel: str,
+    tone: str,
+    tenure_months: float,
+    offer: Offer,
+    first_name: str | None,
+    send_at: datetime,
+    timezone: str,
+    valid_days: int,
+) -> Letter:
+    """Brief and slot values of one decided contact. Languages without approved texts get English."""
+    spoken = language if language in books else FALLBACK_LANGUAGE
+    book = books[spoken]
+    expiry = send_at.astimezone(ZoneInfo(timezone)) + timedelta(days=valid_days)
+    slots = {
+        "first_name": neutralise(first_name or "") or book.nameless,
+        "offer": offer.label_in(spoken),
+        "expiry": expiry.strftime(book.expiry_format),
+        "opt_out": book.opt_out[channel],
+    }
+    brief = Brief(segment=segment_of(tenure_months), offer=offer.id, tone=tone, channel=channel, language=spoken)
+    return Letter(brief, book, slots)

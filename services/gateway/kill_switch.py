@@ -1,0 +1,117 @@
+"""The kill switch (law 5): a state in memory that a request reads without waiting for anything.
+
+Redis pushes changes and is polled besides, so that a lost push costs one poll interval. A key that was
+never set, and a state that was never read, mean baseline; a Redis outage changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.gateway.contract import BaselineReason, KillSwitchRequest
+
+log = structlog.get_logger()
+
+KEY = "cs:kill-switch"
+CHANNEL = "cs:kill-switch:changed"
+
+
+class KillState(BaseModel):
+    """What the key holds: JSON, written whole."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: Literal["on", "off"]
+    scope: Literal["baseline", "no_contact"] = "baseline"
+    reason: str = ""
+    changed_at: str = ""
+
+
+class KillSwitch:
+    """The last known state of the switch.
+
+    Attributes:
+        state: None while it is unknown: never read, missing or unreadable.
+    """
+
+    def __init__(
+        self, redis: Redis, *, force_baseline: bool, poll_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.state: KillState | None = None
+        self._force_baseline = force_baseline
+        self._redis, self._poll_s, self._clock = redis, poll_s, clock
+        self._read_at = clock()
+
+    @property
+    def baseline_reason(self) -> BaselineReason | None:
+        """Why requests get the baseline now; None while the policy serves. A read of memory."""
+        if self._force_baseline:
+            return BaselineReason.FORCE_BASELINE
+        if self.state is None:
+            return BaselineReason.KILL_STATE_UNKNOWN
+        return BaselineReason.KILL_SWITCH if self.state.state == "on" else None
+
+    @property
+    def nobody_contacted(self) -> bool:
+        """Whether the switch is on with scope `no_contact`."""
+        return self.state is not None and self.state.state == "on" and self.state.scope == "no_contact"
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the state was last read from Redis."""
+        return self._clock() - self._read_at
+
+    async def write(self, request: KillSwitchRequest) -> KillState:
+        """Sets the switch for every replica; RedisError where it could not be made durable."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        state = KillState(state=request.state, scope=request.scope, reason=request.reason, changed_at=now)
+        await self._redis.set(KEY, state.model_dump_json())
+        await self._redis.publish(CHANNEL, request.state)
+        self._accept(state)
+        return state
+
+    async def refresh(self) -> None:
+        """Reads the key once; RedisError leaves the last known state as it is."""
+        raw = await self._redis.get(KEY)
+        try:
+            self._accept(KillState.model_validate_json(raw) if raw is not None else None)
+        except ValidationError:
+            # Somebody wrote nonsense: that is an unknown state, and the safe answer is the baseline.
+            self._accept(None)
+
+    async def follow(self) -> None:
+        """Keeps the state fresh until cancelled: on every push, and on a timer."""
+        push = asyncio.create_task(self._follow_pushes())
+        try:
+            while True:
+                with contextlib.suppress(RedisError, OSError, TimeoutError):
+                    await self.refresh()
+                await asyncio.sleep(self._poll_s)
+        finally:
+            push.cancel()
+
+    async def _follow_pushes(self) -> None:
+        while True:
+            try:
+                async with self._redis.pubsub() as pubsub:
+                    await pubsub.subscribe(CHANNEL)
+                    async for message in pubsub.listen():
+                        if message["type"] == "message":
+                            await self.refresh()
+            except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(self._poll_s)
+
+    def _accept(self, state: KillState | None) -> None:
+        if state != self.state:
+            log.warning("kill_switch.changed", state=state.model_dump() if state else "unknown")
+        self.state, self._read_at = state, self._clock()

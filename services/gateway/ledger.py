@@ -1,0 +1,271 @@
+"""The contact ledger in Redis: idempotency, hard rules, budget, records and stored answers.
+
+Two scripts do all of it. `claim` takes the idempotency key and reads what the decision needs; `book`
+checks the hard rules once more and writes everything, or nothing. A lost reply is harmless: the scripts
+recognise their own token, so a second try returns the first answer.
+
+Customers appear under a pseudonym only. All keys begin with `cs:`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from churnsaver.domain.observation import HISTORY_HOURS
+from churnsaver.domain.world import HOURS_PER_WEEK, World
+
+MS_PER_HOUR = 3_600_000
+GENERATION = "cs:generation"
+OUTBOX = "cs:outbox"
+REASON_PLACEHOLDER = "@@REASON@@"
+LUA = Path(__file__).parent / "lua"
+
+
+class LedgerUnavailable(Exception):
+    """Redis does not answer, or it came back without its data: nothing can be booked."""
+
+
+class KeyMismatch(Exception):
+    """The idempotency key was used with another body."""
+
+
+class InFlight(Exception):
+    """A request with this idempotency key is being answered right now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request's hold on its idempotency key.
+
+    Attributes:
+        key: the idempotency key.
+        token: proves at booking that the claim is still ours.
+        body_sha: hash of what the request asks for.
+        slot: which standing decision it may meet.
+    """
+
+    key: str
+    token: str
+    body_sha: str
+    customer_ref: str
+    campaign: str
+    slot: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the ledger knows of a customer at the moment of the claim.
+
+    Attributes:
+        contact_times_ms: contacts of the last four weeks and booked ones, Unix time in ms.
+    """
+
+    opted_out: bool
+    reserved_cents: int
+    contact_times_ms: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer that was given before; `standing` where another request of the customer got it."""
+
+    body: bytes
+    standing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What is to be booked, in the slot that it will stand in. `send_at_ms` is None when nobody is contacted."""
+
+    slot: str
+    decision_id: str
+    send_at_ms: int | None
+    reserved_cents: int
+    record: bytes
+    answer: bytes
+    answer_if_refused: bytes
+
+
+class Ledger(Protocol):
+    """What the story of a request needs of the ledger; `RedisLedger` is the real one."""
+
+    async def claim(self, claim: Claim) -> Snapshot | StoredAnswer: ...
+
+    async def book(self, claim: Claim, booking: Booking) -> tuple[str, bytes]: ...
+
+    async def store_answer(self, key: str, answer: bytes) -> None: ...
+
+
+class RedisLedger:
+    """The ledger behind one Redis primary.
+
+    Args:
+        redis: a client that returns bytes, with a timeout.
+        claim_ms: how long a claim holds if its request dies.
+    """
+
+    def __init__(self, redis: Redis, world: World, *, claim_ms: int, idempotency_s: int, record_s: int) -> None:
+        self.redis = redis
+        self._world = world
+        self._claim_ms, self._idempotency_s, self._record_s = claim_ms, idempotency_s, record_s
+        self._claim = redis.register_script((LUA / "claim.lua").read_text())
+        self._book = redis.register_script((LUA / "book.lua").read_text())
+
+    async def claim(self, claim: Claim) -> Snapshot | StoredAnswer:
+        """Takes the idempotency key and reads the customer's state.
+
+        Raises:
+            KeyMismatch, InFlight, LedgerUnavailable
+        """
+        ref, campaign = claim.customer_ref, claim.campaign
+        names = [
+            GENERATION,
+            idempotency_key(claim.key),
+            standing_key(ref, campaign, claim.slot),
+            contacts_key(ref),
+            opt_out_key(ref),
+            reserved_key(campaign),
+        ]
+        args = [claim.body_sha, claim.token, self._claim_ms, oldest_contact_ms(claim.now_ms)]
+        status, *rest = await self._run(self._claim, names, args)
+        match status:
+            case b"claimed":
+                # Redis answers members and scores in turns; the scores are the times.
+                times = tuple(int(float(score)) for score in rest[3::2])
+                return Snapshot(bool(rest[0]), int(rest[1]), times)
+            case b"replay" | b"standing":
+                return StoredAnswer(rest[0], standing=status == b"standing")
+            case b"mismatch":
+                raise KeyMismatch
+            case b"in_flight":
+                raise InFlight
+            case _:
+                raise LedgerUnavailable("Redis came back without its data")
+
+    async def book(self, claim: Claim, booking: Booking) -> tuple[str, bytes]:
+        """Books, and returns the status and the answer that stands.
+
+        The status is `booked`, `none`, `standing`, `replay`, or why the hard rules refused.
+
+        Raises:
+            LedgerUnavailable: nothing is known to have been booked; do not contact.
+            InFlight: the claim ran out and another request holds the key.
+        """
+        ref, campaign = claim.customer_ref, claim.campaign
+        rules = self._world.contact_rules
+        names = [
+            GENERATION,
+            idempotency_key(claim.key),
+            standing_key(ref, campaign, booking.slot),
+            contacts_key(ref),
+            opt_out_key(ref),
+            reserved_key(campaign),
+            decision_key(booking.decision_id),
+            OUTBOX,
+            customer_key(ref),
+        ]
+        args = [
+            claim.token,
+            "" if booking.send_at_ms is None else booking.send_at_ms,
+            booking.reserved_cents,
+            self._world.campaigns[campaign].budget_cents,
+            int(rules.cooldown_hours * MS_PER_HOUR),
+            HOURS_PER_WEEK * MS_PER_HOUR,
+            rules.weekly_cap,
+            oldest_contact_ms(claim.now_ms),
+            booking.decision_id,
+            booking.record,
+            booking.answer,
+            booking.answer_if_refused,
+            self._idempotency_s,
+            self._world.epoch_hours * 3600,
+            self._record_s,
+        ]
+        status, *rest = await self._run(self._book, names, args)
+        if status == b"lost":
+            raise LedgerUnavailable("Redis came back without its data")
+        if status == b"superseded":
+            raise InFlight
+        return status.decode(), rest[0]
+
+    async def store_answer(self, key: str, answer: bytes) -> None:
+        """Makes `answer` what a replay of `key` returns."""
+        async with available(), self.redis.pipeline(transaction=True) as pipe:
+            pipe.hset(idempotency_key(key), "answer", answer)
+            pipe.expire(idempotency_key(key), self._idempotency_s)
+            await pipe.execute()
+
+    async def record_offline(self, decision_id: str, record: bytes, answer: bytes) -> None:
+        """Adds the record of a decision that was made while Redis was away."""
+        async with available(), self.redis.pipeline(transaction=True) as pipe:
+            pipe.hset(decision_key(decision_id), mapping={"record": record, "answer": answer, "booking": "none"})
+            pipe.expire(decision_key(decision_id), self._record_s)
+            pipe.xadd(OUTBOX, {"decision": decision_id})
+            await pipe.execute()
+
+    async def is_lost(self) -> bool:
+        """Whether Redis answers but holds no ledger."""
+        async with available():
+            return not await self.redis.exists(GENERATION)
+
+    async def decision(self, decision_id: str) -> dict[bytes, bytes]:
+        """The stored fields of a decision; empty where there is none."""
+        async with available():
+            fields: Any = await self.redis.hgetall(decision_key(decision_id))
+        return dict(fields)
+
+    async def _run(self, script: Callable[..., Awaitable[Any]], keys: list[str], args: list[Any]) -> Any:
+        async with available():
+            return await script(keys=keys, args=args)
+
+
+@asynccontextmanager
+async def available() -> AsyncIterator[None]:
+    """Turns whatever Redis or the network raise into LedgerUnavailable."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise LedgerUnavailable(str(error) or type(error).__name__) from None
+
+
+def oldest_contact_ms(now_ms: int) -> int:
+    """Contacts before this moment no longer matter to any rule or feature."""
+    return now_ms - int(HISTORY_HOURS * MS_PER_HOUR)
+
+
+def idempotency_key(key: str) -> str:
+    return "cs:idempotency:" + hashlib.sha256(key.encode()).hexdigest()
+
+
+def standing_key(ref: str, campaign: str, slot: str) -> str:
+    """`slot` keeps what was decided under the kill switch apart: flipping it must take effect at once."""
+    return f"cs:standing:{ref}:{campaign}:{slot}"
+
+
+def contacts_key(ref: str) -> str:
+    return f"cs:contacts:{ref}"
+
+
+def opt_out_key(ref: str) -> str:
+    return f"cs:opt-out:{ref}"
+
+
+def reserved_key(campaign: str) -> str:
+    return f"cs:reserved:{campaign}"
+
+
+def decision_key(decision_id: str) -> str:
+    return f"cs:decision:{decision_id}"
+
+
+def customer_key(ref: str) -> str:
+    return f"cs:customer:{ref}"

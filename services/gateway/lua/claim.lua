@@ -1,0 +1,35 @@
+-- Claims an idempotency key and reads what a decision needs to know, in one step.
+--
+-- KEYS  1 generation  2 idempotency  3 standing decision  4 contacts  5 opt-out  6 reserved
+-- ARGV  1 sha256 of the body  2 token  3 claim lifetime, ms  4 oldest contact of interest, ms
+--
+-- Answers {'lost'} | {'mismatch'} | {'in_flight'} | {'replay', answer} | {'standing', answer}
+--       | {'claimed', opted out 0/1, reserved cents, contact times in ms …}
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return {'lost'}
+end
+
+local claim = redis.call('HMGET', KEYS[2], 'body', 'answer')
+if claim[1] then
+  if claim[1] ~= ARGV[1] then return {'mismatch'} end
+  if claim[2] then return {'replay', claim[2]} end
+  return {'in_flight'}
+end
+redis.call('HSET', KEYS[2], 'body', ARGV[1], 'token', ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+
+local standing = redis.call('GET', KEYS[3])
+if standing then
+  local answer = redis.call('HGET', standing, 'answer')
+  if answer then return {'standing', answer} end
+end
+
+local reply = {
+  'claimed',
+  redis.call('EXISTS', KEYS[5]),
+  tonumber(redis.call('GET', KEYS[6]) or '0'),
+}
+for _, time_ms in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], ARGV[4], '+inf', 'WITHSCORES')) do
+  table.insert(reply, time_ms)
+end
+return reply

@@ -1,0 +1,363 @@
+"""The story of one `/v1/retain` request, from top to bottom.
+
+    validate → claim (Redis) → decide (policy or baseline) → write → review → book (Redis) → answer
+
+Every step has a slice of the deadline and something to fall back on, so that nothing that is down makes
+the answer anything but a 200 (law 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import orjson
+
+from churnsaver.domain.actions import NO_CONTACT, ActionSpace
+from churnsaver.domain.eligibility import ContactState, contact_reservations_cents, local_hours_at_send, mask_reasons
+from churnsaver.domain.message import MessageBook
+from churnsaver.domain.observation import pad_history
+from churnsaver.domain.schema import FieldError
+from churnsaver.domain.scorecard import Scorecard
+from churnsaver.domain.world import World
+from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb2
+from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
+from churnsaver.settings import ServeSettings
+from services.gateway import metrics
+from services.gateway.answer import build_answer, build_record, dump, refused
+from services.gateway.baseline import propensity_threshold
+from services.gateway.case import Case, Choice, Written, body_sha, pseudonym
+from services.gateway.compose import Letter, compose_letter
+from services.gateway.contract import Arm, BaselineReason, FindingBody, MessageBody, RetainRequest, SafetyBody
+from services.gateway.downstream import Decision, Delivery, Draft, Generator, Shield, Unavailable
+from services.gateway.journal import Journal
+from services.gateway.kill_switch import KillSwitch
+from services.gateway.ledger import (
+    MS_PER_HOUR,
+    Booking,
+    Claim,
+    InFlight,
+    KeyMismatch,
+    Ledger,
+    LedgerUnavailable,
+    Snapshot,
+    StoredAnswer,
+)
+from services.gateway.problems import Problem, invalid
+
+
+class Retention:
+    """Answers retention requests. Everything it touches is handed to it by `bootstrap`."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        world: World,
+        books: Mapping[str, MessageBook],
+        scorecard: Scorecard,
+        *,
+        ledger: Ledger,
+        journal: Journal,
+        kill_switch: KillSwitch,
+        decision: Decision,
+        generator: Generator,
+        shield: Shield,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.world, self.books, self.scorecard = world, books, scorecard
+        self.actions = ActionSpace(world)
+        self._settings, self._gateway = settings, settings.gateway
+        self._ledger, self._journal, self._kill_switch = ledger, journal, kill_switch
+        self._decision, self._generator, self._shield = decision, generator, shield
+        self._clock = clock
+
+    # -- the story ---------------------------------------------------------------------------------
+
+    async def retain(self, request: RetainRequest, idempotency_key: str | None) -> bytes:
+        """Answers one request with the JSON of a `RetainResponse`.
+
+        Raises:
+            Problem: the request is invalid (422), its key was used with another body (422) or is being
+                answered right now (409). Nothing that is down raises.
+        """
+        self._validate(request)
+        case = self._open_case(request, idempotency_key)
+        claim = Claim(
+            key=case.key,
+            token=case.decision_id,
+            body_sha=body_sha(request),
+            customer_ref=case.customer_ref,
+            campaign=request.campaign,
+            slot=self._slot(case),
+            now_ms=case.now_ms,
+        )
+        try:
+            claimed = await self._ledger.claim(claim)
+            if isinstance(claimed, StoredAnswer):
+                return await self._answer_again(case, claimed)
+            state = self._contact_state(case, claimed)
+            choice = await self._decide(case, state)
+            written = await self._write_and_review(case, choice)
+            return await self._book(claim, case, state, choice, written)
+        except KeyMismatch:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                f"the idempotency key {case.key!r} was used with another body; send a new key for a new request",
+            ) from None
+        except InFlight:
+            raise Problem(
+                HTTPStatus.CONFLICT,
+                "request-in-flight",
+                f"a request with the idempotency key {case.key!r} is being answered; try again",
+                retry_after_s=1,
+            ) from None
+        except LedgerUnavailable:
+            return self._answer_without_ledger(case)
+
+    # -- validate and open -------------------------------------------------------------------------
+
+    def _validate(self, request: RetainRequest) -> None:
+        errors = []
+        if request.campaign not in self.world.campaigns:
+            known = ", ".join(map(repr, self.world.campaigns))
+            errors.append(FieldError(field="campaign", message=f"is {request.campaign!r}; expected one of {known}"))
+        for name in request.customer.channels:
+            if name not in self.world.channels:
+                known = ", ".join(map(repr, self.world.channels))
+                errors.append(FieldError(field=f"customer.channels.{name}", message=f"is no channel; known: {known}"))
+        errors += [
+            FieldError(field=f"customer.attributes.{error.field}", message=error.message)
+            for error in self.scorecard.dataset.check_row(request.customer.attributes)
+        ]
+        if errors:
+            raise invalid(errors)
+
+    def _open_case(self, request: RetainRequest, idempotency_key: str | None) -> Case:
+        started = time.perf_counter()
+        now = self._clock()
+        ref = pseudonym(self._settings.pseudonym_key, request.customer.id)
+        epoch = int(now.timestamp()) // (self.world.epoch_hours * 3600)
+        draw = hashlib.sha256(f"{self._settings.seed}|{ref}|{request.campaign}|{epoch}".encode()).digest()
+        arm, share = self._arm_of(ref, request.campaign)
+        reason = self._kill_switch.baseline_reason
+        if reason is None and arm is not Arm.CHAMPION:
+            reason = BaselineReason.EXPERIMENT
+        request_id = request.request_id or idempotency_key or uuid.uuid4().hex
+        return Case(
+            request=request,
+            key=idempotency_key or request_id,
+            request_id=request_id,
+            decision_id=uuid.uuid4().hex,
+            customer_ref=ref,
+            channel=next((name for name, given in request.customer.channels.items() if given.consent), None),
+            now=now,
+            arm=arm if reason in (None, BaselineReason.EXPERIMENT) else Arm.BASELINE,
+            arm_share=share,
+            started=started,
+            deadline=started + self._gateway.deadline_ms / 1000.0,
+            seed=int.from_bytes(draw[:8]),
+            baseline_reason=reason,
+        )
+
+    def _arm_of(self, ref: str, campaign: str) -> tuple[Arm, float]:
+        """The arm of a customer, the same for the whole campaign, and the share of customers in it."""
+        shares = self._gateway.experiment
+        point = int.from_bytes(hashlib.sha256(f"arm|{campaign}|{ref}".encode()).digest()[:8]) / 2**64
+        if point < shares.holdout:
+            return Arm.HOLDOUT, shares.holdout
+        if point < shares.holdout + shares.baseline:
+            return Arm.BASELINE, shares.baseline
+        return Arm.CHAMPION, 1.0 - shares.holdout - shares.baseline
+
+    def _contact_state(self, case: Case, snapshot: Snapshot) -> ContactState:
+        customer, campaign = case.request.customer, self.world.campaigns[case.request.campaign]
+        hours = [(case.now_ms - time_ms) / MS_PER_HOUR for time_ms in snapshot.contact_times_ms]
+        local = local_hours_at_send(case.now, ZoneInfo(customer.timezone), self.world.delays_hours)
+        cost = self.world.channels[case.channel].contact_cost_cents if case.channel else 0
+        return ContactState(
+            consent=np.array([case.channel is not None]),
+            do_not_contact=np.array([snapshot.opted_out]),
+            hours_since_contact=pad_history(hours),
+            local_hour_at_send=np.array([local]),
+            monthly_usd=np.array([self.scorecard.dataset.monthly_usd(customer.attributes)]),
+            contact_cost_cents=np.array([cost]),
+            budget_left_cents=np.array([campaign.budget_cents - snapshot.reserved_cents]),
+        )
+
+    def _slot(self, case: Case) -> str:
+        """Which standing decision a request may meet: flipping the switch must take effect at once."""
+        return "no_contact" if self._kill_switch.nobody_contacted else case.baseline_reason or case.mode
+
+    # -- decide ------------------------------------------------------------------------------------
+
+    async def _decide(self, case: Case, state: ContactState) -> Choice:
+        if case.baseline_reason is None:
+            try:
+                with metrics.timed(case.spent_ms, "decision"):
+                    return await self._ask_policy(case, state)
+            except Unavailable as error:
+                late = BaselineReason.DEADLINE if error.timed_out else BaselineReason.DECISION_UNAVAILABLE
+                case.baseline_reason, case.arm = late, Arm.BASELINE
+        return self._baseline(case, state)
+
+    async def _ask_policy(self, case: Case, state: ContactState) -> Choice:
+        request = case.request
+        hours = state.hours_since_contact[0]
+        contact = decision_pb2.ContactState(
+            consent=bool(state.consent[0]),
+            do_not_contact=bool(state.do_not_contact[0]),
+            hours_since_contact=hours[np.isfinite(hours)].tolist(),
+            local_hour_at_send=state.local_hour_at_send[0].tolist(),
+            contact_cost_cents=int(state.contact_cost_cents[0]),
+            budget_left_cents=int(state.budget_left_cents[0]),
+            budget_cents=self.world.campaigns[request.campaign].budget_cents,
+        )
+        timeout_s = case.time_left_s(self._gateway.decision_timeout_ms)
+        answer = await self._decision.decide(request.customer.attributes, contact, case.seed, timeout_s)
+        return Choice(
+            action=self.actions[answer.action],
+            reasons=np.frombuffer(answer.mask_reasons, dtype=np.uint8),
+            propensity=answer.propensity,
+            risk=answer.risk,
+            expected_value_usd=answer.expected_value_usd,
+            reserved_cents=answer.reserved_cents,
+            versions=dict(answer.versions),
+            sha256=dict(answer.sha256),
+            observation=tuple(answer.observation),
+            multipliers=dict(answer.multipliers),
+        )
+
+    def _baseline(self, case: Case, state: ContactState) -> Choice:
+        risk = self.scorecard.risk(case.request.customer.attributes)
+        reasons = mask_reasons(self.world, state)[0]
+        action = propensity_threshold(self.actions, self.scorecard, risk, reasons)
+        if case.arm is Arm.HOLDOUT or self._kill_switch.nobody_contacted:
+            action = self.actions[NO_CONTACT]
+        reserved = contact_reservations_cents(self.world, state)[0, action.index]
+        return Choice(
+            action=action,
+            reasons=reasons,
+            propensity=1.0,
+            risk=risk,
+            expected_value_usd=None,
+            reserved_cents=int(reserved),
+            versions={"policy": "baseline-propensity", "risk": self.scorecard.version},
+        )
+
+    # -- write and review --------------------------------------------------------------------------
+
+    async def _write_and_review(self, case: Case, choice: Choice) -> Written:
+        """The message of a contact. Where not even the approved text passes, there is none and no contact."""
+        if choice.action.offer is None:
+            return Written(None, SafetyBody())
+        letter = self._letter(case, choice)
+        send_at = case.now + timedelta(hours=choice.action.delay_hours)
+        delivery = Delivery(send_at, case.request.customer.timezone)
+        written = await self._review(case, letter, await self._draft(case, letter), delivery)
+        if written.safety.verdict == "block":
+            # A customer's own name can be what was found, so the approved text goes without it.
+            nameless = replace(letter, slots={**letter.slots, "first_name": letter.book.nameless})
+            written = await self._review(case, nameless, _template(nameless), delivery)
+        return written
+
+    def _letter(self, case: Case, choice: Choice) -> Letter:
+        customer = case.request.customer
+        assert case.channel is not None
+        assert choice.action.offer is not None
+        return compose_letter(
+            self.books,
+            language=customer.language,
+            channel=case.channel,
+            tone=self._settings.generator.tone,
+            tenure_months=self.scorecard.dataset.tenure_months(customer.attributes),
+            offer=choice.action.offer,
+            first_name=customer.first_name,
+            send_at=case.now + timedelta(hours=choice.action.delay_hours),
+            timezone=customer.timezone,
+            valid_days=self.world.contact_rules.offer_valid_days,
+        )
+
+    async def _draft(self, case: Case, letter: Letter) -> Draft:
+        try:
+            with metrics.timed(case.spent_ms, "generator"):
+                timeout_s = case.time_left_s(self._gateway.generator_timeout_ms)
+                return await self._generator.generate(letter.brief, case.seed, timeout_s)
+        except Unavailable:
+            return _template(letter)
+
+    async def _review(self, case: Case, letter: Letter, draft: Draft, delivery: Delivery) -> Written:
+        try:
+            text = letter.filled(draft.text)
+            with metrics.timed(case.spent_ms, "shield"):
+                timeout_s = case.time_left_s(self._gateway.shield_timeout_ms)
+                review = await self._shield.review(text, letter.brief, letter.slots, delivery, timeout_s)
+        except (Unavailable, KeyError):
+            # Nobody can vouch for a written text now, or it asks for a slot that does not exist.
+            message = MessageBody(text=letter.template(), source="template")
+            return Written(message, SafetyBody(), _template(letter).message_id)
+        findings = [FindingBody(rule=f.rule, message=f.message, excerpt=f.excerpt) for f in review.findings]
+        if review.verdict != shield_pb2.VERDICT_PASS:
+            return Written(None, SafetyBody(verdict="block", findings=findings), shield_version=review.version)
+        message = MessageBody(text=text, source=draft.source, model=draft.model_version or None)
+        safety = SafetyBody(verdict="pass", findings=findings)
+        return Written(message, safety, draft.message_id, draft.propensity, review.version)
+
+    # -- book and answer ---------------------------------------------------------------------------
+
+    async def _book(self, claim: Claim, case: Case, state: ContactState, choice: Choice, written: Written) -> bytes:
+        answer = build_answer(self.world, self.actions, case, choice, written)
+        send_at_ms = case.now_ms + choice.action.delay_hours * MS_PER_HOUR if written.message else None
+        booking = Booking(
+            slot=self._slot(case),
+            decision_id=case.decision_id,
+            send_at_ms=send_at_ms,
+            reserved_cents=choice.reserved_cents if written.message else 0,
+            record=build_record(case, state, choice, written, send_at_ms),
+            answer=dump(answer),
+            answer_if_refused=dump(refused(answer)),
+        )
+        status, stored = await self._ledger.book(claim, booking)
+        if status == "standing":
+            return await self._answer_again(case, StoredAnswer(stored, standing=True))
+        if status == "booked" and send_at_ms is not None:
+            self._journal.add_contact(
+                case.customer_ref, case.request.campaign, case.decision_id, send_at_ms, choice.reserved_cents
+            )
+        metrics.count(answer, status)
+        return stored
+
+    async def _answer_again(self, case: Case, stored: StoredAnswer) -> bytes:
+        """A replay returns the first answer as it was; a standing decision answers under the new request's id."""
+        if not stored.standing:
+            metrics.REPEATS.labels("replay").inc()
+            return stored.body
+        metrics.REPEATS.labels("standing").inc()
+        answer = orjson.dumps(orjson.loads(stored.body) | {"request_id": case.request_id})
+        await self._ledger.store_answer(case.key, answer)
+        return answer
+
+    def _answer_without_ledger(self, case: Case) -> bytes:
+        """Nothing can be booked, so nobody is contacted; the record waits in the journal."""
+        case.baseline_reason, case.arm = BaselineReason.LEDGER_UNAVAILABLE, Arm.BASELINE
+        # Not the id that a script may have booked under before its reply was lost.
+        case.decision_id = uuid.uuid4().hex
+        state = self._contact_state(case, Snapshot(opted_out=False, reserved_cents=0, contact_times_ms=()))
+        choice, written = self._baseline(case, state), Written(None, SafetyBody())
+        answer = build_answer(self.world, self.actions, case, choice, written)
+        body = dump(answer)
+        self._journal.add_unsent(case.decision_id, build_record(case, state, choice, written, None), body)
+        metrics.count(answer, "journaled")
+        return body
+
+
+def _template(letter: Letter) -> Draft:
+    text = letter.book.template(letter.brief)
+    return Draft(text, "template", f"template:{letter.brief.key}", "", 1.0)
