@@ -8,6 +8,7 @@ and the command line read settings; everything else is handed what it needs.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -128,6 +129,17 @@ class ServeSettings(BaseSettings):
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file)
 
 
+class _YamlLoader(yaml.SafeLoader):
+    """YAML in which only true and false are truth values: a schema's `yes: Yes` is two texts."""
+
+
+_YamlLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_YamlLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false)$"), list("tf"))
+
+
 def configs_dir() -> Path:
     """The folder of settings: `CHURN_SAVER_CONFIGS`, else `configs` in the working directory."""
     return Path(os.environ.get("CHURN_SAVER_CONFIGS", "configs"))
@@ -169,7 +181,7 @@ def load_section(name: str, model: type[Model]) -> Model:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; SettingsError where the file is missing, no YAML or no mapping."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _YamlLoader)  # noqa: S506 – it is a SafeLoader
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file; run from the project's root or set CHURN_SAVER_CONFIGS") from None
     except (OSError, UnicodeDecodeError) as error:

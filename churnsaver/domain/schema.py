@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from churnsaver.domain.world import Frozen
 
@@ -42,21 +42,29 @@ FEATURE_ROLES = NUMERIC_ROLES | {Role.CATEGORICAL}
 BINARY_ROLES = frozenset({Role.LABEL, Role.OUTCOME})
 
 
+def _as_text(value: object) -> object:
+    """`yes: 1` and `categories: [0, 1]` of a YAML file mean the texts "1", "0" and "1"."""
+    return category_text(value) if isinstance(value, int | float) else value
+
+
+CategoryText = Annotated[str, BeforeValidator(_as_text)]
+
+
 class Column(Frozen):
     """One column of a dataset.
 
     Attributes:
         role: what the column is.
         yes: for label and outcome, the value that means yes ("Yes", "1", "True.").
-        categories: for categorical, the allowed values; `data prepare` learns them where absent.
+        categories: for categorical and treatment, the allowed values; `data prepare` learns them where absent.
         optional: whether the value may be missing (blank in a CSV, null or absent in a request).
         minimum, maximum: for numeric, the allowed range.
         unit_months: for tenure, how many months one unit is (a day is 0.03285).
     """
 
     role: Role
-    yes: str | None = None
-    categories: tuple[str, ...] | None = None
+    yes: CategoryText | None = None
+    categories: tuple[CategoryText, ...] | None = None
     optional: bool = False
     minimum: float | None = None
     maximum: float | None = None
@@ -102,16 +110,26 @@ class DatasetSchema(Frozen):
     def feature_names(self) -> list[str]:
         return self.names(*FEATURE_ROLES)
 
+    def with_categories(self, learned: Mapping[str, Sequence[str]]) -> Self:
+        """This schema with the categories of the columns in `learned`."""
+        columns = {
+            name: column.model_copy(update={"categories": tuple(learned[name])}) if name in learned else column
+            for name, column in self.columns.items()
+        }
+        return self.model_copy(update={"columns": columns})
+
     def check_value(self, name: str, value: Scalar) -> str | None:
         """What is wrong with `value` in column `name` and how to mend it; None if nothing is.
 
         Numbers must be numbers here; a CSV reader turns text into numbers before.
         """
         column = self.columns[name]
-        if value in MISSING or (isinstance(value, float) and math.isnan(value) and column.optional):
+        if value in MISSING:
             return None if column.optional else "is missing; give it a value"
         if column.role in NUMERIC_ROLES:
             return _check_number(column, value)
+        if column.role is Role.PROPENSITY:
+            return _check_propensity(value)
         if column.categories is not None and category_text(value) not in column.categories:
             return f"is {value!r}; expected one of {', '.join(map(repr, column.categories))}"
         return None
@@ -175,6 +193,12 @@ def category_text(value: Scalar) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def _check_propensity(value: Scalar) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 < value <= 1.0:
+        return f"is {value!r}; expected a probability in (0, 1]"
+    return None
 
 
 def _check_number(column: Column, value: Scalar) -> str | None:

@@ -1,0 +1,69 @@
+"""`churn-saver train risk|accept` and `churn-saver eval risk`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.apps import train_app
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from churnsaver.checkpoints import Manifest
+
+DataOption = Annotated[Path, typer.Option("--data", help="A CSV, or a folder that `data prepare` wrote.")]
+SchemaOption = Annotated[Path | None, typer.Option("--schema", help="YAML schema; a prepared folder needs none.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="One depth and fewer rounds: seconds, not minutes.")]
+
+
+@train_app.command()
+def risk(
+    data: DataOption,
+    out: OutOption,
+    schema: SchemaOption = None,
+    quick: QuickOption = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Trains the churn model, its calibration and the gateway's scorecard."""
+    from trainers.models.risk import train_risk
+
+    emit(_describe(_train(train_risk, data, schema, out, quick=quick, seed=seed)), as_json=as_json, title="Risk model")
+
+
+@train_app.command()
+def accept(
+    data: DataOption,
+    out: OutOption,
+    schema: SchemaOption = None,
+    quick: QuickOption = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Trains the acceptance model on a log of contacts."""
+    from trainers.models.accept import train_accept
+
+    manifest = _train(train_accept, data, schema, out, quick=quick, seed=seed)
+    emit(_describe(manifest), as_json=as_json, title="Acceptance model")
+
+
+def _train(
+    train: Callable[..., Manifest], data: Path, schema: Path | None, out: Path, *, quick: bool, seed: int
+) -> Manifest:
+    from churnsaver.settings import load_world
+    from trainers.data import load_dataset_as
+    from trainers.models.boost import FULL, QUICK
+
+    settings = QUICK if quick else FULL
+    dataset, world = load_dataset_as(data, schema), load_world()
+    with progress() as bar:
+        task = bar.add_task("cross-validating", total=settings.steps)
+        return train(dataset, world, out, settings, seed, advance=lambda: bar.advance(task))
+
+
+def _describe(manifest: Manifest) -> dict[str, object]:
+    return {"version": manifest.version, "kind": manifest.kind, **manifest.metrics}

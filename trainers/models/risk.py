@@ -1,0 +1,83 @@
+"""`train risk`: the churn model, its calibration and the gateway's scorecard, as one checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from churnsaver.checkpoints import Manifest, write_checkpoint
+from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
+from churnsaver.domain.schema import DatasetSchema, Role, Scalar
+from churnsaver.domain.world import World
+from churnsaver.models.trees import CALIBRATION_FILE, MODEL, RISK, SCHEMA, SCORECARD, RiskModel
+from trainers.data import Dataset, Part
+from trainers.eval.metrics import METRICS, bootstrap
+from trainers.models.boost import Advance, BoostSettings, fit_trees
+from trainers.models.cards import card_table, model_card
+from trainers.models.checks import require_both_classes
+from trainers.models.scorecard import fit_scorecard, scorecard_risk
+
+GOLDEN_CASES = 8
+
+
+def train_risk(
+    dataset: Dataset, world: World, out: Path, settings: BoostSettings, seed: int, *, advance: Advance = lambda: None
+) -> Manifest:
+    """Fits on the train and valid parts, measures on the test part and writes a checkpoint to `out`.
+
+    Raises:
+        SchemaError: the schema has no label, or a part has too few rows of a class.
+    """
+    fit, test = dataset.take(Part.TRAIN, Part.VALID), dataset.take(Part.TEST)
+    require_both_classes(dataset, Role.LABEL)
+    fitted = fit_trees(
+        fit.matrix(), fit.yes(Role.LABEL), dataset.schema.feature_types(), settings, seed, advance=advance
+    )
+    model = RiskModel(dataset.schema, fitted.trees)
+    card = fit_scorecard(fit, world)
+    target = test.yes(Role.LABEL)
+    intervals = bootstrap(target, model.risk(test.rows()), seed)
+    baseline = scorecard_risk(card, test)
+    metrics = {f"test_{name}": interval.value for name, interval in intervals.items()}
+    metrics |= {f"scorecard_test_{name}": metric(target, baseline) for name, metric in METRICS.items()}
+    files = {
+        MODEL: bytes(fitted.trees.booster.save_raw("ubj")),
+        SCHEMA: dataset.schema.model_dump_json(indent=2, exclude_defaults=True).encode(),
+        CALIBRATION_FILE: fitted.trees.calibration.model_dump_json().encode(),
+        SCORECARD: card.model_dump_json(indent=2).encode(),
+        GOLDEN: json.dumps(_golden(model, fit, seed), indent=1).encode(),
+        MODEL_CARD: model_card(
+            title="Churn risk",
+            use="Calibrated probability that a customer leaves, for deciding whom to contact. It says who may "
+            "leave, not who can be kept: that is the policy's and the acceptance model's part.",
+            dataset=dataset,
+            fitted=fitted,
+            results=card_table(intervals)
+            + f"\nThe scorecard beside it (the gateway's baseline) has AUC {metrics['scorecard_test_auc']:.4f} on the "
+            f"same rows; it offers `{card.offer}` from a risk of {card.threshold:.3f}, which spends the campaign's "
+            "budget on the riskiest customers once.",
+        ).encode(),
+    }
+    return write_checkpoint(out, RISK, files, seed=seed, metrics=metrics, data_sha256=dataset.sha256)
+
+
+def _golden(model: RiskModel, dataset: Dataset, seed: int) -> list[dict[str, Any]]:
+    """Customers who are none: each attribute is another real customer's. And their risks."""
+    schema: DatasetSchema = dataset.schema
+    rng = np.random.default_rng([seed, 2])
+    columns = {name: rng.permutation(dataset.frame[name].to_numpy())[:GOLDEN_CASES] for name in schema.feature_names}
+    rows: list[dict[str, Scalar]] = [
+        {name: _plain(column[i]) for name, column in columns.items()} for i in range(GOLDEN_CASES)
+    ]
+    risks = model.risk(rows)
+    return [{"attributes": row, "risk": risk} for row, risk in zip(rows, risks.tolist(), strict=True)]
+
+
+def _plain(value: Any) -> Scalar:
+    """A NumPy value as JSON has it; polars' null numbers become NaN in NumPy, and null here."""
+    if isinstance(value, float):
+        return None if np.isnan(value) else float(value)
+    return None if value is None else str(value)
