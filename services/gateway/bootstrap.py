@@ -103,6 +103,7 @@ def build(settings: ServeSettings) -> FastAPI:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        journal.close()
         await redis.aclose()
         for channel in channels.values():
             await channel.close()

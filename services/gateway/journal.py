@@ -34,6 +34,11 @@ class Journal:
         except OSError as error:
             raise BadInput(f"{folder}: the journal cannot be written ({error.strerror}); set state_dir") from None
 
+    def close(self) -> None:
+        """Nothing can be added after this."""
+        self._unsent.close()
+        self._facts.close()
+
     def add_unsent(self, decision_id: str, record: bytes, answer: bytes) -> None:
         """Keeps the record of a decision that Redis could not take."""
         line = {"decision_id": decision_id, "record": record.decode(), "answer": answer.decode()}

@@ -1,0 +1,220 @@
+"""The gateway's HTTP face: bad input, records, release, outcomes, erasure and the kill switch's routes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.gateway.contract import KillSwitchRequest
+from services.gateway.journal import rebuild
+from tests.conftest import RedisServer
+from tests.support.gateway import Gateway, body
+
+
+@pytest.fixture
+async def gateway(redis_instance: RedisServer, tmp_path: Path) -> AsyncIterator[Gateway]:
+    built = Gateway(redis_instance.url, tmp_path / "journal")
+    await rebuild(built.ledger, built.journal)
+    await built.kill_switch.write(KillSwitchRequest(state="off", reason="test"))
+    yield built
+    await built.close()
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
+    async with gateway.client() as opened:
+        yield opened
+
+
+def with_attributes(**changes: Any) -> dict[str, Any]:
+    return body(attributes={"months": 3, "monthly": 50.0, "plan": "basic", **changes})
+
+
+INVALID: list[tuple[str, dict[str, Any] | list[int], str, str]] = [
+    ("unknown campaign", body() | {"campaign": "spring"}, "campaign", "'default'"),
+    ("missing attribute", body(attributes={"months": 3, "plan": "plus"}), "customer.attributes.monthly", "missing"),
+    ("text for a number", with_attributes(months="3"), "customer.attributes.months", "expected a number"),
+    ("truth value for a number", with_attributes(months=True), "customer.attributes.months", "expected a number"),
+    ("below the minimum", with_attributes(months=-1), "customer.attributes.months", "0 or more"),
+    ("unknown category", with_attributes(plan="gold"), "customer.attributes.plan", "'basic', 'plus'"),
+    ("wrong zone", body(timezone="Mars/Olympus"), "customer.timezone", "America/New_York"),
+    ("zone as a path", body(timezone="../../etc/passwd"), "customer.timezone", "America/New_York"),
+    ("unknown channel", body(channels={"pigeon": {"consent": True}}), "customer.channels.pigeon", "sms"),
+    ("consent as text", body(channels={"sms": {"consent": "yes"}}), "customer.channels.sms.consent", "boolean"),
+    ("misspelt field", body(frist_name="Ana"), "customer.frist_name", "correct its name"),
+    ("no customer", {"request_id": "r1"}, "customer", "missing"),
+    ("empty id", body(""), "customer.id", "at least 1"),
+    ("attribute is a list", with_attributes(plan=["basic"]), "customer.attributes.plan", "valid"),
+    ("no object", [1], "body", "object"),
+]
+
+
+@pytest.mark.parametrize(("request_body", "field", "mend"), [case[1:] for case in INVALID], ids=[c[0] for c in INVALID])
+async def test_invalid_requests_name_the_field_and_the_mend(
+    client: httpx.AsyncClient, request_body: dict[str, Any], field: str, mend: str
+) -> None:
+    """422 as a problem whose errors name the field as the caller wrote it and what was expected."""
+    response = await client.post("/v1/retain", json=request_body)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    errors = response.json()["errors"]
+    assert [error["field"] for error in errors] == [field]
+    assert mend in errors[0]["message"]
+
+
+@pytest.mark.parametrize(("text", "status"), [(b"{nope", 400), (b"\xff\xfe", 400), (b"", 422)])
+async def test_malformed_json_is_refused(client: httpx.AsyncClient, text: bytes, status: int) -> None:
+    """No stack trace, whatever the bytes are."""
+    response = await client.post("/v1/retain", content=text)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+async def test_numbers_that_are_none_are_refused(client: httpx.AsyncClient, number: str) -> None:
+    """NaN and infinities are no JSON numbers, but Python's reader takes them; the schema does not."""
+    text = json.dumps(with_attributes(months=4711)).replace("4711", number)
+    response = await client.post("/v1/retain", content=text)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "customer.attributes.months"
+    assert "finite" in response.json()["errors"][0]["message"]
+
+
+async def test_large_bodies_are_refused_with_and_without_a_length(client: httpx.AsyncClient) -> None:
+    """413 for 1 MB, announced or streamed."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 10_000
+
+    announced = await client.post("/v1/retain", content=b" " * 1_000_000)
+    streamed = await client.post("/v1/retain", content=stream())
+    assert announced.status_code == streamed.status_code == 413
+    assert streamed.json()["type"].endswith("body-too-large")
+
+
+async def test_unknown_routes_and_methods_are_problems(client: httpx.AsyncClient) -> None:
+    """404 and 405 follow RFC 9457 too."""
+    for response in (await client.get("/nope"), await client.get("/v1/retain")):
+        assert response.status_code in {404, 405}
+        assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_openapi_documents_the_contract(client: httpx.AsyncClient) -> None:
+    """The documentation has the routes, an example and the answer's schema."""
+    document = (await client.get("/openapi.json")).json()
+    assert {"/v1/retain", "/retain", "/v1/kill-switch", "/v1/outcomes", "/healthz", "/readyz"} <= set(document["paths"])
+    assert "RetainResponse" in document["components"]["schemas"]
+    assert document["components"]["schemas"]["RetainRequest"]["example"]["campaign"] == "default"
+    assert (await client.get("/docs")).status_code == 200
+
+
+async def test_kill_switch_takes_effect_at_once_and_back(client: httpx.AsyncClient) -> None:
+    """On: the next answer is the baseline's, for a customer who has a standing policy decision as well."""
+    first = (await client.post("/v1/retain", json=body(request_id="k1"))).json()
+    await client.put("/v1/kill-switch", json={"state": "on", "reason": "test"})
+    killed = (await client.post("/v1/retain", json=body(request_id="k2"))).json()
+    assert (killed["mode"], killed["baseline_reason"]) == ("baseline", "kill_switch")
+    assert killed["decision"]["contact"] is False  # the policy contacted them a moment ago
+    await client.put("/v1/kill-switch", json={"state": "off", "reason": "test"})
+    back = (await client.post("/v1/retain", json=body(request_id="k3"))).json()
+    assert back == {**first, "request_id": "k3"}
+
+
+async def test_no_contact_scope_contacts_nobody(client: httpx.AsyncClient) -> None:
+    """Scope no_contact: a baseline answer without contact, even for someone whom the baseline contacted before."""
+    await client.put("/v1/kill-switch", json={"state": "on", "reason": "test"})
+    assert (await client.post("/v1/retain", json=body(request_id="k1"))).json()["decision"]["contact"] is True
+    await client.put("/v1/kill-switch", json={"state": "on", "scope": "no_contact", "reason": "test"})
+    for customer, key in (("c1", "k2"), ("c2", "k3")):
+        answer = (await client.post("/v1/retain", json=body(customer, key))).json()
+        assert answer["baseline_reason"] == "kill_switch"
+        assert answer["decision"]["contact"] is False
+
+
+async def test_kill_switch_refuses_nonsense(client: httpx.AsyncClient) -> None:
+    """A state that does not exist, or no reason."""
+    for wrong in ({"state": "maybe", "reason": "x"}, {"state": "on"}, {"state": "on", "reason": ""}):
+        assert (await client.put("/v1/kill-switch", json=wrong)).status_code == 422
+    assert (await client.get("/v1/kill-switch")).json()["state"] == "off"
+
+
+async def test_release_sends_when_due_and_skips_with_the_reason(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    """Not due, due, quiet hours, expired: consent, hours and caps are checked again right before sending."""
+    gateway.decision.action = gateway.retention.actions[gateway.retention.actions.index_of("discount_20", 24)]
+    answer = (await client.post("/v1/retain", json=body())).json()
+    url = f"/v1/decisions/{answer['decision_id']}/release"
+    early = (await client.post(url)).json()
+    assert (early["action"], early["reason"]) == ("skip", "not_due")
+    assert early["due_at"].startswith("2026-03-03T17:00:00")
+    gateway.now += timedelta(hours=24)
+    assert (await client.post(url)).json()["text"] == answer["message"]["text"]
+    gateway.now += timedelta(hours=10)
+    assert (await client.post(url)).json()["reason"] == "quiet_hours"
+    gateway.now += timedelta(days=20)
+    assert (await client.post(url)).json()["reason"] == "expired"
+
+
+async def test_withdrawn_consent_cancels_the_booking(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    """What will never be sent gives its reservation back, once."""
+    answer = (await client.post("/v1/retain", json=body())).json()
+    url = f"/v1/decisions/{answer['decision_id']}/release"
+    assert (await client.post(url, json={"consent": False})).json()["reason"] == "consent"
+    assert (await client.post(url, json={"consent": True})).json()["reason"] == "not_booked"
+    assert int(await gateway.redis.get("cs:reserved:default")) == 0
+
+
+async def test_opt_out_closes_every_channel_at_once(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    """Idempotent; the next decision and the release of a booked contact both know it."""
+    answer = (await client.post("/v1/retain", json=body())).json()
+    outcome = {"decision_id": answer["decision_id"], "outcome": "opted_out"}
+    assert (await client.post("/v1/outcomes", json=outcome)).json()["recorded"] is True
+    assert (await client.post("/v1/outcomes", json=outcome)).json()["recorded"] is False
+    released = (await client.post(f"/v1/decisions/{answer['decision_id']}/release")).json()
+    assert released["reason"] == "do_not_contact"
+    await client.put("/v1/kill-switch", json={"state": "on", "reason": "test"})
+    after = (await client.post("/v1/retain", json=body(request_id="r2"))).json()
+    assert set(after["decision"]["masked"].values()) == {"do_not_contact"}
+    record = (await client.get(f"/v1/decisions/{answer['decision_id']}")).json()
+    assert "opted_out" in record["outcomes"]
+
+
+async def test_unknown_decisions_are_404(client: httpx.AsyncClient) -> None:
+    """By look-up, release and outcome."""
+    outcome = {"decision_id": "nope", "outcome": "ignored"}
+    for response in (
+        await client.get("/v1/decisions/nope"),
+        await client.post("/v1/decisions/nope/release"),
+        await client.post("/v1/outcomes", json=outcome),
+    ):
+        assert response.status_code == 404
+        assert response.json()["type"].endswith("unknown-decision")
+
+
+async def test_erasure_leaves_nothing_but_the_opt_out(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    """After DELETE no key and no journal line knows the customer, but they stay opted out."""
+    answer = (await client.post("/v1/retain", json=body())).json()
+    await client.post("/v1/outcomes", json={"decision_id": answer["decision_id"], "outcome": "opted_out"})
+    assert (await client.delete("/v1/customers/c1")).json()["deleted"] > 0
+    assert (await client.get(f"/v1/decisions/{answer['decision_id']}")).status_code == 404
+    left = {key.decode().split(":")[1] for key in await gateway.redis.keys("cs:*")}
+    assert left == {"generation", "kill-switch", "opt-out", "outbox", "reserved"}
+    assert [list(fact) for fact in gateway.journal.facts()] == [["opt_out"]]
+
+
+async def test_metrics_are_exposed(client: httpx.AsyncClient) -> None:
+    """Decisions by mode, latency by source and the age of the switch."""
+    await client.post("/v1/retain", json=body())
+    text = (await client.get("/metrics")).text
+    assert (
+        'retain_decisions_total{arm="champion",baseline_reason="",booking="booked",contact="true",mode="policy"}'
+        in text
+    )
+    assert 'retain_request_seconds_bucket{le="0.05",mode="policy",source="bank"}' in text
+    assert "kill_switch_age_seconds" in text

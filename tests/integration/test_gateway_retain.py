@@ -1,0 +1,334 @@
+"""`/v1/retain` over a real Redis, with fakes of the three services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from services.gateway.contract import KillSwitchRequest
+from services.gateway.downstream import Draft, Unavailable
+from services.gateway.journal import rebuild, send_unsent
+from tests.conftest import RedisServer
+from tests.support.gateway import Gateway, body
+
+DOWN = Unavailable("service", timed_out=False)
+SLOW = Unavailable("service", timed_out=True)
+
+
+@pytest.fixture
+async def gateway(redis_instance: RedisServer, tmp_path: Path) -> AsyncIterator[Gateway]:
+    """A gateway whose ledger is open and whose switch is off."""
+    built = Gateway(redis_instance.url, tmp_path / "journal")
+    await rebuild(built.ledger, built.journal)
+    await built.kill_switch.write(KillSwitchRequest(state="off", reason="test"))
+    yield built
+    await built.close()
+
+
+async def retain(gateway: Gateway, request: dict[str, Any], **headers: str) -> httpx.Response:
+    async with gateway.client() as client:
+        return await client.post("/v1/retain", json=request, headers=headers)
+
+
+async def test_policy_contact_is_booked_and_answered(gateway: Gateway) -> None:
+    """The whole contract of a policy contact: decision, message from the bank, verdict, versions, record."""
+    answer = (await retain(gateway, body())).json()
+    assert answer["mode"] == "policy"
+    assert answer["baseline_reason"] is None
+    assert answer["arm"] == "champion"
+    assert answer["decision"] == {
+        "contact": True,
+        "offer": "discount_20",
+        "delay_hours": 0,
+        "channel": "sms",
+        "propensity": 0.25,
+        "risk": 0.7,
+        "expected_value_usd": 8.0,
+        "masked": {},
+    }
+    assert answer["message"] == {
+        "text": "Hi Ana, stay a while: 20% off for 3 months until 16 Mar 2026. Reply STOP to opt out.",
+        "source": "bank",
+        "model": "generator-test",
+    }
+    assert answer["safety"] == {"verdict": "pass", "findings": []}
+    assert answer["versions"]["policy"] == "policy-test"
+    assert set(answer["latency_ms"]) == {"total", "decision", "generator", "shield"}
+
+    record = await gateway.records.get(answer["decision_id"])
+    assert record["booking"] == "booked"
+    assert record["propensity"] == {"arm": 1.0, "policy": 0.25, "message": 0.5, "total": 0.125}
+    assert record["reserved_cents"] == 600
+    assert record["answer"] == answer
+    assert int(await gateway.redis.get("cs:reserved:default")) == 600
+
+
+async def test_record_and_keys_hold_no_name_and_no_id(gateway: Gateway) -> None:
+    """Law 2: the record is pseudonymised, and so is every key of the ledger."""
+    answer = (await retain(gateway, body("customer-7590", first_name="Zebulon"))).json()
+    record = await gateway.redis.hget(f"cs:decision:{answer['decision_id']}", "record")
+    assert b"Zebulon" not in record
+    assert b"customer-7590" not in record
+    assert not [key for key in await gateway.redis.keys("*") if b"customer-7590" in key]
+
+
+async def test_no_personal_data_reaches_the_generator(gateway: Gateway) -> None:
+    """Law 3: a brief is segment, offer, tone, channel and language."""
+    await retain(gateway, body(first_name="Zebulon"))
+    assert gateway.generator.briefs[0].model_dump() == {
+        "segment": "new",
+        "offer": "discount_20",
+        "tone": "warm",
+        "channel": "sms",
+        "language": "en",
+    }
+
+
+async def test_replay_returns_the_first_answer_and_books_nothing(gateway: Gateway) -> None:
+    """The same key and body twice, by header, by request_id and by the alias route: one booking, one answer."""
+    first = await retain(gateway, body(request_id="k1"))
+    again = await retain(gateway, body(request_id="k1"))
+    async with gateway.client() as client:
+        alias = await client.post("/retain", json=body(request_id="k1"))
+    assert first.content == again.content == alias.content
+    assert int(await gateway.redis.get("cs:reserved:default")) == 600
+    by_header = await retain(gateway, body("c2", request_id=None), **{"Idempotency-Key": "k2"})
+    assert (
+        await retain(gateway, body("c2", request_id=None), **{"Idempotency-Key": "k2"})
+    ).content == by_header.content
+
+
+async def test_same_key_with_another_body_is_refused(gateway: Gateway) -> None:
+    """422 with a type of its own."""
+    await retain(gateway, body(request_id="k1"))
+    refused = await retain(gateway, body(request_id="k1", first_name="Bo"))
+    assert refused.status_code == 422
+    assert refused.json()["type"].endswith("idempotency-key-reused")
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+async def test_duplicate_in_flight_is_refused_with_retry_after(gateway: Gateway) -> None:
+    """Two at once: one is answered, the other is told to come back; the customer is booked once."""
+    slow = asyncio.Event()
+    generate = gateway.generator.generate
+
+    async def wait(*args: Any) -> Draft:
+        await slow.wait()
+        return await generate(*args)
+
+    gateway.generator.generate = wait  # type: ignore[method-assign]
+    first = asyncio.create_task(retain(gateway, body()))
+    await asyncio.sleep(0.1)
+    second = await retain(gateway, body())
+    slow.set()
+    assert second.status_code == 409
+    assert second.headers["retry-after"] == "1"
+    assert second.json()["type"].endswith("request-in-flight")
+    assert (await first).status_code == 200
+
+
+async def test_polling_returns_the_standing_decision_under_its_own_request_id(gateway: Gateway) -> None:
+    """Law 2: one draw per customer, campaign and epoch."""
+    first = (await retain(gateway, body(request_id="k1"))).json()
+    second = await retain(gateway, body(request_id="k2"))
+    assert second.json() == {**first, "request_id": "k2"}
+    assert (await retain(gateway, body(request_id="k2"))).content == second.content
+    assert len(gateway.decision.seeds) == 1
+
+
+async def test_two_requests_at_once_for_one_customer_book_once(gateway: Gateway) -> None:
+    """The race of two keys for the same customer ends in one booking and one decision."""
+    answers = await asyncio.gather(*(retain(gateway, body(request_id=f"k{i}")) for i in range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["decision_id"] for answer in answers}) == 1
+    assert int(await gateway.redis.get("cs:reserved:default")) == 600
+
+
+async def test_ledger_refuses_what_the_decision_did_not_know(gateway: Gateway) -> None:
+    """A contact that another campaign's request books meanwhile: refused as cooldown, kept as intended."""
+    decide = gateway.decision.decide
+
+    async def and_meanwhile(*args: Any) -> Any:
+        now_ms = gateway.now.timestamp() * 1000
+        ref = next(key for key in await gateway.redis.keys("cs:idempotency:*"))
+        assert ref
+        await gateway.redis.zadd(contacts, {"another": now_ms})
+        return await decide(*args)
+
+    from services.gateway.case import pseudonym
+    from services.gateway.ledger import contacts_key
+
+    contacts = contacts_key(pseudonym(gateway.settings.pseudonym_key, "c1"))
+    gateway.decision.decide = and_meanwhile  # type: ignore[method-assign]
+    answer = (await retain(gateway, body())).json()
+    assert answer["decision"]["contact"] is False
+    assert answer["decision"]["masked"] == {"discount_20": "cooldown"}
+    assert answer["message"] is None
+    record = await gateway.records.get(answer["decision_id"])
+    assert record["booking"] == "cooldown"
+    assert record["action"]["label"] == "discount_20+0h"
+    assert await gateway.redis.get("cs:reserved:default") is None
+
+
+async def test_budget_is_never_overspent(gateway: Gateway) -> None:
+    """Forty customers at once and a budget for ten: ten are contacted, the rest is refused for the budget."""
+    budget = gateway.world.campaigns["default"].budget_cents
+    await gateway.redis.set("cs:reserved:default", budget - 10 * 600)
+    requests = (retain(gateway, body(f"c{i}", request_id=f"k{i}")) for i in range(40))
+    answers = [answer.json() for answer in await asyncio.gather(*requests)]
+    assert sum(answer["decision"]["contact"] for answer in answers) == 10
+    refused = [answer for answer in answers if not answer["decision"]["contact"]]
+    assert all(answer["decision"]["masked"]["discount_20"] == "budget" for answer in refused)
+    assert int(await gateway.redis.get("cs:reserved:default")) == budget
+
+
+@pytest.mark.parametrize(("down", "reason"), [(DOWN, "decision_unavailable"), (SLOW, "deadline")])
+async def test_decision_down_or_slow_means_baseline(gateway: Gateway, down: Unavailable, reason: str) -> None:
+    """Failure table, row decision: 200 baseline, contact as the scorecard says, recorded."""
+    gateway.decision.down = down
+    answer = (await retain(gateway, body())).json()
+    assert (answer["mode"], answer["baseline_reason"], answer["arm"]) == ("baseline", reason, "baseline")
+    assert answer["decision"]["offer"] == "discount_10"
+    assert answer["decision"]["risk"] == pytest.approx(0.9046505)
+    loyal = (await retain(gateway, body("c2", "r2", attributes={"months": 60, "monthly": 50.0, "plan": "plus"}))).json()
+    assert loyal["decision"]["contact"] is False
+    assert (await gateway.records.get(answer["decision_id"]))["booking"] == "booked"
+
+
+async def test_generator_down_means_template(gateway: Gateway) -> None:
+    """Failure table, row generator: the approved text, reviewed all the same."""
+    gateway.generator.down = DOWN
+    answer = (await retain(gateway, body())).json()
+    assert answer["mode"] == "policy"
+    assert answer["message"]["source"] == "template"
+    assert answer["message"]["model"] is None
+    assert "20% off for 3 months" in answer["message"]["text"]
+    assert answer["safety"]["verdict"] == "pass"
+
+
+async def test_shield_down_means_approved_template_only(gateway: Gateway) -> None:
+    """Failure table, row shield: what the model wrote is not sent unreviewed."""
+    gateway.shield.down = DOWN
+    answer = (await retain(gateway, body())).json()
+    assert answer["message"]["source"] == "template"
+    assert "stay a while" not in answer["message"]["text"]
+    assert answer["safety"]["verdict"] == "not_reviewed"
+    assert answer["decision"]["contact"] is True
+
+
+async def test_blocked_text_gives_way_to_the_template(gateway: Gateway) -> None:
+    """What the shield blocks is replaced by the approved text, which is reviewed as well."""
+    gateway.shield.forbidden = {"stay a while"}
+    answer = (await retain(gateway, body())).json()
+    assert answer["message"]["source"] == "template"
+    assert answer["safety"]["verdict"] == "pass"
+    assert len(gateway.shield.texts) == 2
+
+
+async def test_offensive_name_is_left_out(gateway: Gateway) -> None:
+    """A name that the shield blocks does not keep the customer from the approved text."""
+    gateway.shield.forbidden = {"Zounds"}
+    answer = (await retain(gateway, body(first_name="Zounds"))).json()
+    assert answer["message"]["text"].startswith("Hi there,")
+
+
+async def test_nothing_passes_means_nobody_is_contacted(gateway: Gateway) -> None:
+    """Where not even the approved text passes there is no message, no contact and no cost."""
+    gateway.shield.forbidden = {"Hi"}
+    answer = (await retain(gateway, body())).json()
+    assert answer["decision"]["contact"] is False
+    assert answer["message"] is None
+    assert answer["safety"]["verdict"] == "block"
+    assert answer["safety"]["findings"][0]["rule"] == "phrase"
+    assert await gateway.redis.get("cs:reserved:default") is None
+
+
+async def test_invented_slot_never_reaches_a_customer(gateway: Gateway) -> None:
+    """A draft with a slot that nobody defined gives way to the approved text."""
+    gateway.generator.draft = Draft("Hi {first_name}, {account_number}", "model", "m", "g", 1.0)
+    answer = (await retain(gateway, body())).json()
+    assert answer["message"]["source"] == "template"
+    assert "{" not in answer["message"]["text"]
+
+
+async def test_redis_down_means_no_contact_and_a_journaled_record(
+    gateway: Gateway, redis_instance: RedisServer
+) -> None:
+    """Failure table, row Redis: 200, nobody contacted; the record is sent on when Redis is back."""
+    redis_instance.kill()
+    answer = (await retain(gateway, body())).json()
+    assert answer["baseline_reason"] == "ledger_unavailable"
+    assert answer["decision"]["contact"] is False
+    async with gateway.client() as client:
+        outcome = {"decision_id": answer["decision_id"], "outcome": "opted_out"}
+        refused = await client.post("/v1/outcomes", json=outcome)
+        switch = await client.put("/v1/kill-switch", json={"state": "on", "reason": "test"})
+        ready = await client.get("/readyz")
+    assert refused.status_code == switch.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert ready.status_code == 200
+    redis_instance.start()
+    await send_unsent(gateway.ledger, gateway.journal)
+    assert (await gateway.records.get(answer["decision_id"]))["answer"] == answer
+    assert gateway.journal.unsent() == []
+
+
+async def test_redis_without_its_data_is_closed_until_rebuilt(gateway: Gateway) -> None:
+    """Failure table, row data lost: nobody is contacted until opt-outs and contacts are known again."""
+    contacted = (await retain(gateway, body("c1", "r1"))).json()
+    opted_out = (await retain(gateway, body("c2", "r2"))).json()
+    async with gateway.client() as client:
+        await client.post("/v1/outcomes", json={"decision_id": opted_out["decision_id"], "outcome": "opted_out"})
+    await gateway.redis.flushall()
+    lost = (await retain(gateway, body("c3", "r3"))).json()
+    assert lost["baseline_reason"] == "ledger_unavailable"
+    await rebuild(gateway.ledger, gateway.journal)
+    gateway.decision.down = DOWN  # the gateway's own mask tells what the ledger knows
+    again = (await retain(gateway, body("c1", "r4"))).json()
+    never = (await retain(gateway, body("c2", "r5"))).json()
+    assert contacted["decision"]["contact"] is True
+    assert set(again["decision"]["masked"].values()) == {"cooldown"}
+    assert set(never["decision"]["masked"].values()) == {"do_not_contact"}
+    assert int(await gateway.redis.get("cs:reserved:default")) == 1200
+
+
+async def test_holdout_is_never_contacted(redis_instance: RedisServer, tmp_path: Path) -> None:
+    """An experiment's holdout is decided, recorded and left alone."""
+    from churnsaver.settings import ExperimentSettings
+
+    gateway = Gateway(redis_instance.url, tmp_path / "journal", experiment=ExperimentSettings(holdout=1.0))
+    await rebuild(gateway.ledger, gateway.journal)
+    await gateway.kill_switch.write(KillSwitchRequest(state="off", reason="test"))
+    answer = (await retain(gateway, body())).json()
+    assert (answer["arm"], answer["baseline_reason"]) == ("holdout", "experiment")
+    assert answer["decision"]["contact"] is False
+    await gateway.close()
+
+
+async def test_nobody_is_contacted_without_consent(gateway: Gateway) -> None:
+    """The scorecard would contact, but no channel is consented to."""
+    gateway.decision.down = DOWN
+    answer = (await retain(gateway, body(channels={"sms": {"consent": False}}))).json()
+    assert answer["decision"]["contact"] is False
+    assert set(answer["decision"]["masked"].values()) == {"consent"}
+
+
+async def test_channel_follows_the_customers_order(gateway: Gateway) -> None:
+    """The first consented channel is taken, in the order in which the customer gave them."""
+    channels = {"push": {"consent": False}, "email": {"consent": True}, "sms": {"consent": True}}
+    answer = (await retain(gateway, body(channels=channels))).json()
+    assert answer["decision"]["channel"] == "email"
+
+
+async def test_baseline_waits_out_quiet_hours(gateway: Gateway) -> None:
+    """At 22:00 local time the baseline takes the first delay that ends in the morning."""
+    gateway.decision.down = DOWN
+    gateway.now += timedelta(hours=10)
+    answer = (await retain(gateway, body())).json()
+    assert answer["decision"]["delay_hours"] == 12
