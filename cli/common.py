@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,8 @@ from rich.table import Table
 from churnsaver.settings import DEFAULT_SEED
 
 # People read tables on standard output; progress and logs go to standard error, so that --json stays clean.
-stdout = Console()
+# A pipe has no width of its own; a table of messages needs more than the 80 columns that are assumed then.
+stdout = Console(width=None if sys.stdout.isatty() else 160)
 stderr = Console(stderr=True)
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]

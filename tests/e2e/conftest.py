@@ -1,0 +1,87 @@
+"""The real stack of `churn-saver up`, on ports and in a folder of the test run's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import free_port
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LOCAL = ROOT / ".churn-saver"
+CUSTOMERS = LOCAL / "data" / "simulated" / "customers.csv"
+
+
+@dataclass
+class Stack:
+    """A stack and the environment that the command finds it with."""
+
+    env: dict[str, str]
+    url: str
+
+    def cli(self, *words: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+        return run_cli(*words, env=self.env, timeout_s=timeout_s)
+
+    def cli_json(self, *words: str) -> Any:
+        done = self.cli(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def pid(self, service: str) -> int:
+        return int(self.cli_json("status")["services"][service]["pid"])
+
+    def post(self, body: dict[str, Any]) -> httpx.Response:
+        return httpx.post(f"{self.url}/v1/retain", json=body, timeout=10.0)
+
+
+def run_cli(*words: str, env: dict[str, str], timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli.main", *words]
+    return subprocess.run(
+        command, env={**os.environ, **env}, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+
+
+def stack_environment(state_dir: Path, checkpoints: Path) -> dict[str, str]:
+    """Settings of a stack that meets no other one on this machine."""
+    env = {
+        "CHURN_SAVER_STATE_DIR": str(state_dir),
+        "CHURN_SAVER_CHECKPOINTS": str(checkpoints),
+        "CHURN_SAVER_GATEWAY__PORT": str(free_port()),
+        "CHURN_SAVER_REDIS__URL": f"redis://127.0.0.1:{free_port()}/0",
+    }
+    for name in ("decision", "generator", "shield"):
+        port = free_port()
+        env[f"CHURN_SAVER_{name.upper()}__PORT"] = str(port)
+        env[f"CHURN_SAVER_{name.upper()}__METRICS_PORT"] = str(free_port())
+        env[f"CHURN_SAVER_ADDRESSES__{name.upper()}"] = f"127.0.0.1:{port}"
+    return env
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> Path:
+    """What `make test-stack` trained before the tests."""
+    folder = LOCAL / "checkpoints" / "default"
+    if not (folder / "policy" / "manifest.json").exists():
+        pytest.fail("the checkpoints are not trained; run `make test-stack`, which trains them first")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Iterator[Stack]:
+    """The stack, up and with a filled bank; nothing of it is left running afterwards."""
+    env = stack_environment(tmp_path_factory.mktemp("stack"), checkpoints)
+    built = Stack(env, f"http://127.0.0.1:{env['CHURN_SAVER_GATEWAY__PORT']}")
+    started = built.cli("up")
+    assert started.returncode == 0, started.stderr
+    yield built
+    stopped = built.cli("down")
+    assert stopped.returncode == 0, stopped.stderr
