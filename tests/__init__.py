@@ -1,0 +1,1 @@
+"""Tests: unit, contract, integration, e2e; load is what `make bench` runs."""
