@@ -67,3 +67,11 @@ def telco_csv() -> Path:
     if not path.exists():
         pytest.skip(f"real customers are not here ({path.name} in ../shared/data)")
     return path
+
+
+@pytest.fixture(scope="session")
+def decision_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with quickly trained risk and acceptance checkpoints and a small policy."""
+    from tests.support.decision import write_checkpoints
+
+    return write_checkpoints(tmp_path_factory.mktemp("checkpoints"))

@@ -1,0 +1,1 @@
+"""Decides whether, when and with what offer to contact one customer. It holds no state of customers."""

@@ -1,0 +1,40 @@
+"""The three models that take part in a decision, verified before they serve (law 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from churnsaver.checkpoints import Checkpoint, open_checkpoint
+from churnsaver.domain.world import World
+from churnsaver.models.policy import POLICY_KIND, OnnxPolicy
+from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What decides, and the checkpoints that it came from, by kind."""
+
+    risk: RiskModel
+    acceptance: AcceptanceModel
+    policy: OnnxPolicy
+    checkpoints: Mapping[str, Checkpoint]
+
+
+def load_models(root: Path, world: World) -> Models:
+    """Opens `root`/risk, acceptance and policy, and runs their golden cases.
+
+    Raises:
+        CheckpointError: one is missing, altered, made for another world, or answers a golden case wrongly.
+    """
+    checkpoints = {kind: open_checkpoint(root / kind, kind) for kind in (RISK, ACCEPTANCE, POLICY_KIND)}
+    policy = OnnxPolicy.from_checkpoint(checkpoints[POLICY_KIND])
+    policy.require_world(world)
+    policy.check_golden(checkpoints[POLICY_KIND])
+    return Models(
+        risk=RiskModel.from_checkpoint(checkpoints[RISK]),
+        acceptance=AcceptanceModel.from_checkpoint(checkpoints[ACCEPTANCE], world),
+        policy=policy,
+        checkpoints=checkpoints,
+    )
