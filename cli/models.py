@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.apps import train_app
+from cli.apps import eval_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from churnsaver.checkpoints import Manifest
+    from trainers.data import Dataset
+    from trainers.eval.risk import RiskReport
 
 DataOption = Annotated[Path, typer.Option("--data", help="A CSV, or a folder that `data prepare` wrote.")]
 SchemaOption = Annotated[Path | None, typer.Option("--schema", help="YAML schema; a prepared folder needs none.")]
@@ -67,3 +70,88 @@ def _train(
 
 def _describe(manifest: Manifest) -> dict[str, object]:
     return {"version": manifest.version, "kind": manifest.kind, **manifest.metrics}
+
+
+class Rows(StrEnum):
+    """Which rows of the data are measured on."""
+
+    TEST = "test"
+    ALL = "all"
+
+
+@eval_app.command("risk")
+def eval_risk(
+    data: DataOption,
+    schema: SchemaOption = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Default: the risk checkpoint that the services serve.")
+    ] = None,
+    rows: Annotated[Rows, typer.Option("--rows", help="all: for a file that training never saw.")] = Rows.TEST,
+    repeated_cv: Annotated[
+        bool, typer.Option("--repeated-cv", help="Measure the recipe, not a checkpoint: 5 folds × 3 repeats, all rows.")
+    ] = False,
+    quick: QuickOption = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measures AUC, Brier score and calibration with intervals, against the scorecard on the same rows."""
+    from churnsaver.errors import GateFailed
+    from trainers.data import load_dataset_as
+    from trainers.eval.report import reliability_plot, write_report
+
+    dataset = load_dataset_as(data, schema)
+    report = (
+        _repeated_cv(dataset, quick=quick, seed=seed) if repeated_cv else _held_out(dataset, checkpoint, rows, seed)
+    )
+    if out is not None:
+        write_report(out, f"Churn risk on {data.name}", report.result, [reliability_plot(report.reliability)])
+    emit(report.result if as_json else _flat(report.result), as_json=as_json, title="Churn risk")
+    if gate and report.result["missed"]:
+        raise GateFailed("; ".join(report.result["missed"]))
+
+
+def _repeated_cv(dataset: Dataset, *, quick: bool, seed: int) -> RiskReport:
+    from churnsaver.domain.schema import Role
+    from churnsaver.settings import load_world
+    from trainers.eval.risk import FOLDS, REPEATS, repeated_cv
+    from trainers.models.boost import FULL, QUICK
+    from trainers.models.checks import require_both_classes
+
+    require_both_classes(dataset, Role.LABEL)
+    with progress() as bar:
+        task = bar.add_task("cross-validating", total=FOLDS * REPEATS)
+        settings = QUICK if quick else FULL
+        return repeated_cv(dataset, load_world(), settings, seed, advance=lambda: bar.advance(task))
+
+
+def _held_out(dataset: Dataset, checkpoint: Path | None, rows: Rows, seed: int) -> RiskReport:
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.domain.schema import Role
+    from churnsaver.domain.scorecard import Scorecard
+    from churnsaver.errors import BadInput
+    from churnsaver.models.trees import RISK, SCORECARD, RiskModel
+    from churnsaver.settings import load_serve_settings
+    from trainers.data import Part
+    from trainers.eval.risk import evaluate_checkpoint
+    from trainers.models.checks import MIN_TEST_ROWS, require_rows
+
+    opened = open_checkpoint(checkpoint or load_serve_settings().checkpoints / RISK, RISK)
+    model = RiskModel.from_checkpoint(opened)
+    if rows is Rows.ALL and dataset.sha256 == opened.manifest.data_sha256:
+        raise BadInput(f"{dataset.source}: the checkpoint was trained on this file; measure with --rows test")
+    if dataset.schema.feature_names != model.schema.feature_names:
+        raise BadInput(f"{dataset.source}: schema {dataset.schema.name} has other features than the checkpoint's")
+    scorecard = Scorecard.model_validate(opened.read_json(SCORECARD))
+    chosen = dataset if rows is Rows.ALL else dataset.take(Part.TEST)
+    require_rows(chosen, Role.LABEL, MIN_TEST_ROWS)
+    return evaluate_checkpoint(model, scorecard, chosen, seed)
+
+
+def _flat(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots, for a person's table."""
+    flat: dict[str, Any] = {}
+    for name, value in result.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -50,8 +50,11 @@ class Dataset:
 
     def take(self, *parts: Part) -> Dataset:
         """The rows of `parts`, one part after the other, so that a CSV and its prepared folder agree."""
-        chosen = np.concatenate([np.flatnonzero(self.parts == str(part)) for part in parts])
-        return replace(self, frame=self.frame[chosen], parts=self.parts[chosen])
+        return self.pick(np.concatenate([np.flatnonzero(self.parts == str(part)) for part in parts]))
+
+    def pick(self, rows: NDArray[np.int64]) -> Dataset:
+        """The rows with these numbers, in their order."""
+        return replace(self, frame=self.frame[rows], parts=self.parts[rows])
 
     def rows(self) -> list[dict[str, Scalar]]:
         """Each row as a mapping by column, as `DatasetSchema` and the models take them."""

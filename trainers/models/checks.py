@@ -11,14 +11,17 @@ MIN_TEST_ROWS = 2
 
 
 def require_both_classes(dataset: Dataset, role: Role) -> None:
-    """SchemaError where a part has too few rows of a class to fit or to measure on."""
-    for name, part, least in (
-        ("train and valid", dataset.take(Part.TRAIN, Part.VALID), MIN_FIT_ROWS),
-        ("test", dataset.take(Part.TEST), MIN_TEST_ROWS),
-    ):
-        yes = int(part.yes(role).sum())
-        if min(yes, len(part) - yes) < least:
-            raise SchemaError(
-                f"{dataset.source}, column {part.column(role).name}: the {name} rows have {yes} yes and "
-                f"{len(part) - yes} no; at least {least} of each are needed, so give more rows"
-            )
+    """SchemaError where there are too few rows of a class to fit on, or to measure on."""
+    require_rows(dataset.take(Part.TRAIN, Part.VALID), role, MIN_FIT_ROWS)
+    require_rows(dataset.take(Part.TEST), role, MIN_TEST_ROWS)
+
+
+def require_rows(rows: Dataset, role: Role, least: int) -> None:
+    """SchemaError where `rows` has fewer than `least` rows that say yes in `role`, or that say no."""
+    yes = int(rows.yes(role).sum())
+    if min(yes, len(rows) - yes) < least:
+        parts = " and ".join(part for part in Part if (rows.parts == str(part)).any()) or "chosen"
+        raise SchemaError(
+            f"{rows.source}, column {rows.column(role).name}: the {parts} rows have {yes} yes and "
+            f"{len(rows) - yes} no; at least {least} of each are needed, so give more rows"
+        )
