@@ -84,7 +84,15 @@ class GeneratorSettings(RpcServiceSettings):
 
 
 class ShieldSettings(RpcServiceSettings):
+    """The shield.
+
+    Attributes:
+        toxicity_threshold: drafts that score this much are blocked; 0.5 is the classifier's operating point.
+        allowed_link_hosts: hosts that a message may link to, their subdomains included; no others.
+    """
+
     toxicity_threshold: Fraction
+    allowed_link_hosts: tuple[str, ...] = ()
 
 
 class RedisSettings(Frozen):
@@ -106,6 +114,7 @@ class ServeSettings(BaseSettings):
 
     seed: int = DEFAULT_SEED
     checkpoints: Path
+    models: Path
     state_dir: Path
     pseudonym_key: str
     gateway: GatewaySettings

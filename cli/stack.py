@@ -146,7 +146,7 @@ def _wait_for_bank(settings: ServeSettings) -> None:
         while time.monotonic() < deadline:
             bank = stub.GetBank(generator_service_pb2.GetBankRequest(), timeout=5.0)
             bar.update(task, completed=bank.briefs_filled, total=bank.briefs_wanted)
-            if bank.briefs_filled >= bank.briefs_wanted:
+            if not bank.filling:
                 return
             time.sleep(0.5)
-    stderr.print("the bank is not full yet; what it lacks is written by the template meanwhile")
+    stderr.print("the bank is not full yet; for what it lacks the approved text stands in")

@@ -50,6 +50,8 @@ class MessageBook(Frozen):
     Attributes:
         frames: by channel; each must hold `{body}` and every slot of REQUIRED_SLOTS.
         bodies: by segment, the approved default body; no slots.
+        examples: by segment and purpose of the offer, approved bodies that show the model what is wanted;
+            their words are the only ones that it may use.
         opt_out: by channel, the words that fill `{opt_out}`.
         nameless: what fills `{first_name}` where the caller gave none.
         expiry_format: strftime format of `{expiry}`.
@@ -57,6 +59,7 @@ class MessageBook(Frozen):
 
     frames: Annotated[dict[str, Frame], Field(min_length=1)]
     bodies: Annotated[dict[str, str], Field(min_length=1)]
+    examples: dict[str, dict[str, tuple[str, ...]]]
     opt_out: dict[str, str]
     nameless: str
     expiry_format: str
@@ -69,6 +72,9 @@ class MessageBook(Frozen):
         """The approved text for `brief` that needs no model, slots unfilled."""
         body = self.bodies.get(brief.segment) or next(iter(self.bodies.values()))
         return self.draft(brief.channel, body)
+
+
+SEGMENTS = ("new", "settled", "loyal")
 
 
 def segment_of(tenure_months: float) -> str:

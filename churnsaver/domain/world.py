@@ -36,6 +36,13 @@ class Offer(Frozen):
     fixed_cents: NonNegativeInt
     label: dict[str, str]
 
+    @property
+    def purpose(self) -> str:
+        """What a message about this offer is for: `review`, `discount` or `gift`."""
+        if self.discount_fraction > 0:
+            return "discount"
+        return "gift" if self.fixed_cents > 0 else "review"
+
     def label_in(self, language: str) -> str:
         """The offer's words in `language`, or in English where there are none."""
         return self.label.get(language, self.label["en"])

@@ -217,10 +217,13 @@ class GetBankResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     BRIEFS_FILLED_FIELD_NUMBER: _builtins.int
     BRIEFS_WANTED_FIELD_NUMBER: _builtins.int
+    FILLING_FIELD_NUMBER: _builtins.int
     briefs_filled: _builtins.int
     """Briefs that have at least one message."""
     briefs_wanted: _builtins.int
     """Briefs that the bank is meant to hold messages for."""
+    filling: _builtins.bool
+    """Whether messages are being written for the bank right now."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___BankEntry]:
         """Every message that may be chosen."""
@@ -231,10 +234,11 @@ class GetBankResponse(_message.Message):
         entries: _abc.Iterable[Global___BankEntry] | None = ...,
         briefs_filled: _builtins.int = ...,
         briefs_wanted: _builtins.int = ...,
+        filling: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["briefs_filled", b"briefs_filled", "briefs_wanted", b"briefs_wanted", "entries", b"entries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["briefs_filled", b"briefs_filled", "briefs_wanted", b"briefs_wanted", "entries", b"entries", "filling", b"filling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,130 @@
+"""`model prepare`, `generate` and `bank`: the language model and what it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from churnsaver.errors import BadInput
+from churnsaver.settings import load_serve_settings
+from cli.apps import app, bank_app
+from cli.common import SEED, JsonOption, SeedOption, emit, progress, stderr, stdout
+
+model_app = typer.Typer(no_args_is_help=True, help="The language model's files.")
+app.add_typer(model_app, name="model")
+
+
+@model_app.command("prepare")
+def prepare(*, as_json: JsonOption = False) -> None:
+    """Fetch the language model that serve.yaml names, check its sha256 and convert it for the engine.
+
+    What is there and verified is left alone.
+    """
+    from trainers.language_model.prepare import prepare_model
+
+    settings = load_serve_settings()
+    with stderr.status("preparing the language model") as line:
+        manifest = prepare_model(
+            settings.models, settings.generator.model, settings.generator.quantization, say=line.update
+        )
+    emit({"model": manifest.version, "folder": str(settings.models)}, as_json=as_json, title="Language model")
+
+
+@bank_app.command("list")
+def bank_list(*, as_json: JsonOption = False) -> None:
+    """List the messages that were written ahead, by brief."""
+    entries = _bank()
+    if as_json:
+        emit({"entries": entries}, as_json=True)
+        return
+    table = Table("brief", "message", "score", "uses", "body")
+    for entry in entries:
+        table.add_row(entry["brief"], entry["message_id"], f"{entry['score']:.2f}", str(entry["uses"]), entry["draft"])
+    stdout.print(table)
+
+
+@bank_app.command("show")
+def bank_show(message_id: str, *, as_json: JsonOption = False) -> None:
+    """Show one message of the bank."""
+    found = next((entry for entry in _bank() if entry["message_id"] == message_id), None)
+    if found is None:
+        raise BadInput(f"the bank has no message {message_id!r}; `churn-saver bank list` shows them")
+    emit(found, as_json=as_json, title="Message")
+
+
+@app.command()
+def generate(
+    *,
+    briefs: Annotated[Path, typer.Option("--briefs", help="JSONL: segment, offer, channel, tone, language a line.")],
+    seed: SeedOption = SEED,
+) -> None:
+    """Write a message for each brief with the running generator; prints one JSON object a line.
+
+    Each has the brief, the slotted draft, its source (bank, model or template) and the message's id.
+    """
+    import grpc
+    from pydantic import ValidationError
+
+    from churnsaver.domain.message import Brief
+    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
+    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
+    from churnsaver.settings import explain
+
+    settings = load_serve_settings()
+    defaults = {"tone": settings.generator.tone, "language": settings.generator.languages[0]}
+    sources = {pb.MESSAGE_SOURCE_BANK: "bank", pb.MESSAGE_SOURCE_MODEL: "model", pb.MESSAGE_SOURCE_TEMPLATE: "template"}
+    try:
+        lines = briefs.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{briefs}: cannot be read ({error})") from None
+    with grpc.insecure_channel(settings.addresses.generator) as channel, progress() as bar:
+        stub = generator_grpc.GeneratorServiceStub(channel)
+        for number, line in bar.track(list(enumerate(lines, start=1)), description="writing"):
+            where = f"{briefs}, line {number}"
+            try:
+                brief = Brief.model_validate({**defaults, **json.loads(line)})
+                request = pb.GenerateRequest(brief=pb.Brief(**brief.model_dump()), seed=seed + number)
+                answer = stub.Generate(request, timeout=60.0)
+            except ValidationError as error:
+                raise BadInput(f"{where}: {explain(error)}") from None
+            except (ValueError, TypeError) as error:
+                raise BadInput(f"{where}: is not a JSON object ({error})") from None
+            except grpc.RpcError as error:
+                raise BadInput(f"{where}: {error.details()}") from None
+            document = {
+                "brief": brief.model_dump(),
+                "draft": answer.draft,
+                "source": sources[answer.source],
+                "message_id": answer.message_id,
+            }
+            typer.echo(json.dumps(document, ensure_ascii=False))
+
+
+def _bank() -> list[dict[str, Any]]:
+    import grpc
+
+    from churnsaver.domain.message import Brief
+    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
+    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
+
+    address = load_serve_settings().addresses.generator
+    with grpc.insecure_channel(address) as channel:
+        try:
+            bank = generator_grpc.GeneratorServiceStub(channel).GetBank(pb.GetBankRequest(), timeout=5.0)
+        except grpc.RpcError:
+            raise BadInput(f"{address}: the generator does not answer; run `churn-saver up`") from None
+    fields = tuple(Brief.model_fields)
+    return [
+        {
+            "message_id": entry.message_id,
+            "brief": "|".join(getattr(entry.brief, name) for name in fields),
+            "draft": entry.draft,
+            "uses": entry.uses,
+            "score": entry.score,
+        }
+        for entry in bank.entries
+    ]

@@ -1,0 +1,183 @@
+"""The bank: messages written ahead for each brief, reviewed by the shield, ranked, kept in Redis.
+
+The free sentences depend on segment, purpose of the offer and language alone, so they are written once a
+cell and set into the frame of every brief of the cell; each of these drafts is reviewed on its own. They
+are ranked by how sure the model was of them (mean log-probability of a token), until a reward model does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from churnsaver.domain.message import SEGMENTS, Brief, MessageBook
+from churnsaver.domain.world import World
+from churnsaver.settings import GeneratorSettings
+from services.generator import metrics
+from services.generator.body import Rejected, body_of
+from services.generator.engine import Engine
+from services.generator.prompt import PROMPT_VERSION, Cell, prompts
+from services.generator.reviewing import DraftReview, ShieldUnavailable
+
+log = structlog.get_logger()
+
+REVIEW_TIMEOUT_S = 2.0
+RETRY_S = 1.0
+# A cell that yields too little is tried again with other seeds, and then left to the approved text.
+MAX_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BankMessage:
+    """One message that may be chosen; `score` ranks it, higher is better."""
+
+    message_id: str
+    draft: str
+    score: float
+
+
+class Bank:
+    """Messages by brief. Choosing is a look-up; filling runs beside it."""
+
+    def __init__(
+        self,
+        settings: GeneratorSettings,
+        world: World,
+        books: Mapping[str, MessageBook],
+        engine: Engine,
+        review: DraftReview,
+        redis: Redis,
+        *,
+        seed: int,
+    ) -> None:
+        self._settings, self._books = settings, books
+        self._engine, self._review, self._redis, self._seed = engine, review, redis, seed
+        self._cells = _cells(settings, world)
+        self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self._cells.values() for brief in briefs}
+        self._messages: dict[str, tuple[BankMessage, ...]] = {}
+        self.uses: Counter[str] = Counter()
+        self.filling = True
+        self.version = _version(engine.version, settings, books)
+
+    def choose(self, brief: Brief, seed: int) -> tuple[BankMessage, float] | None:
+        """A message for `brief`, uniformly among those kept, and its propensity; None where there is none."""
+        kept = self._messages.get(brief.key)
+        if not kept:
+            return None
+        chosen = kept[int(np.random.Generator(np.random.PCG64(seed)).integers(len(kept)))]
+        self.uses[chosen.message_id] += 1
+        return chosen, 1.0 / len(kept)
+
+    def entries(self) -> Iterable[tuple[Brief, BankMessage]]:
+        """Everything that may be chosen."""
+        return ((self.wanted[key], message) for key, kept in self._messages.items() for message in kept)
+
+    @property
+    def briefs_filled(self) -> int:
+        return len(self._messages)
+
+    async def fill(self) -> None:
+        """Loads what Redis keeps of this version, then writes what is missing. It never gives up on an outage."""
+        await self._load()
+        started = time.monotonic()
+        for round_number in range(MAX_ROUNDS):
+            for cell, briefs in self._cells.items():
+                missing = [brief for brief in briefs if brief.key not in self._messages]
+                if missing:
+                    await self._fill_cell(cell, missing, round_number)
+        self.filling = False
+        metrics.FILL_SECONDS.set(time.monotonic() - started)
+        log.info("bank.filled", briefs=self.briefs_filled, wanted=len(self.wanted), version=self.version)
+
+    async def _fill_cell(self, cell: Cell, briefs: list[Brief], round_number: int) -> None:
+        book = self._books[cell.language]
+        count = self._settings.messages_per_brief * self._settings.candidates_per_message
+        seed = int.from_bytes(hashlib.sha256(f"{self._seed}|{cell}|{round_number}".encode()).digest()[:4])
+        candidates = await self._engine.write(prompts(book, cell, count), seed)
+        bodies: dict[str, float] = {}
+        for candidate in candidates:
+            try:
+                body = body_of(candidate.text, book, book.examples[cell.segment][cell.purpose])
+            except Rejected as reason:
+                metrics.REJECTED.labels(str(reason)).inc()
+                continue
+            bodies[body] = max(candidate.score, bodies.get(body, candidate.score))
+        for brief in briefs:
+            if kept := await self._admit(book, brief, bodies):
+                self._messages[brief.key] = kept
+                metrics.BRIEFS.set(self.briefs_filled)
+                await self._keep(brief.key, kept)
+
+    async def _admit(self, book: MessageBook, brief: Brief, bodies: Mapping[str, float]) -> tuple[BankMessage, ...]:
+        """The best drafts that pass the shield, at most as many as are wanted."""
+        kept: list[BankMessage] = []
+        for body, score in sorted(bodies.items(), key=lambda item: (-item[1], item[0])):
+            draft = book.draft(brief.channel, body)
+            if await self._passes(draft, brief):
+                message_id = hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
+                kept.append(BankMessage(message_id, draft, score))
+            else:
+                metrics.REJECTED.labels("shield").inc()
+            if len(kept) == self._settings.messages_per_brief:
+                break
+        return tuple(kept)
+
+    async def _passes(self, draft: str, brief: Brief) -> bool:
+        while True:
+            try:
+                return await self._review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S)
+            except ShieldUnavailable:
+                # Nothing enters unreviewed; requests get the approved text until the shield is back.
+                await asyncio.sleep(RETRY_S)
+
+    async def _load(self) -> None:
+        try:
+            stored: Any = await self._redis.hgetall(self._key)
+        except (RedisError, OSError, TimeoutError):
+            return
+        for key, raw in stored.items():
+            if (name := key.decode()) in self.wanted:
+                self._messages[name] = tuple(BankMessage(**fields) for fields in json.loads(raw))
+        metrics.BRIEFS.set(self.briefs_filled)
+
+    async def _keep(self, key: str, kept: tuple[BankMessage, ...]) -> None:
+        fields = [{"message_id": m.message_id, "draft": m.draft, "score": m.score} for m in kept]
+        try:
+            await self._redis.hset(self._key, key, json.dumps(fields))
+        except (RedisError, OSError, TimeoutError):
+            log.warning("bank.not_kept", brief=key)  # it serves from memory; a restart writes it again
+
+    @property
+    def _key(self) -> str:
+        return f"cs:bank:{self.version}"
+
+
+def _cells(settings: GeneratorSettings, world: World) -> dict[Cell, list[Brief]]:
+    """Every brief that the gateway can ask for, by what its free sentences depend on."""
+    cells: dict[Cell, list[Brief]] = {}
+    for language in settings.languages:
+        for segment in SEGMENTS:
+            for offer in world.offers:
+                briefs = cells.setdefault(Cell(segment, offer.purpose, language), [])
+                briefs += [
+                    Brief(segment=segment, offer=offer.id, tone=settings.tone, channel=channel, language=language)
+                    for channel in world.channels
+                ]
+    return cells
+
+
+def _version(model: str, settings: GeneratorSettings, books: Mapping[str, MessageBook]) -> str:
+    """Changes with whatever makes other messages."""
+    parts = [model, PROMPT_VERSION, settings.model_dump_json(), *(book.model_dump_json() for book in books.values())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

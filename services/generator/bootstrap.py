@@ -1,0 +1,39 @@
+"""Reads settings once and wires the generator."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.asyncio import Redis
+
+from churnsaver.models.language_model import model_folder
+from churnsaver.rpc.channels import open_channel
+from churnsaver.rpc.server import serve
+from churnsaver.rpc.stubs.models.v1 import models_service_pb2 as models_pb2
+from churnsaver.settings import load_message_books, load_serve_settings, load_world
+from services.generator.bank import Bank
+from services.generator.engine import InProcessEngine
+from services.generator.generate import Writer
+from services.generator.reviewing import ShieldReview
+from services.generator.server import register
+
+
+async def main() -> None:
+    """Serves until told to stop, and fills the bank meanwhile; BadInput where a setting or a file is wrong."""
+    settings, world, books = load_serve_settings(), load_world(), load_message_books()
+    chosen = settings.generator
+    engine = InProcessEngine(model_folder(settings.models, chosen.model, chosen.quantization), chosen)
+    redis = Redis.from_url(settings.redis.url, socket_timeout=2.0)
+    shield = open_channel(settings.addresses.shield)
+    review = ShieldReview(shield)
+    bank = Bank(chosen, world, books, engine, review, redis, seed=settings.seed)
+    writer = Writer(world, books, bank, engine, review)
+    serving = models_pb2.ServingModel(kind="generator", version=engine.version, sha256=engine.manifest.sha256)
+    filling = asyncio.create_task(bank.fill())
+    try:
+        await serve(chosen, register=lambda server: register(server, writer), serving=lambda: [serving])
+    finally:
+        filling.cancel()
+        await asyncio.gather(filling, return_exceptions=True)
+        await redis.aclose()
+        await shield.close()

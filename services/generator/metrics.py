@@ -1,0 +1,10 @@
+"""What the generator counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+SOURCES = Counter("generator_messages_total", "Messages given out, by source.", ["source"])
+REJECTED = Counter("generator_candidates_rejected_total", "Texts of the model that were not kept.", ["reason"])
+BRIEFS = Gauge("generator_bank_briefs", "Briefs that the bank has a message for.")
+FILL_SECONDS = Gauge("generator_bank_fill_seconds", "How long the last filling of the bank took.")
