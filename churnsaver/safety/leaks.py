@@ -17,7 +17,7 @@ _EMAIL = re.compile(
 _DIGIT_RUN = re.compile(r"(?<![\w.])\+?\(?\d(?:[\s().\-/]{0,2}\d){6,21}(?!\w)")
 _SSN = re.compile(r"(?<!\d)\d{3}[- ]\d{2}[- ]\d{4}(?!\d)")
 _IBAN = re.compile(r"(?<!\w)[a-z]{2}\d{2}(?: ?[a-z0-9]{4}){2,7}(?: ?[a-z0-9]{1,3})?(?!\w)")
-_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+_DATE = re.compile(r"(?<!\d)(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})(?!\d)")
 _ADDRESS = re.compile(
     r"(?<![\w.])\d{1,5}[a-z]?,? (?:[a-z.']{1,20} ){1,3}(?:street|st|avenue|ave|road|rd|lane|ln|drive|boulevard|blvd"
     r"|court|square|terrace|highway|hwy|parkway|pkwy|crescent)(?!\w)"

@@ -1,0 +1,1 @@
+"""Reviews messages before anyone receives them. It holds no state and fails closed."""

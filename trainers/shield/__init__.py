@@ -1,0 +1,1 @@
+"""Training the shield's toxicity classifier."""
