@@ -29,6 +29,7 @@ from tests.load.client import Plan, run_apart
 from tests.load.customers import bodies, load_scorecard
 from tests.load.floor import Floor
 from tests.load.plot import draw
+from tests.load.processes import wide_console
 from tests.load.stack import LoadStack, new_run
 from tests.load.stats import FAILED, NO_MESSAGE, Sample, Summary, summarise
 from tests.load.targets import checks
@@ -41,6 +42,7 @@ SATURATION_STEP_S = 4.0
 SATURATION_FIRST_RPS = 50.0
 SATURATION_GROWTH = 1.25
 SATURATION_LAST_RPS = 1_000.0
+SATURATION_HALVINGS = 2
 FLIPS_BY_ROUTE = 20
 FLIPS_BY_COMMAND = 5
 REPORTS = Path("reports")
@@ -109,16 +111,23 @@ def find_saturation(name: str, url: str, new: Bodies) -> dict[str, Any]:
     work before it gives up answers, and a rate that is only met that way is not sustained.
     """
     steps: list[dict[str, Any]] = []
-    rate_rps = SATURATION_FIRST_RPS
-    while rate_rps <= SATURATION_LAST_RPS:
+
+    def sustains(rate_rps: float) -> bool:
         stderr.print(f"saturation: {name}, {rate_rps:.0f} requests/s")
-        summary = summarise([run_apart(Plan(url, rate_rps, take(new, rate_rps, SATURATION_STEP_S))).samples], rate_rps)
-        steps.append(_saturation_step(summary))
-        if not steps[-1]["sustained"]:
-            break
-        rate_rps *= SATURATION_GROWTH
-    sustained = [step["offered_rps"] for step in steps if step["sustained"]]
-    return {"sustained_rps": max(sustained, default=0.0), "steps": steps}
+        samples = run_apart(Plan(url, rate_rps, take(new, rate_rps, SATURATION_STEP_S))).samples
+        steps.append(_saturation_step(summarise([samples], rate_rps)))
+        return bool(steps[-1]["sustained"])
+
+    sustained_rps, failed_rps = 0.0, SATURATION_FIRST_RPS
+    while failed_rps <= SATURATION_LAST_RPS and sustains(failed_rps):
+        sustained_rps, failed_rps = failed_rps, failed_rps * SATURATION_GROWTH
+    for _ in range(SATURATION_HALVINGS if sustained_rps else 0):
+        middle_rps = (sustained_rps + failed_rps) / 2.0
+        if sustains(middle_rps):
+            sustained_rps = middle_rps
+        else:
+            failed_rps = middle_rps
+    return {"sustained_rps": sustained_rps, "steps": sorted(steps, key=lambda step: float(step["offered_rps"]))}
 
 
 def _saturation_step(summary: Summary) -> dict[str, Any]:
@@ -204,7 +213,7 @@ def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
 
 def print_tables(document: Mapping[str, Any]) -> None:
     """The report for a person, on standard output."""
-    console = Console()
+    console = wide_console()
     table = Table(title=f"/v1/retain at {document['rate_rps']:.0f} requests/s, ms", title_justify="left")
     for column in ("target", "source", "answers", "p50", "p95", "p99", "worst", "errors"):
         table.add_column(column)

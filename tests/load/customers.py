@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from itertools import count, cycle
 from pathlib import Path
 from random import Random
@@ -88,17 +89,19 @@ def read_rows(path: Path, schema: DatasetSchema) -> list[dict[str, Scalar]]:
     return rows
 
 
-def returning(distinct: Sequence[dict[str, Any]], *, after: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The same customers again, mixed between the new ones, for what must not happen twice.
+def returning(new: Iterator[dict[str, Any]], *, after: int, seed: int) -> Iterator[dict[str, Any]]:
+    """New customers mixed with the same ones again, for what must not happen twice.
 
     After each new customer comes one who was sent `after` customers earlier: by a coin, as an exact retry
     (same request id), or under a new request id, as another system asking about the same customer.
     """
     random = Random(seed)
-    for index, new in enumerate(distinct):
-        yield new
-        if index >= after:
-            old = distinct[index - after]
+    earlier: deque[dict[str, Any]] = deque()
+    for customer in new:
+        yield customer
+        earlier.append(customer)
+        if len(earlier) > after:
+            old = earlier.popleft()
             yield old if random.random() < 0.5 else {**old, "request_id": f"{old['request_id']}-again"}
 
 

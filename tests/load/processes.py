@@ -1,4 +1,4 @@
-"""Child processes of the harness: free ports, waiting until they listen, ending them by pid."""
+"""Child processes of the harness: free ports, waiting until they listen, ending them by pid; its output."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from churnsaver.errors import BadInput
 
 HOST = "127.0.0.1"
+MIN_COLUMNS = 140
 
 
 def free_ports(count: int) -> list[int]:
@@ -79,3 +82,9 @@ def end(children: Iterable[subprocess.Popen[bytes]], grace_s: float = 5.0) -> No
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def wide_console() -> Console:
+    """Standard output, wide enough for our tables where it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=MIN_COLUMNS)

@@ -54,8 +54,8 @@ class LoadStack:
     def retain_url(self) -> str:
         return f"{self.url}/v1/retain"
 
-    def rpc_port(self, name: str) -> int:
-        """Where a gRPC service listens."""
+    def port(self, name: str) -> int:
+        """Where a service listens."""
         return self._ports[name]
 
     def __enter__(self) -> Self:
@@ -74,6 +74,10 @@ class LoadStack:
     def up(self) -> None:
         """Starts what is not running and waits until it is ready."""
         self._command("up", "--json")
+
+    def restart(self) -> None:
+        """Starts what is not running; a bank that has to be filled again is not waited for."""
+        self._command("up", "--json", "--no-wait-for-bank")
 
     def close(self) -> None:
         """Stops everything and deletes what it kept."""
