@@ -12,8 +12,7 @@ from typing import Any
 import grpc
 import structlog
 import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
@@ -110,7 +109,7 @@ async def serve(
     name = register(server)
     models_grpc.add_ModelsServiceServicer_to_server(ModelsServicer(serving), server)
     models_name = models_pb2.DESCRIPTOR.services_by_name["ModelsService"].full_name
-    health_servicer = health.HealthServicer()
+    health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection([name, models_name, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     address = f"{settings.host}:{settings.port}"
