@@ -19,7 +19,7 @@ from trainers.env.response import (
 )
 
 
-def simulate_contact_log(  # noqa: PLR0917 - the population's three columns, in the order every caller has them
+def simulate_contact_log(
     world: World,
     params: DynamicsParams,
     risk: NDArray[np.float64],

@@ -1,0 +1,425 @@
+"""One campaign over n customers, step by step: vectorised NumPy, no loop over customers.
+
+A step is one epoch (24 h). Each customer is decided about at a random local hour of that day, so the time
+between two decisions varies and a contact that was booked ahead may still lie ahead of the next decision.
+
+Money. A customer who stays the day earns its margin; whoever leaves earns nothing more; whoever is there at
+the end is worth `stay_value_usd`: the margin expected over the rest of the horizon. The same closed form is
+the potential Φ of potential-based shaping (Ng, Harada & Russell 1999), so the reward of a step is
+
+    E[margin + Φ(next)] - Φ(now) - spend - penalties,
+
+which sums to the campaign's value less a constant that no action changes: the value of contacting nobody.
+The expectation is over whether the customer accepts, opts out and leaves in this step, given everything else
+(Rao-Blackwell): it has the mean of the drawn outcome and far less noise. `StepOutcome.cash_usd` keeps the drawn
+money for evaluation.
+
+Simplifications: a response is drawn when the decision is made, also for a contact booked for later in the
+epoch; who leaves between booking and sending still costs the contact; effects start and end at the send and
+at whole epochs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from churnsaver.domain.actions import NO_CONTACT
+from churnsaver.domain.eligibility import ContactState, Reason, contact_reservations_cents, mask_reasons
+from churnsaver.domain.money import offer_costs_cents
+from churnsaver.domain.observation import HISTORY, HISTORY_HOURS, observe
+from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
+from churnsaver.errors import SettingsError
+from trainers.env.params import CONSTRAINTS, DynamicsParams
+from trainers.env.population import Population
+from trainers.env.response import (
+    Floats,
+    Ints,
+    acceptance_log_odds,
+    draw_segments,
+    generosity_months,
+    segment_probabilities,
+    sigmoid,
+    timing_log_odds,
+)
+
+Bools = NDArray[np.bool_]
+MIN_RISK = 1e-4  # a customer without any hazard would divide by zero
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What can be decided about: everything a policy or the hard rules may look at.
+
+    Attributes:
+        contact: what the mask was computed from.
+        reasons: (n, actions) `Reason` of each joint action.
+        observation: (n, features) float32.
+    """
+
+    contact: ContactState
+    reasons: NDArray[np.uint8]
+    observation: NDArray[np.float32]
+
+    @property
+    def allowed(self) -> Bools:
+        """(n, actions)."""
+        return np.equal(self.reasons, Reason.ALLOWED)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What one step brought, each (n,) but costs.
+
+    Attributes:
+        reward_usd: the shaped reward of the module's docstring, 0 for who had left before.
+        cash_usd: margin earned less spend and penalties, as drawn; no potential in it.
+        costs: (n, constraints) in the order of `params.CONSTRAINTS`.
+        decided: was there to be decided about when the step began.
+        contacted: contacted, now or booked within the epoch.
+        refused: wanted an action that the mask or the shared budget did not admit; not contacted.
+        accepted, opted_out, churned: in this step.
+    """
+
+    reward_usd: Floats
+    cash_usd: Floats
+    costs: Floats
+    decided: Bools
+    contacted: Bools
+    refused: Bools
+    accepted: Bools
+    opted_out: Bools
+    churned: Bools
+
+
+@dataclass(frozen=True, slots=True)
+class HazardState:
+    """What multiplies n customers' hazard: an accepted offer's cut, the reaction to a contact; days each lasts."""
+
+    cut: Floats
+    cut_days: Floats
+    reaction: Floats
+    reaction_days: Floats
+
+    @property
+    def factor(self) -> Floats:
+        """What the hazard is multiplied with now, (n,)."""
+        kept = np.where(self.cut_days > 0, 1.0 - self.cut, 1.0)
+        return np.where(self.reaction_days > 0, kept * self.reaction, kept)
+
+    def take(self, rows: Ints) -> HazardState:
+        return HazardState(self.cut[rows], self.cut_days[rows], self.reaction[rows], self.reaction_days[rows])
+
+    def passed(self, days: float) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+        """Cut and reaction after `days`, as `stay_value_usd` takes them."""
+        return (self.cut, np.maximum(self.cut_days - days, 0.0)), (
+            self.reaction,
+            np.maximum(self.reaction_days - days, 0.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """How k contacted customers respond.
+
+    Attributes:
+        costs: (k, constraints), as drawn.
+        acceptance: (k,) probability of accepting.
+        expected_cost_usd: (k,) spend and penalties, expected.
+        protection: cut of the hazard and its days if they accept, each (k,).
+    """
+
+    accepted: Bools
+    opted_out: Bools
+    costs: Floats
+    acceptance: Floats
+    expected_cost_usd: Floats
+    protection: tuple[Floats, Floats]
+
+
+def admit_in_order(reserved_cents: Ints, budget_left_cents: int) -> Bools:
+    """Which reservations a ledger admits that books one by one and refuses what no longer fits. Shape (n,)."""
+    running = np.cumsum(reserved_cents)
+    admitted: Bools = running <= budget_left_cents
+    if admitted.all():
+        return admitted
+    # Past the first refusal smaller reservations may still fit; only this tail is walked.
+    first = int(np.argmin(admitted))
+    left = budget_left_cents - (int(running[first - 1]) if first else 0)
+    for i, cents in enumerate(reserved_cents[first:].tolist(), start=first):
+        admitted[i] = cents <= left
+        left -= cents if admitted[i] else 0
+    return admitted
+
+
+def stay_value_usd(
+    margin_per_day: Floats,
+    hazard_per_day: Floats,
+    cut: tuple[Floats, Floats],
+    reaction: tuple[Floats, Floats],
+    days_left: float,
+) -> Floats:
+    """Margin expected over `days_left` of customers who are never contacted again, (n,).
+
+    The integral of margin × survival under a hazard that is constant in at most three phases: while an
+    accepted offer cuts it and a reaction multiplies it, while only the longer of both does, and after.
+
+    Args:
+        cut: (share of the hazard taken away, days that it lasts).
+        reaction: (multiplier of the hazard, days that it lasts).
+    """
+    kept, cut_days = 1.0 - cut[0], np.minimum(cut[1], days_left)
+    multiplier, reaction_days = reaction[0], np.minimum(reaction[1], days_left)
+    both, either = np.minimum(cut_days, reaction_days), np.maximum(cut_days, reaction_days)
+    second = np.where(cut_days > reaction_days, kept, multiplier)
+    value, survival = np.zeros_like(hazard_per_day), np.ones_like(hazard_per_day)
+    for factor, days in ((kept * multiplier, both), (second, either - both), (1.0, days_left - either)):
+        hazard = hazard_per_day * factor
+        left = -np.expm1(-hazard * days)
+        value = value + survival * left / hazard
+        survival = survival * (1.0 - left)
+    return margin_per_day * value
+
+
+class Campaign:
+    """A campaign under way. Same population, seed and actions give bitwise the same course.
+
+    Random numbers are drawn in the same number whatever the actions, so two policies under one seed meet
+    the same luck (common random numbers).
+    """
+
+    def __init__(
+        self, world: World, params: DynamicsParams, population: Population, budget_cents: int, seed: int
+    ) -> None:
+        if world.delays_hours[-1] > world.epoch_hours:
+            raise SettingsError(
+                f"env.yaml: delays_hours: the environment books within one epoch; {world.delays_hours[-1]} h is "
+                f"longer than epoch_hours: {world.epoch_hours}"
+            )
+        n = len(population)
+        seen = population.features
+        self._world, self._params, self._population = world, params, population
+        self._rng = np.random.default_rng(seed)
+        self.budget_cents = self.budget_left_cents = budget_cents
+        self.epoch = 0
+        shares = segment_probabilities(params, seen.risk, seen.monthly_usd, seen.tenure_months)
+        self.segment = draw_segments(shares, self._rng.random(n))
+        self.active = np.ones(n, dtype=bool)
+        self.opted_out = np.zeros(n, dtype=bool)
+        self.fatigue = np.zeros(n)
+        self._hours_since_contact = np.full((n, HISTORY), np.inf)
+        self._hour = self._rng.random(n) * HOURS_PER_DAY
+        self._cut, self._cut_days = np.zeros(n), np.zeros(n)
+        self._reaction, self._reaction_days = np.ones(n), np.zeros(n)
+        self._epoch_days = world.epoch_hours / HOURS_PER_DAY
+        self._margin_per_day = seen.monthly_usd * world.money.gross_margin * HOURS_PER_DAY / HOURS_PER_MONTH
+        risk = np.clip(seen.risk, MIN_RISK, 1.0 - MIN_RISK)
+        self._hazard_per_day = -np.log1p(-risk) / params.risk_horizon_days
+        self._potential = self._stay_value()
+        self.situation = self._look()
+
+    @cached_property
+    def _action_offer(self) -> Ints:
+        """Offer of each joint action, (actions,); 0 for no contact, where it is not read."""
+        n_offers, n_delays = len(self._world.offers), len(self._world.delays_hours)
+        return np.concatenate([[0], np.repeat(np.arange(n_offers), n_delays)])
+
+    @cached_property
+    def _action_delay(self) -> Ints:
+        """Index of the delay of each joint action, (actions,)."""
+        n_offers, n_delays = len(self._world.offers), len(self._world.delays_hours)
+        return np.concatenate([[0], np.tile(np.arange(n_delays), n_offers)])
+
+    @cached_property
+    def _generosity(self) -> Floats:
+        return generosity_months(self._world, self._population.features.monthly_usd)
+
+    @cached_property
+    def _offer_cost_usd(self) -> Floats:
+        return offer_costs_cents(self._world, self._population.features.monthly_usd) / 100.0
+
+    @cached_property
+    def _reservations_cents(self) -> Ints:
+        """What each joint action reserves, (n, actions): it does not change in the course of a campaign."""
+        return contact_reservations_cents(self._world, self.situation.contact)
+
+    @cached_property
+    def _delay_hours(self) -> Floats:
+        return np.asarray(self._world.delays_hours, dtype=np.float64)
+
+    def _per_segment(self, name: str) -> Floats:
+        """A number of each customer's segment, (n,)."""
+        return np.array([getattr(segment, name) for segment in self._params.segments.ordered])[self.segment]
+
+    @cached_property
+    def _acceptance_shift(self) -> Floats:
+        return self._per_segment("acceptance_shift")
+
+    @cached_property
+    def _opt_out_shift(self) -> Floats:
+        return self._per_segment("opt_out_shift")
+
+    @cached_property
+    def _full_cut(self) -> Floats:
+        return self._per_segment("hazard_cut_fraction")
+
+    @cached_property
+    def _contact_multiplier(self) -> Floats:
+        return self._per_segment("contact_hazard_multiplier")
+
+    @property
+    def epochs(self) -> int:
+        """Length of a campaign in epochs."""
+        return self._world.episode_days * HOURS_PER_DAY // self._world.epoch_hours
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.epochs
+
+    def stay_values_usd(self) -> Floats:
+        """What each customer is worth from here on if never contacted again, (n,); 0 who has left."""
+        return np.where(self.active, self._potential, 0.0)
+
+    def step(self, actions: NDArray[np.integer]) -> StepOutcome:
+        """Takes one joint action for each customer, (n,), and moves all of them on by one epoch."""
+        uniforms = self._rng.random((4, len(self.active)))
+        decided = self.active.copy()
+        reserved = self._admit(actions, wanted := decided & (actions != NO_CONTACT))
+        contacted = wanted & (reserved >= 0)
+        who = np.flatnonzero(contacted)
+        costs = np.zeros((len(decided), len(CONSTRAINTS)))
+        accepted, opted_out = np.zeros_like(decided), np.zeros_like(decided)
+        before = self._hazard_state()
+        send_share = np.zeros(len(decided))
+        response = None
+        if who.size:
+            delay = self._delay_hours[self._action_delay[actions[who]]]
+            send_share[who] = delay / self._world.epoch_hours
+            response = self._respond(who, actions[who], delay, uniforms[:2, who])
+            accepted[who], opted_out[who], costs[who] = response.accepted, response.opted_out, response.costs
+        reward, leave = self._value_of_step(before, self._hazard_state(), send_share)
+        if response is not None:
+            reward[who] = self._expected_reward(who, response, before, send_share)
+        churned = decided & (uniforms[2] < leave)
+        penalties = costs[:, 0] + self._params.opt_out_penalty_usd * costs[:, 3]
+        self._move_on(churned, uniforms[3])
+        reward = np.where(decided, reward, 0.0)
+        cash = np.where(self.active, self._margin_per_day * self._epoch_days, 0.0) - penalties
+        refused = wanted & ~contacted
+        return StepOutcome(reward, cash, costs, decided, contacted, refused, accepted, opted_out, churned)
+
+    def _admit(self, actions: NDArray[np.integer], wanted: Bools) -> Ints:
+        """Books what fits; cents reserved for each customer, (n,), -1 where the ledger refuses."""
+        rows = np.arange(len(actions))
+        eligible = wanted & (self.situation.reasons[rows, actions] == Reason.ALLOWED)
+        cents = np.where(eligible, self._reservations_cents[rows, actions], 0)
+        admitted = eligible & admit_in_order(cents, self.budget_left_cents)
+        self.budget_left_cents -= int(cents[admitted].sum())
+        return np.where(admitted, cents, -1)
+
+    def _respond(self, who: Ints, actions: NDArray[np.integer], delay: Floats, uniforms: Floats) -> Response:
+        """How the contacted customers `who` (k,) respond; their state changes with it."""
+        params, offer = self._params, self._action_offer[actions]
+        fatigue, generosity = self.fatigue[who], self._generosity[who, offer]
+        hour = (self._hour[who] + delay) % HOURS_PER_DAY
+        log_odds = acceptance_log_odds(params, generosity, self._acceptance_shift[who])
+        log_odds += timing_log_odds(params, hour, delay) + params.acceptance_per_fatigue * fatigue
+        acceptance = sigmoid(log_odds)
+        accepted: Bools = uniforms[0] < acceptance
+        leave_list = params.opt_out_intercept + params.opt_out_per_fatigue * fatigue + self._opt_out_shift[who]
+        opting_out = sigmoid(leave_list)
+        opted_out: Bools = uniforms[1] < opting_out
+
+        protected = self._protection(who, offer, generosity)
+        self._cut[who] = np.where(accepted, protected[0], self._cut[who])
+        self._cut_days[who] = np.where(accepted, protected[1], self._cut_days[who])
+        self._reaction[who], self._reaction_days[who] = self._contact_multiplier[who], params.reaction_days
+        self.opted_out[who] |= opted_out
+        self.fatigue[who] += 1.0
+        self._hours_since_contact[who, self._hours_since_contact[who].argmax(axis=1)] = -delay
+
+        contact_usd, offer_usd = self._population.contact_cost_cents[who] / 100.0, self._offer_cost_usd[who, offer]
+        costs = np.column_stack([contact_usd + accepted * offer_usd, np.ones(len(who)), fatigue, opted_out])
+        expected_usd = contact_usd + acceptance * offer_usd + params.opt_out_penalty_usd * opting_out
+        return Response(accepted, opted_out, costs, acceptance, expected_usd, protected)
+
+    def _protection(self, who: Ints, offer: Ints, generosity: Floats) -> tuple[Floats, Floats]:
+        """Cut of the hazard and its days after accepting; a weaker offer never takes away from a stronger one."""
+        params = self._params
+        attention = params.hazard_cut_floor
+        generous = attention + (1.0 - attention) * -np.expm1(-generosity / params.generosity_scale_months)
+        months = np.array([o.months for o in self._world.offers])[offer]
+        days = np.where(months > 0, months * HOURS_PER_MONTH / HOURS_PER_DAY, params.attention_days)
+        running = np.where(self._cut_days[who] > 0, self._cut[who], 0.0)
+        return np.maximum(running, self._full_cut[who] * generous), np.maximum(self._cut_days[who], days)
+
+    def _hazard_state(self) -> HazardState:
+        return HazardState(self._cut.copy(), self._cut_days.copy(), self._reaction.copy(), self._reaction_days.copy())
+
+    def _value_of_step(
+        self, before: HazardState, after: HazardState, send_share: Floats, who: Ints | slice = slice(None)
+    ) -> tuple[Floats, Floats]:
+        """Expected margin and change of potential in this epoch, before spend, and the probability of leaving.
+
+        Args:
+            before, after: of the customers `who`, until and from the moment of sending.
+            send_share: (n,) share of the epoch that passes before the send.
+        """
+        share, hazard, margin = send_share[who], self._hazard_per_day[who], self._margin_per_day[who]
+        factor = share * before.factor + (1.0 - share) * after.factor
+        leave = -np.expm1(-hazard * factor * self._epoch_days)
+        later = stay_value_usd(margin, hazard, *after.passed(self._epoch_days), self._days_left(self.epoch + 1))
+        return (1.0 - leave) * (margin * self._epoch_days + later) - self._potential[who], leave
+
+    def _expected_reward(self, who: Ints, response: Response, before: HazardState, send_share: Floats) -> Floats:
+        """The step's reward of the contacted `who`, (k,), expected over acceptance and opt-out."""
+        was = before.take(who)
+        reaction = (self._reaction[who], self._reaction_days[who])
+        declined, _ = self._value_of_step(was, HazardState(was.cut, was.cut_days, *reaction), send_share, who)
+        accepted, _ = self._value_of_step(was, HazardState(*response.protection, *reaction), send_share, who)
+        value = response.acceptance * accepted + (1.0 - response.acceptance) * declined
+        return np.asarray(value - response.expected_cost_usd, dtype=np.float64)
+
+    def _days_left(self, epoch: int) -> float:
+        """Of the horizon over which a customer's margin counts."""
+        horizon_days = self._world.money.horizon_months * HOURS_PER_MONTH / HOURS_PER_DAY
+        return max(0.0, horizon_days - epoch * self._epoch_days)
+
+    def _stay_value(self) -> Floats:
+        state = self._hazard_state()
+        return stay_value_usd(
+            self._margin_per_day, self._hazard_per_day, *state.passed(0.0), self._days_left(self.epoch)
+        )
+
+    def _move_on(self, churned: Bools, hour_uniforms: Floats) -> None:
+        """One epoch passes: clocks, fatigue, and the next local hour of decision."""
+        hour = hour_uniforms * HOURS_PER_DAY
+        hours = self._hours_since_contact
+        hours += (self._world.epoch_hours + hour - self._hour)[:, None]
+        hours[hours >= HISTORY_HOURS] = np.inf  # the ledger forgets it too
+        self._hour = hour
+        self.active &= ~churned
+        self.fatigue *= 0.5 ** (self._epoch_days / self._params.fatigue_half_life_days)
+        self._cut_days = np.maximum(self._cut_days - self._epoch_days, 0.0)
+        self._reaction_days = np.maximum(self._reaction_days - self._epoch_days, 0.0)
+        self.epoch += 1
+        self._potential = self._stay_value()
+        self.situation = self._look()
+
+    def _look(self) -> Situation:
+        """The situation before the next decision: the one mask and the one observation (law 1)."""
+        n, world, population = len(self.active), self._world, self._population
+        contact = ContactState(
+            consent=population.consent,
+            do_not_contact=self.opted_out | ~self.active,  # who has left is contacted no more
+            hours_since_contact=self._hours_since_contact.copy(),
+            local_hour_at_send=(self._hour[:, None] + self._delay_hours) % HOURS_PER_DAY,
+            monthly_usd=population.features.monthly_usd,
+            contact_cost_cents=population.contact_cost_cents,
+            budget_left_cents=np.full(n, self.budget_left_cents, dtype=np.int64),
+        )
+        left = np.full(n, self.budget_left_cents / max(self.budget_cents, 1))
+        return Situation(contact, mask_reasons(world, contact), observe(world, population.features, contact, left))
