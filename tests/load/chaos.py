@@ -27,7 +27,7 @@ from rich.table import Table
 from churnsaver.errors import ChurnSaverError
 from churnsaver.settings import DEFAULT_SEED
 from tests.load.audit import Exchange, audit, changed_replays, spent_cents
-from tests.load.client import Plan, finish_run, start_run
+from tests.load.client import Plan, StartedRun
 from tests.load.customers import bodies, load_scorecard, returning
 from tests.load.outage import Phase, describe
 from tests.load.processes import listens, wide_console
@@ -73,7 +73,7 @@ def run_phase(stack: LoadStack, victim: str, new: Iterator[dict[str, Any]], rate
     mixed = returning(new, after=round(rate_rps * RETURN_AFTER_S), seed=seed)
     plan = Plan(stack.retain_url, rate_rps, list(islice(mixed, round(rate_rps * PHASE_S))))
     pid = stack.pids()[victim]
-    load = start_run(plan)
+    load = StartedRun(plan)
     time.sleep(BEFORE_S)
     killed_s = time.monotonic()
     stack.kill(pid)
@@ -81,7 +81,7 @@ def run_phase(stack: LoadStack, victim: str, new: Iterator[dict[str, Any]], rate
     restarted_s = time.monotonic()
     watch = Watch(stack.port(victim))
     stack.restart()
-    run = finish_run(load)
+    run = load.finish()
     exchanges = [Exchange(plan.bodies[sample.index], sample) for sample in run.samples]
     return Phase(victim, killed_s, restarted_s, watch.stop(), exchanges)
 

@@ -14,6 +14,7 @@ import ipaddress
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -86,31 +87,35 @@ def due_times(requests: int, rate_rps: float, start_s: float) -> list[float]:
     return [start_s + index / rate_rps for index in range(requests)]
 
 
-def start_run(plan: Plan) -> subprocess.Popen[bytes]:
-    """Starts `plan` in a process of its own; `finish_run` collects it."""
-    plan.check()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.load.client"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    process.stdin.write(orjson.dumps(asdict(plan)))
-    process.stdin.close()
-    process.stdin = None
-    return process
+class StartedRun:
+    """A plan that runs in a process of its own.
 
+    Plan and samples go through files: a pipe holds less than they need, and neither side should wait for the
+    other to read. (Through a pipe, samples once came back cut off at exactly 131,072 bytes, for no cause found.)
+    """
 
-def finish_run(process: subprocess.Popen[bytes]) -> Run:
-    """Waits for a started run; BadInput where the generator itself failed."""
-    output, _ = process.communicate(timeout=MAX_SECONDS + 2 * REQUEST_TIMEOUT_S)
-    if process.returncode != 0:
-        raise BadInput(f"the load generator ended with {process.returncode}; its message stands above")
-    document = orjson.loads(output)
-    return Run([Sample(**sample) for sample in document["samples"]], document["cpu_s"])
+    def __init__(self, plan: Plan) -> None:
+        plan.check()
+        self._samples = tempfile.TemporaryFile()  # noqa: SIM115 - `finish` closes it
+        with tempfile.TemporaryFile() as document:
+            document.write(orjson.dumps(asdict(plan)))
+            document.seek(0)
+            command = [sys.executable, "-m", "tests.load.client"]
+            self._process = subprocess.Popen(command, stdin=document, stdout=self._samples)
+
+    def finish(self) -> Run:
+        """Waits for the run to end; BadInput where the generator itself failed."""
+        with self._samples:
+            if (code := self._process.wait(MAX_SECONDS + 2 * REQUEST_TIMEOUT_S)) != 0:
+                raise BadInput(f"the load generator ended with {code}; its message stands above")
+            self._samples.seek(0)
+            document = orjson.loads(self._samples.read())
+        return Run([Sample(**sample) for sample in document["samples"]], document["cpu_s"])
 
 
 def run_apart(plan: Plan) -> Run:
     """Runs `plan` in a process of its own and waits for it."""
-    return finish_run(start_run(plan))
+    return StartedRun(plan).finish()
 
 
 async def run_load(plan: Plan) -> Run:
@@ -263,6 +268,7 @@ def main() -> None:
     gc.disable()
     run = uvloop.run(run_load(plan))
     sys.stdout.buffer.write(orjson.dumps(asdict(run)))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
