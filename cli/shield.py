@@ -1,4 +1,4 @@
-"""`train shield` and `shield check`."""
+"""`train shield`, `eval shield` and `shield check`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from churnsaver.errors import BadInput
-from cli.apps import shield_app, train_app
+from cli.apps import eval_app, shield_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress
 
 if TYPE_CHECKING:
@@ -40,6 +40,58 @@ def train(
         task = bar.add_task("training", total=len(data) + TRAINING_STEPS)
         manifest = train_shield(data, out, seed, advance=lambda: bar.advance(task))
     emit({"version": manifest.version, **manifest.metrics}, as_json=as_json, title="Shield")
+
+
+@eval_app.command("shield")
+def evaluate(
+    *,
+    data: Annotated[
+        list[Path], typer.Option("--data", help="CSV of texts as for `train shield`; may be given several times.")
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Default: the shield that serves, else the bundled one.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measures the shield: planted violations of every class, false alarms, toxicity, time.
+
+    Of the files, only rows that the checkpoint was not trained on are used; false alarms are counted on
+    customers' questions (files with text and category), reviewed as messages with an opt-out added.
+    """
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.errors import GateFailed
+    from churnsaver.safety.bundled import shield_checkpoint
+    from churnsaver.safety.toxicity import KIND, ToxicityModel
+    from churnsaver.settings import load_serve_settings, load_world
+    from trainers.eval.report import write_report
+    from trainers.eval.shield import evaluate_shield
+    from trainers.shield.corpus import read_corpus
+
+    settings = load_serve_settings()
+    opened = open_checkpoint(checkpoint or shield_checkpoint(settings.checkpoints), KIND)
+    model, threshold = ToxicityModel.from_checkpoint(opened), settings.shield.toxicity_threshold
+    with progress() as bar:
+        task = bar.add_task("reading", total=len(data))
+        examples, _ = read_corpus(data, advance=lambda: bar.advance(task))
+        bar.reset(task, description="measuring", total=None)
+        result = evaluate_shield(load_world(), model, threshold, opened.manifest.seed, examples, seed)
+    result = {"version": opened.version, **result}
+    if out is not None:
+        write_report(out, f"Shield {opened.version}", result, [])
+    emit(result if as_json else _flat(result), as_json=as_json, title="Shield")
+    if gate and result["missed"]:
+        raise GateFailed("; ".join(result["missed"]))
+
+
+def _flat(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots, for a person's table."""
+    flat: dict[str, Any] = {}
+    for name, value in result.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 @shield_app.command("check")

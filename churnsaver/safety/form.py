@@ -20,7 +20,7 @@ _LATIN_LANGUAGES = frozenset({"en", "es", "fr", "de", "it", "pt", "nl", "sv", "d
 _SCRIPTS = {"ru": "CYRILLIC", "uk": "CYRILLIC", "bg": "CYRILLIC", "el": "GREEK", "ar": "ARABIC", "he": "HEBREW"}
 
 _WORD = re.compile(r"[^\W\d_]+")
-_LETTERS_SPACED_OUT = re.compile(r"(?<!\w)\w(?:[ .\-_*~|/]{1,2}[^\W\d_]){4,}(?!\w)")
+_LETTERS_SPACED_OUT = re.compile(r"(?<!\w)\w(?:[ .\-_*~|/]{1,4}[^\W\d_]){4,}(?!\w)")
 _HIDDEN_IN_A_WORD = re.compile(r"\w[\u00ad\u034f\u061c\u115f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+\w")
 _STYLED = re.compile(r"[\U0001d400-\U0001d7ff\uff21-\uff3a\uff41-\uff5a\u24b6-\u24e9\U0001f130-\U0001f189]")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufff9-\ufffd\ue000-\uf8ff]")

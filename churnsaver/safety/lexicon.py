@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import string
 from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 
 import yaml
+
+from churnsaver.safety.normal import is_stretched, squash
 
 # A gap does not end a sentence. In a text whose spelling was unscrambled it may be gone: "actnow".
 _GAP, _LOOSE_GAP = r"(?:[^\w.!?]{1,3})", r"(?:[^\w.!?]{0,3})"
@@ -18,6 +21,13 @@ _NUMBER = (
     r"|thirty|forty|fifty|hundred|thousand|a few|a couple(?: of)?)"
 )
 _WORDS = r"(?:[\w'%-]{1,24}[^\w.!?]{1,3}){0,3}"
+_CONTRACTIONS = {
+    "don't": "(?:don't|dont|do not)",
+    "can't": "(?:can't|cant|cannot|can not)",
+    "won't": "(?:won't|wont|will not)",
+    "you're": "(?:you're|youre|you are)",
+    "they're": "(?:they're|theyre|they are)",
+}
 _PLAIN_GROUP = re.compile(r"(?<!\\)\((?!\?)")
 _TOKEN = re.compile(r"\\.|\[(?:\\.|[^\]])*\]|\(\?:|\{\d+(?:,\d*)?\}|.")
 _WORD_START = re.compile(r"(?<!\w)\S")
@@ -33,6 +43,9 @@ class Match:
     words: str
 
 
+Phrases = Mapping[str, Sequence[str]]
+
+
 class PhraseList:
     """Phrases by kind, matched in one pass over a text that `normal.plain` has normalised.
 
@@ -40,11 +53,11 @@ class PhraseList:
     character that a phrase can start with, and a word is only held against its own.
     """
 
-    def __init__(self, phrases: dict[str, list[str]], gap: str = _GAP) -> None:
+    def __init__(self, phrases: Phrases, gap: str = _GAP, *, squashed: bool = False) -> None:
         by_start: dict[str, dict[str, list[str]]] = {}
         for kind, entries in phrases.items():
             for entry in entries:
-                pattern = _compile(entry, gap)
+                pattern = squash(_compile(entry, gap)) if squashed else _compile(entry, gap)
                 for start in _starts(deque(_TOKEN.findall(pattern)))[0]:
                     by_start.setdefault(start, {}).setdefault(kind, []).append(pattern)
         self._by_start = {start: _alternation(kinds) for start, kinds in by_start.items()}
@@ -73,6 +86,8 @@ def _compile(phrase: str, gap: str) -> str:
         raise ValueError(f"a class of characters must not hold a space: {phrase}")
     # Inner groups must not capture: `lastgroup` is to name the kind.
     pattern = _PLAIN_GROUP.sub("(?:", phrase)
+    for short, forms in _CONTRACTIONS.items():
+        pattern = pattern.replace(short, forms)
     return pattern.replace("<w>", _WORDS).replace("<n>", _NUMBER).replace(" ", gap)
 
 
@@ -90,12 +105,19 @@ def _starts(tokens: deque[str]) -> tuple[set[str], bool]:
         if part == "(?:":
             firsts, skippable = _starts(tokens)
         else:
-            firsts, skippable = {ch for ch in _STARTS if at_start and re.fullmatch(part, ch)}, False
+            firsts, skippable = set(_first_characters(part) if at_start else ()), False
         while tokens and tokens[0][0] in "?{":
             skippable |= tokens.popleft().startswith(("?", "{0"))
         if at_start:
             starts, at_start = starts | firsts, skippable
     return starts, empty or at_start
+
+
+@cache
+def _first_characters(part: str) -> frozenset[str]:
+    """The characters that one literal, escape or class matches."""
+    pattern = re.compile(part)
+    return frozenset(ch for ch in _STARTS if pattern.fullmatch(ch))
 
 
 def _mask(word: str) -> str:
@@ -110,14 +132,40 @@ def _read(name: str) -> dict[str, list[str]] | None:
     return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
+class Spellings:
+    """Phrases as they are written, as a trick of spelling leaves them, and as stretched letters leave them.
+
+    The last two are compiled when a text first needs them; few do, and each takes a third of a second.
+    """
+
+    def __init__(self, phrases: Phrases, stretchable: Phrases) -> None:
+        self._phrases, self._stretchable = phrases, stretchable
+        self._written = PhraseList(phrases)
+
+    @cached_property
+    def _unscrambled(self) -> PhraseList:
+        return PhraseList(self._phrases, _LOOSE_GAP)
+
+    @cached_property
+    def _squashed(self) -> PhraseList:
+        return PhraseList(self._stretchable, _LOOSE_GAP, squashed=True)
+
+    def search(self, views: Sequence[str]) -> Iterator[Match]:
+        """Matches in each of `normal.views`, the plain one first."""
+        yield from self._written.search(views[0])
+        for view in views[1:]:
+            yield from self._unscrambled.search(view)
+        if is_stretched(views[0]):
+            for view in dict.fromkeys(map(squash, views)):
+                yield from self._squashed.search(view)
+
+
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """The lists of one language, each for ordinary and for unscrambled text."""
+    """The lists of one language."""
 
-    phrases: PhraseList
-    loose_phrases: PhraseList
-    profanity: PhraseList
-    loose_profanity: PhraseList
+    phrases: Spellings
+    profanity: Spellings
 
 
 @cache
@@ -128,8 +176,9 @@ def lexicon(language: str) -> Lexicon | None:
     phrases, words = _read(f"phrases.{language}.yaml"), _read(f"profanity.{language}.yaml")
     if not phrases or not words:
         return None
+    masked = [_mask(word) for word in words["masked"]]
     whole = [_mask(word) if word.endswith("*") else word for word in words["whole"]]
-    profanity = {"profanity": [*map(_mask, words["masked"]), *whole]}
-    return Lexicon(
-        PhraseList(phrases), PhraseList(phrases, _LOOSE_GAP), PhraseList(profanity), PhraseList(profanity, _LOOSE_GAP)
-    )
+    # Short words squashed are other words: "ass" is "as". Only masked ones and sayings may be stretched.
+    stretchable = [*masked, *(saying for saying in whole if " " in saying)]
+    profanity = Spellings({"profanity": [*masked, *whole]}, {"profanity": stretchable})
+    return Lexicon(Spellings(phrases, phrases), profanity)

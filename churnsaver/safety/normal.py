@@ -32,14 +32,16 @@ def _translation() -> dict[int, str]:
 
 _TO_LATIN = _translation()
 _SPACES = re.compile(r"\s+")
-_SPACED_OUT = re.compile(r"(?<![a-z0-9@$])[a-z0-9@$](?:[ .\-_*~|/]{1,2}[a-z0-9@$]){3,}(?![a-z0-9@$])")
+_SPACED_OUT = re.compile(r"(?<![a-z0-9@$])[a-z0-9@$](?:[ .\-_*~|/]{1,4}[a-z0-9@$]){3,}(?![a-z0-9@$])")
+_WORD_GAP = re.compile(r"[ .\-_*~|/]{2,}")
 _SEPARATORS = re.compile(r"[^a-z0-9@$]+")
 _INSIDE_A_WORD = re.compile(r"(?<=[a-z])[.\-_*~|^]{1,3}(?=[a-z])")
 _LEET_TOKEN = re.compile(r"[a-z0-9@$!|+]{2,}")
+_BARE_NUMBER = re.compile(r"(?<![\w@$])[013457]{1,3}(?![\w@$])")
 _LEET = str.maketrans("03457@$8+", "oeastasbt")
 _LEET_I = str.maketrans("1!|", "iii")
 _LEET_L = str.maketrans("1!|", "lll")
-_STRETCHED = re.compile(r"([a-z])\1{2,}")
+_STRETCHED, _DOUBLED = re.compile(r"([a-z])\1{2,}"), re.compile(r"([a-z])\1+")
 
 
 def plain(text: str) -> str:
@@ -48,22 +50,37 @@ def plain(text: str) -> str:
     >>> plain("Fr\u0435\u200be  Caf\u00e9")
     'free cafe'
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-        text = "".join(ch for ch in text if unicodedata.category(ch) not in ("Mn", "Cf", "Co", "Cn"))
-        text = text.translate(_TO_LATIN)
-    return _SPACES.sub(" ", text.lower())
+    return _SPACES.sub(" ", _latin(text))
 
 
 def views(text: str) -> tuple[str, ...]:
     """The plain text first, then each different text that undoing a trick of spelling gives."""
-    base = plain(text)
-    joined = (base, _SPACED_OUT.sub(_join, base), _INSIDE_A_WORD.sub("", base))
-    decoded = chain.from_iterable((view, _deleet(view, _LEET_I), _deleet(view, _LEET_L)) for view in _distinct(joined))
+    latin = _latin(text)
+    base = _SPACES.sub(" ", latin)
+    joined = (base, _SPACES.sub(" ", _SPACED_OUT.sub(_join, latin)), _INSIDE_A_WORD.sub("", base))
+    decoded = chain.from_iterable(map(_decoded, _distinct(joined)))
     unstretched = chain.from_iterable(
         (view, _STRETCHED.sub(r"\1\1", view), _STRETCHED.sub(r"\1", view)) for view in _distinct(decoded)
     )
     return _distinct(unstretched)
+
+
+def is_stretched(view: str) -> bool:
+    """Whether a letter stands three times in a row."""
+    return _STRETCHED.search(view) is not None
+
+
+def squash(view: str) -> str:
+    """Every doubled letter single, for lists whose phrases are squashed alike: "willll youu" is "wil you"."""
+    return _DOUBLED.sub(r"\1", view)
+
+
+def _latin(text: str) -> str:
+    if not text.isascii():
+        text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+        text = "".join(ch for ch in text if unicodedata.category(ch) not in ("Mn", "Cf", "Co", "Cn"))
+        text = text.translate(_TO_LATIN)
+    return text.lower()
 
 
 def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
@@ -71,9 +88,22 @@ def _distinct(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _join(match: re.Match[str]) -> str:
-    letters = _SEPARATORS.sub("", match.group())
+    words = [_SEPARATORS.sub("", word) for word in _WORD_GAP.split(match.group())]
     # "g e t a f r e e": a one-letter word before the trick would hide its first letter.
-    return f"{letters} {letters[1:]}" if letters[0] in "ai" else letters
+    return " ".join(f"{word} {word[1:]}" if word[0] in "ai" and len(word) > 3 else word for word in words)
+
+
+def _decoded(view: str) -> tuple[str, ...]:
+    """The view, and where it holds leetspeak, each reading of it, with and without its bare numbers."""
+    readings = [_deleet(view, ones) for ones in (_LEET_I, _LEET_L)]
+    if readings == [view, view]:
+        return (view,)
+    return (view, *readings, *(_read_numbers(view, ones) for ones in (_LEET_I, _LEET_L)))
+
+
+def _read_numbers(view: str, ones: dict[int, int]) -> str:
+    table = _LEET | ones
+    return _deleet(_BARE_NUMBER.sub(lambda digits: digits.group().translate(table), view), ones)
 
 
 def _deleet(view: str, ones: dict[int, int]) -> str:
@@ -82,6 +112,6 @@ def _deleet(view: str, ones: dict[int, int]) -> str:
         word = token.rstrip("!|+")
         if word.isalpha() or not any(ch.isalpha() for ch in word):
             return token
-        return word.translate(_LEET).translate(ones) + token[len(word) :]
+        return word.translate(_LEET | ones) + token[len(word) :]
 
     return _LEET_TOKEN.sub(decode, view)

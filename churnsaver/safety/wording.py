@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from churnsaver.safety.lexicon import Match, PhraseList, lexicon
+from churnsaver.safety.lexicon import lexicon
 from churnsaver.safety.review import Finding
 from churnsaver.safety.subject import Subject
 
@@ -46,7 +46,7 @@ def forbidden_phrases(subject: Subject) -> Iterator[Finding]:
         yield Finding("language", f"no list of forbidden phrases for language {language!r}; write one or send in en")
         return
     seen: set[str] = set()
-    for match in _matches(subject, lists.phrases, lists.loose_phrases):
+    for match in lists.phrases.search(subject.views):
         if match.kind not in seen:
             seen.add(match.kind)
             yield Finding("phrase", f"forbidden wording: {match.kind.replace('_', ' ')}", match.words)
@@ -55,14 +55,8 @@ def forbidden_phrases(subject: Subject) -> Iterator[Finding]:
 def profane_words(subject: Subject) -> Iterator[Finding]:
     """`toxicity`: profanity, slurs and plain threats of the lexicon, in any spelling."""
     lists = lexicon(subject.review.language)
-    if lists and (match := next(_matches(subject, lists.profanity, lists.loose_profanity), None)):
+    if lists and (match := next(lists.profanity.search(subject.views), None)):
         yield Finding("toxicity", "profanity, a slur or a threat", match.words)
-
-
-def _matches(subject: Subject, strict: PhraseList, loose: PhraseList) -> Iterator[Match]:
-    yield from strict.search(subject.views[0])
-    for view in subject.views[1:]:
-        yield from loose.search(view)
 
 
 def invented_price(subject: Subject) -> Iterator[Finding]:

@@ -12,12 +12,15 @@ from churnsaver.safety.rules import failed, review_with_rules
 from churnsaver.safety.slots import blank_slots
 from churnsaver.safety.toxicity import ToxicityModel
 
-# What any shield must know, whatever its checkpoint: (draft, passes).
+# What any shield must know, whatever its checkpoint: (draft, passes). The last two also compile the lists
+# for tricks of spelling, so that no request waits for it.
 BUILT_IN_CASES = (
     ("Hi {first_name}, thank you for being with us. Yours until {expiry}: {offer}. {opt_out}", True),
     ("Hi {first_name}, act now or lose everything! Yours until {expiry}: {offer}. {opt_out}", False),
     ("Hi {first_name}, you stupid idiot. Yours until {expiry}: {offer}. {opt_out}", False),
     ("Hi {first_name}, thank you for being with us. Yours until {expiry}: {offer}.", False),
+    ("Hi {first_name}, a c t   n o w. Yours until {expiry}: {offer}. {opt_out}", False),
+    ("Hi {first_name}, acttt nowww. Yours until {expiry}: {offer}. {opt_out}", False),
 )
 
 
