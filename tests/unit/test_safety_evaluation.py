@@ -70,7 +70,7 @@ def test_the_command_reports_and_gates(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(not (SHARED_DATA / "dark_patterns.csv").exists(), reason="../shared/data is not here")
 def test_most_of_the_public_urgency_and_scarcity_is_caught() -> None:
-    """The phrase lists were not made from these rows; a drop means that a list broke."""
+    """The lists were corrected with a look at these rows, so this is no held-out figure: a drop means a list broke."""
     import polars as pl
 
     policy = Policy.of(load_world())

@@ -34,7 +34,9 @@ def evaluate_shield(
 
     Args:
         trained_with_seed: the checkpoint's seed, which says which rows it was not trained on.
-        examples: labelled texts; only their test part is used.
+        examples: labelled texts; only their test part is used. That part is held out for the classifier only:
+            the phrase lists were corrected by people who had read Banking77, so on it the rules' share of false
+            alarms is a check that they stay quiet, not an estimate for other texts.
         seed: of the planted violations.
     """
     policy = Policy.of(world)
