@@ -112,9 +112,7 @@ class InProcessEngine:
         if len(prompts) == 1:
             self._seconds_per_text = time.perf_counter() - started
         texts = (self._tokenizer.decode(result.sequences_ids[0]) for result in results)
-        return [
-            Candidate(text.strip(), float(result.scores[0])) for text, result in zip(texts, results, strict=True)
-        ]
+        return [Candidate(text.strip(), float(result.scores[0])) for text, result in zip(texts, results, strict=True)]
 
     def _tokens(self, text: str) -> list[str]:
         tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens

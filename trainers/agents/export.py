@@ -16,8 +16,9 @@ from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.domain.world import World
 from churnsaver.models.policy import POLICY_KIND, POLICY_ONNX, POLICY_SPEC, OnnxPolicy, PolicySpec
-from trainers.agents.network import ActorCritic
+from trainers.agents.networks import ActorCritic
 from trainers.agents.ppo_policy import TrainedPolicy
+from trainers.env.params import SoftLimits
 
 GOLDEN_CASES = 16
 OPSET = 17
@@ -44,13 +45,13 @@ def policy_onnx(network: ActorCritic) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def policy_spec(world: World, trained: TrainedPolicy) -> PolicySpec:
+def policy_spec(world: World, trained: TrainedPolicy, limits: SoftLimits) -> PolicySpec:
     """What the policy's numbers mean."""
     return PolicySpec(
         action_labels=tuple(ActionSpace(world).labels),
         observation_names=tuple(observation_names(world)),
         multipliers=trained.multipliers,
-        limits=trained.limits,
+        limits=limits.model_dump(),
     )
 
 
@@ -58,6 +59,7 @@ def write_policy(
     out: Path,
     world: World,
     trained: TrainedPolicy,
+    limits: SoftLimits,
     *,
     seed: int,
     metrics: dict[str, float],
@@ -65,7 +67,7 @@ def write_policy(
     card: str,
 ) -> Manifest:
     """Writes the checkpoint with golden cases that the ONNX graph itself answered."""
-    graph, spec = policy_onnx(trained.network), policy_spec(world, trained)
+    graph, spec = policy_onnx(trained.network), policy_spec(world, trained, limits)
     rng = np.random.default_rng([seed, 3])
     observation = rng.uniform(-1.0, 1.0, (GOLDEN_CASES, len(spec.observation_names))).astype(np.float32)
     allowed = rng.random((GOLDEN_CASES, len(spec.action_labels))) < 0.5

@@ -55,7 +55,7 @@ class Lagrangian:
     ) -> NDArray[np.float64]:
         """(A_r - Σ λ_i A_ci) / (1 + Σ λ_i): rewards (…), costs in limits (…, constraints). OmniSafe's PPOLag."""
         priced = cost_advantages @ self.multipliers
-        return (reward_advantages - priced) / (1.0 + self.multipliers.sum())
+        return np.asarray((reward_advantages - priced) / (1.0 + self.multipliers.sum()), dtype=np.float64)
 
     def named(self) -> dict[str, float]:
         """Multiplier of each constraint."""

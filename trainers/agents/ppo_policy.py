@@ -107,9 +107,7 @@ def train_ppo(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     n_features, n_actions = len(observation_names(world)), len(ActionSpace(world))
-    network = ActorCritic(
-        n_features, n_actions, len(CONSTRAINTS), settings.hidden_sizes, settings.initial_contact_rate
-    )
+    network = ActorCritic(n_features, n_actions, len(CONSTRAINTS), settings.hidden_sizes, settings.initial_contact_rate)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, eps=1e-5)
     anneal = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1e-3, total_iters=preset.iterations)
     lagrangian = Lagrangian(limits, settings.lagrangian)
@@ -119,11 +117,10 @@ def train_ppo(
     for number in range(1, preset.iterations + 1):
         customers = population.take(rng.integers(len(population), size=preset.customers))
         campaign = Campaign(world, params, customers, budget_cents, int(rng.integers(2**62)))
-        batch, totals = play_campaign(
-            network, campaign, lagrangian, rng, settings.gamma, settings.gae_lambda, months
-        )
+        batch, totals = play_campaign(network, campaign, lagrangian, rng, settings.gamma, settings.gae_lambda, months)
         lagrangian.update(totals.costs_per_month)
-        entropy, approx_kl = update(network, optimizer, batch, lagrangian, settings, rng)
+        entropy_coefficient = settings.entropy_coefficient * (1.0 - (number - 1) / preset.iterations)
+        entropy, approx_kl = update(network, optimizer, batch, lagrangian, settings, entropy_coefficient, rng)
         anneal.step()
         costs = dict(zip(CONSTRAINTS, totals.costs_per_month.tolist(), strict=True))
         history.append(Iteration(number, totals.reward_usd, costs, lagrangian.named(), entropy, approx_kl))
@@ -137,6 +134,7 @@ def update(
     batch: Batch,
     lagrangian: Lagrangian,
     settings: PpoSettings,
+    entropy_coefficient: float,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
     """Some epochs of clipped updates on one campaign; mean entropy and approximate KL of the last epoch."""
@@ -150,7 +148,7 @@ def update(
         entropies, divergences = [], []
         order = torch.from_numpy(rng.permutation(len(advantages)))
         for rows in order.chunk(settings.minibatches):
-            loss, entropy, approx_kl = _loss(network, batch, advantages, rows, settings)
+            loss, entropy, approx_kl = _loss(network, batch, advantages, rows, settings, entropy_coefficient)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
@@ -163,7 +161,12 @@ def update(
 
 
 def _loss(
-    network: ActorCritic, batch: Batch, advantages: Tensor, rows: Tensor, settings: PpoSettings
+    network: ActorCritic,
+    batch: Batch,
+    advantages: Tensor,
+    rows: Tensor,
+    settings: PpoSettings,
+    entropy_coefficient: float,
 ) -> tuple[Tensor, float, float]:
     """The loss of one minibatch, with its entropy and approximate KL."""
     observations, actions = batch.observations[rows], batch.actions[rows]
@@ -180,7 +183,7 @@ def _loss(
     cost_error = network.cost_critic(observations) - network.cost_critic.normalise(targets[:, 1:])
     value_loss = reward_error.square().mean() + cost_error.square().mean()
 
-    loss = -surrogate - settings.entropy_coefficient * entropy + settings.value_coefficient * value_loss
+    loss = -surrogate - entropy_coefficient * entropy + settings.value_coefficient * value_loss
     # Schulman's low-variance estimator, http://joschu.net/blog/kl-approx.html
     approx_kl = ((ratio - 1.0) - log_ratio).mean().item()
     return loss, entropy.item(), approx_kl

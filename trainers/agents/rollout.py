@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from trainers.agents.lagrangian import Lagrangian
 from trainers.agents.networks import ActorCritic, masked_log_probs
-from trainers.env.dynamics import Bools, Campaign, Floats, Situation
+from trainers.env.dynamics import Bools, Campaign, Situation
+from trainers.env.response import Floats
 from trainers.env.simulate import draw_actions
 
 
@@ -125,5 +126,3 @@ def _draw(
         log_probs = masked_log_probs(logits, torch.from_numpy(situation.allowed)).numpy()
     drawn = draw_actions(np.exp(log_probs.astype(np.float64)), rng.random(len(log_probs)))
     return drawn, log_probs[np.arange(len(drawn)), drawn]
-
-

@@ -1,0 +1,103 @@
+"""`train ppo` and `eval policy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from churnsaver.errors import GateFailed
+from cli.apps import eval_app, train_app
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress, stderr
+
+DataOption = Annotated[Path, typer.Option("--data", help="Customers: a CSV, or what `data prepare` wrote.")]
+SchemaOption = Annotated[Path | None, typer.Option("--schema", help="Their schema; not needed for prepared data.")]
+RiskOption = Annotated[Path, typer.Option("--risk", help="Risk checkpoint.")]
+AcceptOption = Annotated[Path, typer.Option("--accept", help="Acceptance checkpoint.")]
+
+
+@train_app.command("ppo")
+def train_ppo(
+    *,
+    data: DataOption,
+    schema: SchemaOption = None,
+    risk: RiskOption,
+    accept: AcceptOption,
+    out: OutOption,
+    quick: Annotated[bool, typer.Option("--quick", help="The quick preset of ppo.yaml.")] = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the contact policy in the simulator, on these customers as the models see them.
+
+    Customers of the test part are left out, so that `eval policy` can judge on them.
+    """
+    from churnsaver.settings import load_section, load_world
+    from trainers.agents.ppo_policy import PpoSettings
+    from trainers.agents.train import score_population, train_policy
+    from trainers.data import Part
+    from trainers.data.load import load_dataset_as
+    from trainers.env.params import load_dynamics, load_soft_limits
+
+    world, params, settings = load_world(), load_dynamics(), load_section("ppo", PpoSettings)
+    dataset = load_dataset_as(data, schema).take(Part.TRAIN, Part.VALID)
+    population, parents = score_population(dataset, world, params, risk, accept, seed)
+    preset = settings.presets.quick if quick else settings.presets.full
+    with progress() as bar:
+        task = bar.add_task("training the policy", total=preset.iterations)
+        manifest = train_policy(
+            population,
+            world,
+            params,
+            load_soft_limits(),
+            settings,
+            preset,
+            out,
+            seed=seed,
+            source=data.name,
+            parents=parents,
+            on_iteration=lambda _: bar.advance(task),
+        )
+    emit({"version": manifest.version, **manifest.metrics}, as_json=as_json, title="Policy")
+
+
+@eval_app.command("policy")
+def eval_policy(
+    *,
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Policy checkpoint.")],
+    data: DataOption,
+    schema: SchemaOption = None,
+    risk: RiskOption,
+    accept: AcceptOption,
+    campaigns: Annotated[int, typer.Option("--campaigns", min=1, help="Campaigns to play, each of 56 epochs.")] = 12,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Play the policy against the propensity baseline at equal spend, on customers it was not trained on.
+
+    The same luck for both (common random numbers); the hard rules are checked contact by contact.
+    """
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.models.policy import POLICY_KIND, OnnxPolicy
+    from churnsaver.settings import load_world
+    from trainers.agents.train import score_population
+    from trainers.data import Part
+    from trainers.data.load import load_dataset_as
+    from trainers.env.params import load_dynamics, load_soft_limits
+    from trainers.eval.policy import evaluate_policy, missed_targets
+
+    world, params = load_world(), load_dynamics()
+    policy = OnnxPolicy.from_checkpoint(open_checkpoint(checkpoint, POLICY_KIND))
+    policy.require_world(world)
+    dataset = load_dataset_as(data, schema).take(Part.TEST)
+    population, _ = score_population(dataset, world, params, risk, accept, seed)
+    with stderr.status("playing campaigns"):
+        report: dict[str, Any] = evaluate_policy(
+            world, params, load_soft_limits(), population, policy, campaigns=campaigns, seed=seed
+        )
+    missed = missed_targets(report)
+    emit({**report, "missed": missed}, as_json=as_json, title="Policy")
+    if missed and gate:
+        raise GateFailed("; ".join(missed))
