@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def mlp(inputs: int, hidden_sizes: Sequence[int], outputs: int, output_gain: flo
     """Tanh layers with gain √2, then a linear one with `output_gain`."""
     sizes = [inputs, *hidden_sizes]
     hidden: list[nn.Module] = []
-    for size, next_size in zip(sizes, sizes[1:], strict=False):
+    for size, next_size in pairwise(sizes):
         hidden += [layer(size, next_size, math.sqrt(2.0)), nn.Tanh()]
     return nn.Sequential(*hidden, layer(sizes[-1], outputs, output_gain))
 
@@ -36,7 +37,9 @@ def initial_actor(inputs: int, hidden_sizes: Sequence[int], actions: int, contac
     """
     actor = mlp(inputs, hidden_sizes, actions, 0.01)
     with torch.no_grad():
-        actor[-1].bias[0] = math.log((1.0 - contact_rate) * (actions - 1) / contact_rate)
+        nn.init.constant_(
+            actor[-1].get_parameter("bias")[:1], math.log((1.0 - contact_rate) * (actions - 1) / contact_rate)
+        )
     return actor
 
 
@@ -73,7 +76,8 @@ class Critic(nn.Module):
 
     def values(self, observation: Tensor) -> Tensor:
         """Values in the returns' own units, (n, heads)."""
-        return self(observation) * self.std + self.mean
+        values: Tensor = self(observation) * self.std + self.mean
+        return values
 
     def normalise(self, returns: Tensor) -> Tensor:
         """Returns (n, heads) in the units of `forward`."""
