@@ -86,7 +86,7 @@ test: lint  ## every check that takes seconds; no stack needed
 test-stack: $(MODEL) $(CHECKPOINTS)/policy/manifest.json  ## the slow suites, against real processes
 	.venv/bin/pytest -m stack
 
-bench: serve  ## latency, saturation, kill switch and failures under load, into reports/
+bench: $(MODEL) $(CHECKPOINTS)/policy/manifest.json  ## latency, saturation, kill switch and failures under load, into reports/
 	.venv/bin/python -m tests.load.bench
 	.venv/bin/python -m tests.load.chaos
 

@@ -22,6 +22,7 @@ from churnsaver.domain.scorecard import Scorecard
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.rpc.channels import open_channel
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
+from churnsaver.tasks import stop_tasks
 from services.gateway.app import build_app
 from services.gateway.downstream import GrpcDecision, GrpcGenerator, GrpcShield, serving_models
 from services.gateway.journal import Journal, keep_ledger
@@ -100,9 +101,7 @@ def build(settings: ServeSettings) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         background = [asyncio.create_task(kill_switch.follow()), asyncio.create_task(keep_ledger(ledger, journal))]
         yield
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await stop_tasks(background)
         journal.close()
         await redis.aclose()
         for channel in channels.values():

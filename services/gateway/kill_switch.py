@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from churnsaver.tasks import stop_tasks
 from services.gateway.contract import BaselineReason, KillSwitchRequest
 
 log = structlog.get_logger()
@@ -98,7 +99,7 @@ class KillSwitch:
                     await self.refresh()
                 await asyncio.sleep(self._poll_s)
         finally:
-            push.cancel()
+            await stop_tasks([push])
 
     async def _follow_pushes(self) -> None:
         while True:

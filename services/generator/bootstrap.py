@@ -11,6 +11,7 @@ from churnsaver.rpc.channels import open_channel
 from churnsaver.rpc.server import serve
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2 as models_pb2
 from churnsaver.settings import load_message_books, load_serve_settings, load_world
+from churnsaver.tasks import stop_tasks
 from services.generator.bank import Bank
 from services.generator.engine import InProcessEngine
 from services.generator.generate import Writer
@@ -33,7 +34,6 @@ async def main() -> None:
     try:
         await serve(chosen, register=lambda server: register(server, writer), serving=lambda: [serving])
     finally:
-        filling.cancel()
-        await asyncio.gather(filling, return_exceptions=True)
+        await stop_tasks([filling])
         await redis.aclose()
         await shield.close()

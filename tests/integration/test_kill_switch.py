@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from churnsaver.tasks import stop_tasks
 from services.gateway.contract import BaselineReason, KillSwitchRequest
 from services.gateway.kill_switch import KEY, KillSwitch
 from tests.conftest import RedisServer
@@ -25,9 +26,7 @@ async def replicas(redis_instance: RedisServer, tmp_path: Path) -> AsyncIterator
     tasks = [asyncio.create_task(gateway.kill_switch.follow()) for gateway in gateways]
     await asyncio.sleep(0.15)
     yield [gateway.kill_switch for gateway in gateways]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await stop_tasks(tasks)
     for gateway in gateways:
         await gateway.close()
 

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from churnsaver.checkpoints import open_checkpoint
 from churnsaver.domain.schema import Role
 from churnsaver.domain.scorecard import Scorecard
+from churnsaver.domain.world import Campaign
 from churnsaver.settings import load_schema, load_world
 from tests.support.decision import CUSTOMER, SCHEMAS
 from trainers.data import Dataset, Part, load_dataset
@@ -76,6 +77,7 @@ def test_baseline_offers_the_smallest_discount() -> None:
 def test_threshold_spends_the_budget_once() -> None:
     """Customers from the threshold up cost about the budget that was planned for as many customers."""
     world, rng = load_world(), np.random.default_rng(42)
+    world = world.model_copy(update={"campaigns": {"default": Campaign(budget_cents=5_000_000, customers=5000)}})
     risk, monthly_usd = rng.beta(1.0, 3.0, 5000), rng.uniform(20.0, 120.0, 5000)
     threshold = baseline_threshold(world, baseline_offer(world), risk, monthly_usd)
     spent_usd = (0.3 * monthly_usd)[risk > threshold].sum()
