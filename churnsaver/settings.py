@@ -76,7 +76,7 @@ class GeneratorSettings(RpcServiceSettings):
     threads: Annotated[int, Field(ge=1)]
     max_new_tokens: Annotated[int, Field(ge=8)]
     temperature: Annotated[float, Field(gt=0)]
-    top_p: Annotated[float, Field(gt=0, le=1)]
+    top_k: Annotated[int, Field(ge=1)]
     messages_per_brief: Annotated[int, Field(ge=1)]
     candidates_per_message: Annotated[int, Field(ge=1)]
     tone: str

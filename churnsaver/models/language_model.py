@@ -11,6 +11,7 @@ from churnsaver.domain.world import Frozen
 from churnsaver.errors import BadInput
 
 MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
 MEND = "run `churn-saver model prepare`"
 
 
@@ -20,11 +21,13 @@ class LanguageModelManifest(Frozen):
     Attributes:
         name: the model and its quantization.
         source: sha256 of the file that it was made from.
+        recipe: how it was made from that; another recipe gives another model.
         files: sha256 of each file, by name.
     """
 
     name: str
     source: str
+    recipe: str
     files: dict[str, str]
 
     @property

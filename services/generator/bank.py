@@ -1,19 +1,19 @@
 """The bank: messages written ahead for each brief, reviewed by the shield, ranked, kept in Redis.
 
 The free sentences depend on segment, purpose of the offer and language alone, so they are written once a
-cell and set into the frame of every brief of the cell; each of these drafts is reviewed on its own. They
-are ranked by how sure the model was of them (mean log-probability of a token), until a reward model does.
+cell and set into the frame of every brief of the cell; each of these drafts is reviewed on its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,10 @@ from redis.exceptions import RedisError
 from churnsaver.domain.message import SEGMENTS, Brief, MessageBook
 from churnsaver.domain.world import World
 from churnsaver.settings import GeneratorSettings
-from services.generator import metrics
-from services.generator.body import Rejected, body_of
-from services.generator.engine import Engine
-from services.generator.prompt import PROMPT_VERSION, Cell, prompts
+from services.generator import body, metrics, prompt, ranking
+from services.generator.engine import Engine, EngineFailed
+from services.generator.prompt import Cell, prompts
+from services.generator.ranking import ranked_bodies
 from services.generator.reviewing import DraftReview, ShieldUnavailable
 
 log = structlog.get_logger()
@@ -36,11 +36,14 @@ REVIEW_TIMEOUT_S = 2.0
 RETRY_S = 1.0
 # A cell that yields too little is tried again with other seeds, and then left to the approved text.
 MAX_ROUNDS = 4
+# A version that no generator has written to for so long is not coming back.
+KEPT_S = 30 * 24 * 3600
+OUTAGES = (RedisError, OSError, TimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
 class BankMessage:
-    """One message that may be chosen; `score` ranks it, higher is better."""
+    """One message that may be chosen; `score` ranks it (see `ranking`), higher is better."""
 
     message_id: str
     draft: str
@@ -66,6 +69,7 @@ class Bank:
         self._cells = _cells(settings, world)
         self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self._cells.values() for brief in briefs}
         self._messages: dict[str, tuple[BankMessage, ...]] = {}
+        self._unkept: set[str] = set()
         self.uses: Counter[str] = Counter()
         self.filling = True
         self.version = _version(engine.version, settings, books)
@@ -81,49 +85,51 @@ class Bank:
 
     def entries(self) -> Iterable[tuple[Brief, BankMessage]]:
         """Everything that may be chosen."""
-        return ((self.wanted[key], message) for key, kept in self._messages.items() for message in kept)
+        return ((brief, message) for key, brief in self.wanted.items() for message in self._messages.get(key, ()))
 
     @property
     def briefs_filled(self) -> int:
         return len(self._messages)
 
     async def fill(self) -> None:
-        """Loads what Redis keeps of this version, then writes what is missing. It never gives up on an outage."""
-        await self._load()
+        """Writes what is missing and stores it. It never gives up on an outage of the shield or of Redis."""
         started = time.monotonic()
         for round_number in range(MAX_ROUNDS):
             for cell, briefs in self._cells.items():
                 missing = [brief for brief in briefs if brief.key not in self._messages]
                 if missing:
-                    await self._fill_cell(cell, missing, round_number)
+                    await self._fill_cell_or_wait(cell, missing, round_number)
         self.filling = False
         metrics.FILL_SECONDS.set(time.monotonic() - started)
         log.info("bank.filled", briefs=self.briefs_filled, wanted=len(self.wanted), version=self.version)
+        while self._unkept:
+            await asyncio.sleep(RETRY_S)
+            await self._keep()
+
+    async def _fill_cell_or_wait(self, cell: Cell, briefs: list[Brief], round_number: int) -> None:
+        try:
+            await self._fill_cell(cell, briefs, round_number)
+        except EngineFailed as error:
+            log.warning("bank.not_written", cell=str(cell), reason=str(error))
+            await asyncio.sleep(RETRY_S)
 
     async def _fill_cell(self, cell: Cell, briefs: list[Brief], round_number: int) -> None:
         book = self._books[cell.language]
         count = self._settings.messages_per_brief * self._settings.candidates_per_message
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}|{cell}|{round_number}".encode()).digest()[:4])
-        candidates = await self._engine.write(prompts(book, cell, count), seed)
-        bodies: dict[str, float] = {}
-        for candidate in candidates:
-            try:
-                body = body_of(candidate.text, book, book.examples[cell.segment][cell.purpose])
-            except Rejected as reason:
-                metrics.REJECTED.labels(str(reason)).inc()
-                continue
-            bodies[body] = max(candidate.score, bodies.get(body, candidate.score))
+        bodies = ranked_bodies(await self._engine.write(prompts(book, cell, count), seed), book, cell)
         for brief in briefs:
             if kept := await self._admit(book, brief, bodies):
                 self._messages[brief.key] = kept
+                self._unkept.add(brief.key)
                 metrics.BRIEFS.set(self.briefs_filled)
-                await self._keep(brief.key, kept)
+        await self._keep()
 
     async def _admit(self, book: MessageBook, brief: Brief, bodies: Mapping[str, float]) -> tuple[BankMessage, ...]:
         """The best drafts that pass the shield, at most as many as are wanted."""
         kept: list[BankMessage] = []
-        for body, score in sorted(bodies.items(), key=lambda item: (-item[1], item[0])):
-            draft = book.draft(brief.channel, body)
+        for text, score in bodies.items():
+            draft = book.draft(brief.channel, text)
             if await self._passes(draft, brief):
                 message_id = hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
                 kept.append(BankMessage(message_id, draft, score))
@@ -141,22 +147,37 @@ class Bank:
                 # Nothing enters unreviewed; requests get the approved text until the shield is back.
                 await asyncio.sleep(RETRY_S)
 
-    async def _load(self) -> None:
+    async def load(self) -> None:
+        """Takes what Redis keeps of this version; nothing where it is away."""
         try:
             stored: Any = await self._redis.hgetall(self._key)
-        except (RedisError, OSError, TimeoutError):
+        except OUTAGES:
             return
         for key, raw in stored.items():
-            if (name := key.decode()) in self.wanted:
-                self._messages[name] = tuple(BankMessage(**fields) for fields in json.loads(raw))
+            name = key.decode()
+            try:
+                kept = tuple(BankMessage(**fields) for fields in json.loads(raw))
+            except (ValueError, TypeError):
+                log.warning("bank.unreadable", brief=name)  # it is written again
+                continue
+            if name in self.wanted and kept:
+                self._messages[name] = kept
         metrics.BRIEFS.set(self.briefs_filled)
 
-    async def _keep(self, key: str, kept: tuple[BankMessage, ...]) -> None:
-        fields = [{"message_id": m.message_id, "draft": m.draft, "score": m.score} for m in kept]
+    async def _keep(self) -> None:
+        """Stores what Redis has not got yet; in an outage it serves from memory and is stored later."""
+        if not self._unkept:
+            return
+        fields: dict[Any, Any] = {
+            key: json.dumps([asdict(message) for message in self._messages[key]]) for key in self._unkept
+        }
         try:
-            await self._redis.hset(self._key, key, json.dumps(fields))
-        except (RedisError, OSError, TimeoutError):
-            log.warning("bank.not_kept", brief=key)  # it serves from memory; a restart writes it again
+            await self._redis.hset(self._key, mapping=fields)
+            await self._redis.expire(self._key, KEPT_S)
+        except OUTAGES as error:
+            log.warning("bank.not_kept", briefs=len(fields), reason=str(error))
+            return
+        self._unkept.clear()
 
     @property
     def _key(self) -> str:
@@ -178,6 +199,7 @@ def _cells(settings: GeneratorSettings, world: World) -> dict[Cell, list[Brief]]
 
 
 def _version(model: str, settings: GeneratorSettings, books: Mapping[str, MessageBook]) -> str:
-    """Changes with whatever makes other messages."""
-    parts = [model, PROMPT_VERSION, settings.model_dump_json(), *(book.model_dump_json() for book in books.values())]
+    """Changes with whatever makes other messages: the model, the settings, the approved texts and our own rules."""
+    rules = [inspect.getsource(module) for module in (prompt, body, ranking)]
+    parts = [model, settings.model_dump_json(), *(book.model_dump_json() for book in books.values()), *rules]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -30,10 +30,17 @@ async def main() -> None:
     bank = Bank(chosen, world, books, engine, review, redis, seed=settings.seed)
     writer = Writer(world, books, bank, engine, review)
     serving = models_pb2.ServingModel(kind="generator", version=engine.version, sha256=engine.manifest.sha256)
-    filling = asyncio.create_task(bank.fill())
+    filling = asyncio.create_task(_load_and_fill(writer, bank))
     try:
         await serve(chosen, register=lambda server: register(server, writer), serving=lambda: [serving])
     finally:
         await stop_tasks([filling])
+        engine.close()
         await redis.aclose()
         await shield.close()
+
+
+async def _load_and_fill(writer: Writer, bank: Bank) -> None:
+    await bank.load()
+    await writer.warm_up()
+    await bank.fill()

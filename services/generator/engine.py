@@ -1,12 +1,15 @@
 """The engine that runs the model (law 7): a small protocol and the in-process one.
 
 The in-process engine is CTranslate2 on the CPU: batches, int8 weights, no torch. One thread of ours feeds
-it, so that requests and the bank's filling take turns and a seed means the same text every time.
+it, at a lower priority than serving has, so that requests and the bank's filling take turns.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +21,16 @@ import ctranslate2
 from tokenizers import Tokenizer
 
 from churnsaver.errors import BadInput
-from churnsaver.models.language_model import MEND, LanguageModelManifest, verify_language_model
+from churnsaver.models.language_model import MEND, TOKENIZER, LanguageModelManifest, verify_language_model
 from churnsaver.settings import GeneratorSettings
+from services.generator.body import MAX_SENTENCES
 from services.generator.prompt import Prompt
 
 END_OF_TURN = "<|im_end|>"
+SENTENCE_ENDS = (".", "!", "?")
+# How many texts a request has written at once; about a third of all texts can be used.
+SMALL_WRITE = 4
+WORKER_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,10 @@ class Candidate:
     score: float
 
 
+class EngineFailed(Exception):
+    """The engine could not write; the caller has a fallback."""
+
+
 class Engine(Protocol):
     """Writes texts for prompts."""
 
@@ -45,12 +57,17 @@ class Engine(Protocol):
     def version(self) -> str: ...
 
     @property
-    def busy(self) -> bool: ...
+    def expected_s(self) -> float:
+        """How long a small write (SMALL_WRITE prompts) asked for now would take, the wait for its turn included."""
+        ...
 
-    @property
-    def seconds_per_text(self) -> float: ...
+    async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
+        """A text for each prompt; all share their conversation. The same seed writes the same texts.
 
-    async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]: ...
+        Raises:
+            EngineFailed: nothing could be written.
+        """
+        ...
 
 
 class InProcessEngine:
@@ -58,62 +75,112 @@ class InProcessEngine:
 
     def __init__(self, folder: Path, settings: GeneratorSettings) -> None:
         self.manifest: LanguageModelManifest = verify_language_model(folder)
-        self._settings = settings
-        try:
-            self._model = ctranslate2.Generator(
-                str(folder), device="cpu", inter_threads=1, intra_threads=settings.threads
-            )
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except (RuntimeError, ValueError) as error:
-            raise BadInput(f"{folder}: cannot be loaded ({error}); delete it and {MEND}") from None
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._folder, self._settings = folder, settings
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine", initializer=_give_way)
         self._waiting = 0
-        self._seconds_per_text = float("inf")  # until something was written, nobody knows
+        self._small_write_s = self._longest_write_s = float("inf")  # until it has written, nobody knows
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+            # Made in the worker: the threads of CTranslate2 inherit its priority.
+            self._model: ctranslate2.Generator | None = self._worker.submit(self._load).result()
+        except Exception as error:  # tokenizers raises bare Exception
+            raise BadInput(f"{folder}: cannot be loaded ({error}); delete it and {MEND}") from None
 
     @property
     def version(self) -> str:
         return self.manifest.version
 
     @property
-    def busy(self) -> bool:
-        """Whether somebody would have to wait for their turn."""
-        return self._waiting > 0
-
-    @property
-    def seconds_per_text(self) -> float:
-        """How long one text alone took, the last time one was written alone."""
-        return self._seconds_per_text
+    def expected_s(self) -> float:
+        ahead_s = self._waiting * self._longest_write_s if self._waiting else 0.0
+        return self._small_write_s + ahead_s
 
     async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
-        """A text for each prompt; all must share their conversation. The same seed writes the same texts."""
+        given_up = threading.Event()
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._write, prompts, seed)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._write, prompts, seed, given_up)
+        except RuntimeError as error:
+            raise EngineFailed(str(error)) from error
+        except asyncio.CancelledError:
+            given_up.set()  # nobody waits for the texts any more, so the thread stops at the next token
+            raise
         finally:
             self._waiting -= 1
 
-    def _write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
+    def close(self) -> None:
+        """Ends the worker and frees the model; what is being written stops at the next token if it was given up."""
+        self._worker.submit(self._unload)
+        self._worker.shutdown()
+
+    def _write(self, prompts: Sequence[Prompt], seed: int, given_up: threading.Event) -> list[Candidate]:
+        if given_up.is_set():
+            return []
         started = time.perf_counter()
         ctranslate2.set_random_seed(seed)
+        model = self._model or self._load()
+        try:
+            candidates = self._generate(model, prompts, given_up)
+        finally:
+            # CTranslate2 seeds a thread once, on its first draw, so a seed holds for a fresh model only. The
+            # used one goes before its successor comes, so that there is one in memory.
+            self._model = None
+            model.unload_model()
+            del model
+        if not given_up.is_set():
+            self._note_time(len(prompts), time.perf_counter() - started)
+        self._model = self._load()
+        return candidates
+
+    def _generate(
+        self, model: ctranslate2.Generator, prompts: Sequence[Prompt], given_up: threading.Event
+    ) -> list[Candidate]:
         shared = self._tokens(prompts[0].conversation)
+        ended = [0] * len(prompts)
+
+        def stop(step: ctranslate2.GenerationStepResult) -> bool:
+            ended[step.batch_id] += step.token.endswith(SENTENCE_ENDS)
+            return ended[step.batch_id] >= MAX_SENTENCES or given_up.is_set()
+
         # The model reads the shared conversation once; what differs must hold at least one token.
-        results = self._model.generate_batch(
+        results = model.generate_batch(
             [[shared[-1], *self._tokens(prompt.opening)] for prompt in prompts],
             static_prompt=shared[:-1],
-            cache_static_prompt=True,
             max_length=self._settings.max_new_tokens,
-            sampling_topk=0,
-            sampling_topp=self._settings.top_p,
+            sampling_topk=self._settings.top_k,
             sampling_temperature=self._settings.temperature,
-            include_prompt_in_result=False,
+            # Without the prompt, a result holds its opening or not, depending on the batch's shortest one.
+            include_prompt_in_result=True,
             end_token=END_OF_TURN,
             return_scores=True,
+            callback=stop,
         )
-        if len(prompts) == 1:
-            self._seconds_per_text = time.perf_counter() - started
-        texts = (self._tokenizer.decode(result.sequences_ids[0]) for result in results)
-        return [Candidate(text.strip(), float(result.scores[0])) for text, result in zip(texts, results, strict=True)]
+        return [
+            Candidate(self._tokenizer.decode(result.sequences_ids[0][1:]).strip(), result.scores[0])
+            for result in results
+        ]
+
+    def _note_time(self, count: int, took_s: float) -> None:
+        if count <= SMALL_WRITE:
+            self._small_write_s = took_s
+        known = self._longest_write_s if self._longest_write_s != float("inf") else 0.0
+        self._longest_write_s = max(known, took_s)
+
+    def _load(self) -> ctranslate2.Generator:
+        return ctranslate2.Generator(
+            str(self._folder), device="cpu", inter_threads=1, intra_threads=self._settings.threads
+        )
+
+    def _unload(self) -> None:
+        # Its threads end here, and not while the interpreter does.
+        self._model = None
 
     def _tokens(self, text: str) -> list[str]:
         tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
         return tokens
+
+
+def _give_way() -> None:
+    """Lowers the calling thread's priority: on Linux a thread has its own, and those it starts inherit it."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)

