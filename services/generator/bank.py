@@ -36,6 +36,7 @@ REVIEW_TIMEOUT_S = 2.0
 RETRY_S = 1.0
 # A cell that yields too little is tried again with other seeds, and then left to the approved text.
 MAX_ROUNDS = 4
+TOP_UP_ROUNDS = 2
 # A version that no generator has written to for so long is not coming back.
 KEPT_S = 30 * 24 * 3600
 OUTAGES = (RedisError, OSError, TimeoutError)
@@ -51,7 +52,14 @@ class BankMessage:
 
 
 class Bank:
-    """Messages by brief. Choosing is a look-up; filling runs beside it."""
+    """Messages by brief. Choosing is a look-up; filling runs beside it.
+
+    Attributes:
+        cells: the briefs that messages are wanted for, by what their free sentences depend on.
+        wanted: the same briefs by key.
+        filling: whether a brief may still get its first message.
+        version: of everything that decides what is written; Redis keeps each version apart.
+    """
 
     def __init__(
         self,
@@ -66,8 +74,8 @@ class Bank:
     ) -> None:
         self._settings, self._books = settings, books
         self._engine, self._review, self._redis, self._seed = engine, review, redis, seed
-        self._cells = _cells(settings, world)
-        self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self._cells.values() for brief in briefs}
+        self.cells = _cells(settings, world)
+        self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self.cells.values() for brief in briefs}
         self._messages: dict[str, tuple[BankMessage, ...]] = {}
         self._unkept: set[str] = set()
         self.uses: Counter[str] = Counter()
@@ -92,26 +100,32 @@ class Bank:
         return len(self._messages)
 
     async def fill(self) -> None:
-        """Writes what is missing and stores it. It never gives up on an outage of the shield or of Redis."""
+        """Writes until each brief has a message, then until each has as many as are wanted, and stores them.
+
+        It never gives up on an outage of the shield or of Redis.
+        """
         started = time.monotonic()
         for round_number in range(MAX_ROUNDS):
-            for cell, briefs in self._cells.items():
-                missing = [brief for brief in briefs if brief.key not in self._messages]
-                if missing:
-                    await self._fill_cell_or_wait(cell, missing, round_number)
+            await self._fill_round(round_number, enough=1)
         self.filling = False
         metrics.FILL_SECONDS.set(time.monotonic() - started)
         log.info("bank.filled", briefs=self.briefs_filled, wanted=len(self.wanted), version=self.version)
+        for round_number in range(MAX_ROUNDS, MAX_ROUNDS + TOP_UP_ROUNDS):
+            await self._fill_round(round_number, enough=self._settings.messages_per_brief)
         while self._unkept:
             await asyncio.sleep(RETRY_S)
             await self._keep()
 
-    async def _fill_cell_or_wait(self, cell: Cell, briefs: list[Brief], round_number: int) -> None:
-        try:
-            await self._fill_cell(cell, briefs, round_number)
-        except EngineFailed as error:
-            log.warning("bank.not_written", cell=str(cell), reason=str(error))
-            await asyncio.sleep(RETRY_S)
+    async def _fill_round(self, round_number: int, *, enough: int) -> None:
+        for cell, briefs in self.cells.items():
+            short = [brief for brief in briefs if len(self._messages.get(brief.key, ())) < enough]
+            if not short:
+                continue
+            try:
+                await self._fill_cell(cell, short, round_number)
+            except EngineFailed as error:
+                log.warning("bank.not_written", cell=str(cell), reason=str(error))
+                await asyncio.sleep(RETRY_S)
 
     async def _fill_cell(self, cell: Cell, briefs: list[Brief], round_number: int) -> None:
         book = self._books[cell.language]
@@ -119,13 +133,17 @@ class Bank:
         seed = int.from_bytes(hashlib.sha256(f"{self._seed}|{cell}|{round_number}".encode()).digest()[:4])
         bodies = ranked_bodies(await self._engine.write(prompts(book, cell, count), seed), book, cell)
         for brief in briefs:
-            if kept := await self._admit(book, brief, bodies):
-                self._messages[brief.key] = kept
+            if new := await self._admitted(book, brief, bodies):
+                self._messages[brief.key] = self._best({*self._messages.get(brief.key, ()), *new})
                 self._unkept.add(brief.key)
                 metrics.BRIEFS.set(self.briefs_filled)
         await self._keep()
 
-    async def _admit(self, book: MessageBook, brief: Brief, bodies: Mapping[str, float]) -> tuple[BankMessage, ...]:
+    def _best(self, messages: Iterable[BankMessage]) -> tuple[BankMessage, ...]:
+        ranked = sorted(messages, key=lambda message: (-message.score, message.message_id))
+        return tuple(ranked[: self._settings.messages_per_brief])
+
+    async def _admitted(self, book: MessageBook, brief: Brief, bodies: Mapping[str, float]) -> tuple[BankMessage, ...]:
         """The best drafts that pass the shield, at most as many as are wanted."""
         kept: list[BankMessage] = []
         for text, score in bodies.items():

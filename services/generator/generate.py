@@ -60,8 +60,8 @@ class Writer:
 
     async def warm_up(self) -> None:
         """Writes once for nobody, so that the engine's speed is known before the first request."""
-        language, book = next(iter(self.books.items()))
-        cell = Cell(SEGMENTS[0], self.world.offers[0].purpose, language)
+        cell = next(iter(self.bank.cells))
+        book = self.books[cell.language]
         try:
             await self.engine.write(prompts(book, cell, SMALL_WRITE), seed=0)
         except EngineFailed as error:
@@ -69,10 +69,10 @@ class Writer:
 
     async def _write_now(self, brief: Brief, seed: int, time_left_s: float) -> str | None:
         """A draft that the model writes for this request, or None where the time or the text is not enough."""
-        if self.engine.expected_s * MARGIN > time_left_s:
-            return None
         book = self.books[brief.language]
         cell = Cell(brief.segment, self.world.offer(brief.offer).purpose, brief.language)
+        if cell not in self.bank.cells or self.engine.expected_s * MARGIN > time_left_s:
+            return None
         try:
             candidates = await self.engine.write(prompts(book, cell, SMALL_WRITE), seed % 2**31)
             for body in ranked_bodies(candidates, book, cell):

