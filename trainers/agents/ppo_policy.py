@@ -15,10 +15,11 @@ from typing import Annotated
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from churnsaver.domain.actions import ActionSpace
+from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.domain.world import Fraction, Frozen, World
 from trainers.agents.lagrangian import Lagrangian, LagrangianSettings
@@ -62,6 +63,7 @@ class PpoSettings(Frozen):
     target_kl: Positive
     epochs: PositiveInt
     minibatches: PositiveInt
+    idle_share: Annotated[float, Field(gt=0, le=1)]
     lagrangian: LagrangianSettings
     presets: Presets
 
@@ -143,12 +145,13 @@ def update(
     advantages = torch.from_numpy(combined.astype(np.float32))
     network.reward_critic.follow(batch.returns[:, :1])
     network.cost_critic.follow(batch.returns[:, 1:])
+    kept, weights = thin_idle(batch.actions.numpy(), settings.idle_share, rng)
     entropies, divergences = [0.0], [0.0]
     for _ in range(settings.epochs):
         entropies, divergences = [], []
-        order = torch.from_numpy(rng.permutation(len(advantages)))
+        order = torch.from_numpy(rng.permutation(kept))
         for rows in order.chunk(settings.minibatches):
-            loss, entropy, approx_kl = _loss(network, batch, advantages, rows, settings, entropy_coefficient)
+            loss, entropy, approx_kl = _loss(network, batch, advantages, weights, rows, settings, entropy_coefficient)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
@@ -160,30 +163,45 @@ def update(
     return float(np.mean(entropies)), float(np.mean(divergences))
 
 
+def thin_idle(
+    actions: NDArray[np.int64], idle_share: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], Tensor]:
+    """Rows to learn from, and the weight of every row (k,): few decisions contact, and most others teach little.
+
+    All contacts are kept, and an idle decision with probability `idle_share` and weight 1 / `idle_share`
+    (importance sampling), so that a mean over the kept rows estimates the mean over all.
+    """
+    idle = actions == NO_CONTACT
+    kept = np.flatnonzero(~idle | (rng.random(len(actions)) < idle_share))
+    weights = np.where(idle, 1.0 / idle_share, 1.0)
+    return kept, torch.from_numpy((weights / weights[kept].mean()).astype(np.float32))
+
+
 def _loss(
     network: ActorCritic,
     batch: Batch,
     advantages: Tensor,
+    weights: Tensor,
     rows: Tensor,
     settings: PpoSettings,
     entropy_coefficient: float,
 ) -> tuple[Tensor, float, float]:
     """The loss of one minibatch, with its entropy and approximate KL."""
-    observations, actions = batch.observations[rows], batch.actions[rows]
+    observations, actions, weight = batch.observations[rows], batch.actions[rows], weights[rows]
     # The mask of the rollout, not a new one: the ratio compares the same two policies.
     log_probs = masked_log_probs(network.actor(observations), batch.allowed[rows])
     log_ratio = log_probs.gather(1, actions[:, None]).squeeze(1) - batch.log_probs[rows]
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1.0 - settings.clip_epsilon, 1.0 + settings.clip_epsilon)
-    surrogate = torch.min(ratio * advantages[rows], clipped * advantages[rows]).mean()
-    entropy = -(log_probs.exp() * log_probs).sum(dim=1).mean()
+    surrogate = (weight * torch.min(ratio * advantages[rows], clipped * advantages[rows])).mean()
+    entropy = -(weight * (log_probs.exp() * log_probs).sum(dim=1)).mean()
 
     targets = batch.returns[rows]
     reward_error = network.reward_critic(observations) - network.reward_critic.normalise(targets[:, :1])
     cost_error = network.cost_critic(observations) - network.cost_critic.normalise(targets[:, 1:])
-    value_loss = reward_error.square().mean() + cost_error.square().mean()
+    value_loss = (weight[:, None] * reward_error.square()).mean() + (weight[:, None] * cost_error.square()).mean()
 
     loss = -surrogate - entropy_coefficient * entropy + settings.value_coefficient * value_loss
     # Schulman's low-variance estimator, http://joschu.net/blog/kl-approx.html
-    approx_kl = ((ratio - 1.0) - log_ratio).mean().item()
+    approx_kl = (weight * ((ratio - 1.0) - log_ratio)).mean().item()
     return loss, entropy.item(), approx_kl
