@@ -235,7 +235,7 @@ async def test_offensive_name_is_left_out(gateway: Gateway) -> None:
     """A name that the shield blocks does not keep the customer from the approved text."""
     gateway.shield.forbidden = {"Zounds"}
     answer = (await retain(gateway, body(first_name="Zounds"))).json()
-    assert answer["message"]["text"].startswith("Hi there,")
+    assert answer["message"]["text"].startswith("Hi there!")
 
 
 async def test_nothing_passes_means_nobody_is_contacted(gateway: Gateway) -> None:
