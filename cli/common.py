@@ -38,6 +38,14 @@ def emit(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:
     stdout.print(table)
 
 
+def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, names joined by dots, for a person's table."""
+    flat: dict[str, Any] = {}
+    for name, value in result.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
 def progress() -> Progress:
     """A progress bar on standard error; it draws nothing where that is no terminal."""
     return Progress(

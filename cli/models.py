@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.apps import eval_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from churnsaver.checkpoints import Manifest
     from trainers.data import Dataset
@@ -107,7 +107,7 @@ def eval_risk(
     )
     if out is not None:
         write_report(out, f"Churn risk on {data.name}", report.result, [reliability_plot(report.reliability)])
-    emit(report.result if as_json else _flat(report.result), as_json=as_json, title="Churn risk")
+    emit(report.result if as_json else flatten(report.result), as_json=as_json, title="Churn risk")
     if gate and report.result["missed"]:
         raise GateFailed("; ".join(report.result["missed"]))
 
@@ -147,11 +147,3 @@ def _held_out(dataset: Dataset, checkpoint: Path | None, rows: Rows, seed: int) 
     chosen = dataset if rows is Rows.ALL else dataset.take(Part.TEST)
     require_rows(chosen, Role.LABEL, MIN_TEST_ROWS)
     return evaluate_checkpoint(model, scorecard, chosen, seed)
-
-
-def _flat(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined by dots, for a person's table."""
-    flat: dict[str, Any] = {}
-    for name, value in result.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from churnsaver.errors import GateFailed
 from cli.apps import eval_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress, stderr
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
 
 DataOption = Annotated[Path, typer.Option("--data", help="Customers: a CSV, or what `data prepare` wrote.")]
 SchemaOption = Annotated[Path | None, typer.Option("--schema", help="Their schema; not needed for prepared data.")]
@@ -70,7 +70,8 @@ def eval_policy(
     schema: SchemaOption = None,
     risk: RiskOption,
     accept: AcceptOption,
-    campaigns: Annotated[int, typer.Option("--campaigns", min=1, help="Campaigns to play, each of 56 epochs.")] = 12,
+    campaigns: Annotated[int, typer.Option("--campaigns", min=1, help="Campaigns that each policy plays.")] = 16,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
@@ -86,18 +87,31 @@ def eval_policy(
     from trainers.data import Part
     from trainers.data.load import load_dataset_as
     from trainers.env.params import load_dynamics, load_soft_limits
-    from trainers.eval.policy import evaluate_policy, missed_targets
+    from trainers.eval.policy import evaluate_policy
+    from trainers.eval.policy_plots import policy_plots
+    from trainers.eval.report import write_report
 
     world, params = load_world(), load_dynamics()
-    policy = OnnxPolicy.from_checkpoint(open_checkpoint(checkpoint, POLICY_KIND))
+    opened = open_checkpoint(checkpoint, POLICY_KIND)
+    policy = OnnxPolicy.from_checkpoint(opened)
     policy.require_world(world)
+    policy.check_golden(opened)
     dataset = load_dataset_as(data, schema).take(Part.TEST)
     population, _ = score_population(dataset, world, params, risk, accept, seed)
-    with stderr.status("playing campaigns"):
-        report: dict[str, Any] = evaluate_policy(
-            world, params, load_soft_limits(), population, policy, campaigns=campaigns, seed=seed
+    with progress() as bar:
+        task = bar.add_task("playing campaigns", total=3 * campaigns)
+        report = evaluate_policy(
+            world,
+            params,
+            load_soft_limits(),
+            population,
+            policy,
+            campaigns=campaigns,
+            seed=seed,
+            advance=lambda: bar.advance(task),
         )
-    missed = missed_targets(report)
-    emit({**report, "missed": missed}, as_json=as_json, title="Policy")
-    if missed and gate:
-        raise GateFailed("; ".join(missed))
+    if out is not None:
+        write_report(out, f"Policy {opened.version} on {data.name}", report, policy_plots(report))
+    emit(report if as_json else flatten(report), as_json=as_json, title="Policy")
+    if report["missed"] and gate:
+        raise GateFailed("; ".join(report["missed"]))

@@ -3,7 +3,7 @@
 A step is one epoch (24 h). Each customer is decided about at a random local hour of that day, so the time
 between two decisions varies and a contact that was booked ahead may still lie ahead of the next decision.
 
-Money. A customer who stays the day earns its margin; whoever leaves earns nothing more; whoever is there at
+Money. A customer who stays the epoch earns its margin, whoever leaves in it half of that; whoever is there at
 the end is worth `stay_value_usd`: the margin expected over the rest of the horizon. The same closed form is
 the potential Φ of potential-based shaping (Ng, Harada & Russell 1999), so the reward of a step is
 
@@ -48,6 +48,7 @@ from trainers.env.response import (
 
 Bools = NDArray[np.bool_]
 MIN_RISK = 1e-4  # a customer without any hazard would divide by zero
+LEAVERS_LOSE_OF_EPOCH = 0.5  # who leaves does so half way through the epoch, on average
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +308,8 @@ class Campaign:
         penalties = costs[:, 0] + self._params.opt_out_penalty_usd * costs[:, 3]
         self._move_on(churned, uniforms[3])
         reward = np.where(decided, reward, 0.0)
-        cash = np.where(self.active, self._margin_per_day * self._epoch_days, 0.0) - penalties
+        stayed = decided - LEAVERS_LOSE_OF_EPOCH * churned
+        cash = stayed * self._margin_per_day * self._epoch_days - penalties
         refused = wanted & ~contacted
         return StepOutcome(reward, cash, costs, decided, contacted, refused, accepted, opted_out, churned)
 
@@ -372,7 +374,8 @@ class Campaign:
         factor = share * before.factor + (1.0 - share) * after.factor
         leave = -np.expm1(-hazard * factor * self._epoch_days)
         later = stay_value_usd(margin, hazard, *after.passed(self._epoch_days), self._days_left(self.epoch + 1))
-        return (1.0 - leave) * (margin * self._epoch_days + later) - self._potential[who], leave
+        stayed = 1.0 - LEAVERS_LOSE_OF_EPOCH * leave
+        return stayed * margin * self._epoch_days + (1.0 - leave) * later - self._potential[who], leave
 
     def _expected_reward(self, who: Ints, response: Response, before: HazardState, send_share: Floats) -> Floats:
         """The step's reward of the contacted `who`, (k,), expected over acceptance and opt-out."""
