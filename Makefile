@@ -53,7 +53,7 @@ $(STATE)/data/simulated/customers.csv: | $(SETUP)
 
 $(CONTACTS): $(STATE)/data/simulated/customers.csv  # written together
 
-$(MODEL): | $(SETUP)
+$(MODEL): trainers/language_model/prepare.py configs/serve.yaml | $(SETUP)
 	$(RUN) model prepare
 	@touch $@
 
