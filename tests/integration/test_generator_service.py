@@ -99,6 +99,7 @@ def real_engine() -> Iterator[InProcessEngine]:
     engine.close()
 
 
+@pytest.mark.stack
 async def test_the_real_engine_writes_the_same_for_a_seed_whatever_came_before(real_engine: InProcessEngine) -> None:
     """Law 8; and four texts of other seeds are other texts."""
     asked = prompts(load_message_books()["en"], CELL, 4)
@@ -108,6 +109,7 @@ async def test_the_real_engine_writes_the_same_for_a_seed_whatever_came_before(r
     assert 0 < real_engine.expected_s < 60
 
 
+@pytest.mark.stack
 async def test_the_real_engine_begins_as_asked_and_writes_usable_bodies(real_engine: InProcessEngine) -> None:
     """Each text holds its opening, alone or in a batch, and some pass the rules."""
     book = load_message_books()["en"]
@@ -120,6 +122,7 @@ async def test_the_real_engine_begins_as_asked_and_writes_usable_bodies(real_eng
     assert alone.text.startswith(asked[2].opening)
 
 
+@pytest.mark.stack
 async def test_the_real_engine_stops_when_nobody_waits(real_engine: InProcessEngine) -> None:
     """A call whose deadline has passed frees the worker for the next one."""
     asked = prompts(load_message_books()["en"], CELL, 16)
