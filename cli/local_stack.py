@@ -167,7 +167,7 @@ class LocalStack:
             "--port": port,
             "--dir": str(folder),
             "--appendonly": "yes",
-            "--appendfsync": "everysec",
+            "--appendfsync": "always",  # what was answered survives a kill and a power loss (docs/adr/0005)
             "--save": "",
             "--maxmemory-policy": "noeviction",
         }

@@ -62,8 +62,6 @@ class Decider:
             multipliers=self._models.policy.multipliers,
             versions=self._versions,
             sha256=self._sha256,
-            monthly_usd=customer.monthly_usd[0],
-            tenure_months=customer.tenure_months[0],
         )
 
     def _features(self, attributes: dict[str, Scalar]) -> CustomerFeatures:

@@ -18,7 +18,7 @@ import structlog
 
 from churnsaver.errors import BadInput
 from services.gateway import ledger as keys
-from services.gateway.ledger import LedgerUnavailable, RedisLedger, available
+from services.gateway.ledger import LedgerUnavailable, RedisLedger, Unsent, available
 
 log = structlog.get_logger()
 
@@ -33,16 +33,21 @@ class Journal:
             self._facts = (folder / "facts.jsonl").open("ab+", buffering=0)
         except OSError as error:
             raise BadInput(f"{folder}: the journal cannot be written ({error.strerror}); set state_dir") from None
+        self._waiting = {unsent.key: unsent for unsent in self.unsent()}
 
     def close(self) -> None:
         """Nothing can be added after this."""
         self._unsent.close()
         self._facts.close()
 
-    def add_unsent(self, decision_id: str, record: bytes, answer: bytes) -> None:
-        """Keeps the record of a decision that Redis could not take."""
-        line = {"decision_id": decision_id, "record": record.decode(), "answer": answer.decode()}
-        self._unsent.write(orjson.dumps(line) + b"\n")
+    def add_unsent(self, unsent: Unsent) -> None:
+        """Keeps a decision that Redis could not take; a replay of its key gets its answer from here."""
+        self._unsent.write(orjson.dumps(unsent.model_dump()) + b"\n")
+        self._waiting[unsent.key] = unsent
+
+    def waiting(self, key: str) -> Unsent | None:
+        """The decision under an idempotency key that is not in Redis yet."""
+        return self._waiting.get(key)
 
     def add_contact(self, ref: str, campaign: str, decision_id: str, send_at_ms: int, cents: int) -> None:
         """Remembers a booked contact."""
@@ -64,15 +69,18 @@ class Journal:
         kept = [fact for fact in self.facts() if ref not in (fact.get("contact"), fact.get("cancelled"))]
         _rewrite(self._facts, kept)
 
-    def unsent(self) -> list[dict[str, str]]:
-        return list(_lines(self._unsent))
+    def unsent(self) -> list[Unsent]:
+        """Everything that waits for Redis, oldest first."""
+        return [Unsent.model_validate(line) for line in _lines(self._unsent)]
 
     def facts(self) -> list[dict[str, Any]]:
         return list(_lines(self._facts))
 
     def drop_unsent(self, count: int) -> None:
         """Forgets the oldest `count` records, which are in Redis now."""
-        _rewrite(self._unsent, self.unsent()[count:])
+        remaining = self.unsent()[count:]
+        _rewrite(self._unsent, [unsent.model_dump() for unsent in remaining])
+        self._waiting = {unsent.key: unsent for unsent in remaining}
 
 
 async def keep_ledger(ledger: RedisLedger, journal: Journal, every_s: float = 0.5) -> None:
@@ -114,8 +122,8 @@ async def rebuild(ledger: RedisLedger, journal: Journal) -> None:
 async def send_unsent(ledger: RedisLedger, journal: Journal) -> None:
     """Sends journaled records to Redis, oldest first."""
     waiting = journal.unsent()
-    for line in waiting:
-        await ledger.record_offline(line["decision_id"], line["record"].encode(), line["answer"].encode())
+    for unsent in waiting:
+        await ledger.record_offline(unsent)
     if waiting:
         journal.drop_unsent(len(waiting))
         log.info("journal.sent", records=len(waiting))

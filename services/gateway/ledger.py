@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from churnsaver.domain.observation import HISTORY_HOURS
-from churnsaver.domain.world import HOURS_PER_WEEK, World
+from churnsaver.domain.world import HOURS_PER_WEEK, Frozen, World
 
 MS_PER_HOUR = 3_600_000
 GENERATION = "cs:generation"
@@ -95,6 +95,17 @@ class Booking:
     answer_if_refused: bytes
 
 
+class Unsent(Frozen):
+    """A decision that was made while Redis was away, as the journal keeps it."""
+
+    key: str
+    body_sha: str
+    customer_ref: str
+    decision_id: str
+    record: str
+    answer: str
+
+
 class Ledger(Protocol):
     """What the story of a request needs of the ledger; `RedisLedger` is the real one."""
 
@@ -102,7 +113,7 @@ class Ledger(Protocol):
 
     async def book(self, claim: Claim, booking: Booking) -> tuple[str, bytes]: ...
 
-    async def store_answer(self, key: str, answer: bytes) -> None: ...
+    async def store_answer(self, claim: Claim, answer: bytes) -> None: ...
 
 
 class RedisLedger:
@@ -197,19 +208,31 @@ class RedisLedger:
             raise InFlight
         return status.decode(), rest[0]
 
-    async def store_answer(self, key: str, answer: bytes) -> None:
-        """Makes `answer` what a replay of `key` returns."""
+    async def store_answer(self, claim: Claim, answer: bytes) -> None:
+        """Makes `answer` what a replay of the claimed key returns, until the customer is erased."""
+        key = idempotency_key(claim.key)
         async with available(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(idempotency_key(key), "answer", answer)
-            pipe.expire(idempotency_key(key), self._idempotency_s)
+            pipe.hset(key, "answer", answer)
+            pipe.expire(key, self._idempotency_s)
+            pipe.sadd(customer_key(claim.customer_ref), key)
+            pipe.expire(customer_key(claim.customer_ref), self._record_s)
             await pipe.execute()
 
-    async def record_offline(self, decision_id: str, record: bytes, answer: bytes) -> None:
-        """Adds the record of a decision that was made while Redis was away."""
+    async def record_offline(self, unsent: Unsent) -> None:
+        """Adds a decision that was made while Redis was away: its record, and its answer under its key.
+
+        A key that was answered before keeps its first answer.
+        """
+        key, decision = idempotency_key(unsent.key), decision_key(unsent.decision_id)
         async with available(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(decision_key(decision_id), mapping={"record": record, "answer": answer, "booking": "none"})
-            pipe.expire(decision_key(decision_id), self._record_s)
-            pipe.xadd(OUTBOX, {"decision": decision_id})
+            pipe.hset(decision, mapping={"record": unsent.record, "answer": unsent.answer, "booking": "none"})
+            pipe.expire(decision, self._record_s)
+            pipe.hsetnx(key, "body", unsent.body_sha)
+            pipe.hsetnx(key, "answer", unsent.answer)
+            pipe.expire(key, self._idempotency_s)
+            pipe.sadd(customer_key(unsent.customer_ref), key, decision)
+            pipe.expire(customer_key(unsent.customer_ref), self._record_s)
+            pipe.xadd(OUTBOX, {"decision": unsent.decision_id})
             await pipe.execute()
 
     async def is_lost(self) -> bool:

@@ -49,6 +49,7 @@ from services.gateway.ledger import (
     LedgerUnavailable,
     Snapshot,
     StoredAnswer,
+    Unsent,
 )
 from services.gateway.problems import Problem, invalid
 
@@ -99,9 +100,11 @@ class Retention:
             now_ms=case.now_ms,
         )
         try:
+            if (waiting := self._journal.waiting(case.key)) is not None:
+                return self._replay_waiting(claim, waiting)
             claimed = await self._ledger.claim(claim)
             if isinstance(claimed, StoredAnswer):
-                return await self._answer_again(case, claimed)
+                return await self._answer_again(claim, case, claimed)
             state = self._contact_state(case, claimed)
             choice = await self._decide(case, state)
             written = await self._write_and_review(case, choice)
@@ -120,7 +123,7 @@ class Retention:
                 retry_after_s=1,
             ) from None
         except LedgerUnavailable:
-            return self._answer_without_ledger(case)
+            return self._answer_without_ledger(claim, case)
 
     # -- validate and open -------------------------------------------------------------------------
 
@@ -326,7 +329,7 @@ class Retention:
         )
         status, stored = await self._ledger.book(claim, booking)
         if status == "standing":
-            return await self._answer_again(case, StoredAnswer(stored, standing=True))
+            return await self._answer_again(claim, case, StoredAnswer(stored, standing=True))
         if status == "booked" and send_at_ms is not None:
             self._journal.add_contact(
                 case.customer_ref, case.request.campaign, case.decision_id, send_at_ms, choice.reserved_cents
@@ -334,17 +337,24 @@ class Retention:
         metrics.count(answer, status)
         return stored
 
-    async def _answer_again(self, case: Case, stored: StoredAnswer) -> bytes:
+    async def _answer_again(self, claim: Claim, case: Case, stored: StoredAnswer) -> bytes:
         """A replay returns the first answer as it was; a standing decision answers under the new request's id."""
         if not stored.standing:
             metrics.REPEATS.labels("replay").inc()
             return stored.body
         metrics.REPEATS.labels("standing").inc()
         answer = orjson.dumps(orjson.loads(stored.body) | {"request_id": case.request_id})
-        await self._ledger.store_answer(case.key, answer)
+        await self._ledger.store_answer(claim, answer)
         return answer
 
-    def _answer_without_ledger(self, case: Case) -> bytes:
+    def _replay_waiting(self, claim: Claim, waiting: Unsent) -> bytes:
+        """A replay of what was answered without the ledger, before Redis knows of it."""
+        if waiting.body_sha != claim.body_sha:
+            raise KeyMismatch
+        metrics.REPEATS.labels("replay").inc()
+        return waiting.answer.encode()
+
+    def _answer_without_ledger(self, claim: Claim, case: Case) -> bytes:
         """Nothing can be booked, so nobody is contacted; the record waits in the journal."""
         case.baseline_reason, case.arm = BaselineReason.LEDGER_UNAVAILABLE, Arm.BASELINE
         # Not the id that a script may have booked under before its reply was lost.
@@ -353,7 +363,17 @@ class Retention:
         choice, written = self._baseline(case, state), Written(None, SafetyBody())
         answer = build_answer(self.world, self.actions, case, choice, written)
         body = dump(answer)
-        self._journal.add_unsent(case.decision_id, build_record(case, state, choice, written, None), body)
+        record = build_record(case, state, choice, written, None)
+        self._journal.add_unsent(
+            Unsent(
+                key=case.key,
+                body_sha=claim.body_sha,
+                customer_ref=case.customer_ref,
+                decision_id=case.decision_id,
+                record=record.decode(),
+                answer=body.decode(),
+            )
+        )
         metrics.count(answer, "journaled")
         return body
 

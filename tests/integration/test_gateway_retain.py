@@ -279,6 +279,31 @@ async def test_redis_down_means_no_contact_and_a_journaled_record(
     assert gateway.journal.unsent() == []
 
 
+async def test_an_answer_given_without_redis_is_replayed_too(gateway: Gateway, redis_instance: RedisServer) -> None:
+    """During the outage, before and after the journal is sent on: one key, one answer, and it can be erased."""
+    redis_instance.kill()
+    first = await retain(gateway, body())
+    during = await retain(gateway, body())
+    other_body = await retain(gateway, body(first_name="Bo"))
+    redis_instance.start()
+    before_sending = await retain(gateway, body())
+    await send_unsent(gateway.ledger, gateway.journal)
+    after = await retain(gateway, body())
+    assert first.content == during.content == before_sending.content == after.content
+    assert other_body.status_code == 422
+    await gateway.records.erase("c1")
+    assert not await gateway.redis.keys("cs:decision:*")
+    assert not await gateway.redis.keys("cs:idempotency:*")
+
+
+async def test_erasure_reaches_answers_to_polls(gateway: Gateway) -> None:
+    """A poll's own copy of the standing answer holds the customer's name too."""
+    await retain(gateway, body(request_id="k1"))
+    await retain(gateway, body(request_id="k2"))
+    await gateway.records.erase("c1")
+    assert not await gateway.redis.keys("cs:idempotency:*")
+
+
 async def test_redis_without_its_data_is_closed_until_rebuilt(gateway: Gateway) -> None:
     """Failure table, row data lost: nobody is contacted until opt-outs and contacts are known again."""
     contacted = (await retain(gateway, body("c1", "r1"))).json()

@@ -255,8 +255,6 @@ class DecideResponse(_message.Message):
     MULTIPLIERS_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
-    MONTHLY_USD_FIELD_NUMBER: _builtins.int
-    TENURE_MONTHS_FIELD_NUMBER: _builtins.int
     action: _builtins.int
     """Index of the drawn joint action; 0 is "do not contact"."""
     contact: _builtins.bool
@@ -275,10 +273,6 @@ class DecideResponse(_message.Message):
     """What booking the action reserves, in cents."""
     mask_reasons: _builtins.bytes
     """Reason for each joint action, in order, as `churnsaver.domain.eligibility.Reason`; 0 is allowed."""
-    monthly_usd: _builtins.float
-    """Monthly charge that the schema's revenue role gave, in dollars."""
-    tenure_months: _builtins.float
-    """Tenure that the schema's tenure role gave, in months."""
     @_builtins.property
     def masked_offers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Offers that no delay allows, with the reason."""
@@ -316,12 +310,10 @@ class DecideResponse(_message.Message):
         multipliers: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         sha256: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
-        monthly_usd: _builtins.float = ...,
-        tenure_months: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "contact", b"contact", "delay_hours", b"delay_hours", "expected_value_usd", b"expected_value_usd", "mask_reasons", b"mask_reasons", "masked_offers", b"masked_offers", "monthly_usd", b"monthly_usd", "multipliers", b"multipliers", "observation", b"observation", "offer", b"offer", "propensity", b"propensity", "reserved_cents", b"reserved_cents", "risk", b"risk", "sha256", b"sha256", "tenure_months", b"tenure_months", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "contact", b"contact", "delay_hours", b"delay_hours", "expected_value_usd", b"expected_value_usd", "mask_reasons", b"mask_reasons", "masked_offers", b"masked_offers", "multipliers", b"multipliers", "observation", b"observation", "offer", b"offer", "propensity", b"propensity", "reserved_cents", b"reserved_cents", "risk", b"risk", "sha256", b"sha256", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
