@@ -18,6 +18,10 @@ from grpc_tools import protoc
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 STUBS = ROOT / "churnsaver" / "rpc" / "stubs"
+# protoc searches PATH for its plugins; those of this environment are meant, active or not.
+PLUGINS = [
+    f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")
+]
 # protoc imports by proto path; the stubs live inside a package of their own.
 IMPORT = re.compile(r"^(from|import) churnsaver\.(\w+)\.(v\d+)", re.MULTILINE)
 
@@ -28,7 +32,7 @@ def generate(destination: Path) -> None:
     with tempfile.TemporaryDirectory() as raw:
         outputs = [f"--{kind}_out={raw}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
         include = Path(protoc.__file__).parent / "_proto"
-        if protoc.main(["protoc", f"-I{PROTOS}", f"-I{include}", *outputs, *sources]) != 0:
+        if protoc.main(["protoc", f"-I{PROTOS}", f"-I{include}", *PLUGINS, *outputs, *sources]) != 0:
             sys.exit("protoc failed; its message stands above")
         for path in sorted((Path(raw) / "churnsaver").rglob("*.py*")):
             target = destination / path.relative_to(Path(raw) / "churnsaver")
