@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, RedisDsn, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from churnsaver.domain.message import MessageBook
@@ -96,7 +96,7 @@ class ShieldSettings(RpcServiceSettings):
 
 
 class RedisSettings(Frozen):
-    url: str
+    url: RedisDsn
 
 
 class Addresses(Frozen):

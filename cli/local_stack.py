@@ -78,7 +78,8 @@ class LocalStack:
     def address(self, name: str) -> str:
         """Where a service listens."""
         if name == "redis":
-            return self._settings.redis.url.split("//")[-1].split("/")[0]
+            url = self._settings.redis.url
+            return f"{url.host}:{url.port}"
         section = getattr(self._settings, name)
         return f"{section.host}:{section.port}"
 
@@ -146,13 +147,11 @@ class LocalStack:
         known = self._known()
         running = known.pop(name, None)
         process = running.process() if running else None
-        if process is not None:
+        if running is not None and process is not None:
             process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except psutil.TimeoutExpired:
+            if not _ended(running, STOP_TIMEOUT_S):
                 process.kill()
-                process.wait(STOP_TIMEOUT_S)
+                _ended(running, STOP_TIMEOUT_S)
         self._remember(known)
         return process is not None
 
@@ -253,6 +252,14 @@ class LocalStack:
         beside = self._file.with_suffix(".new")
         beside.write_text(json.dumps({name: asdict(running) for name, running in known.items()}))
         beside.replace(self._file)
+
+
+def _ended(running: Running, timeout_s: float) -> bool:
+    """Waits until the process has ended; one that nobody reaps, as in many containers, has ended too."""
+    deadline = time.monotonic() + timeout_s
+    while running.process() is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return running.process() is None
 
 
 def redis_server() -> str:

@@ -55,7 +55,7 @@ def open_redis(settings: ServeSettings) -> Redis:
     """
     timeout_s = settings.gateway.ledger_timeout_ms / 1000.0
     return Redis.from_url(
-        settings.redis.url,
+        str(settings.redis.url),
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),

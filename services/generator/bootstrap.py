@@ -28,7 +28,7 @@ async def main() -> None:
     settings, world, books = load_serve_settings(), load_world(), load_message_books()
     chosen = settings.generator
     engine = InProcessEngine(model_folder(settings.models, chosen.model, chosen.quantization), chosen)
-    redis = Redis.from_url(settings.redis.url, socket_timeout=2.0)
+    redis = Redis.from_url(str(settings.redis.url), socket_timeout=2.0)
     shield = open_channel(settings.addresses.shield)
     review = ShieldReview(shield)
     bank = Bank(chosen, world, books, engine, review, redis, seed=settings.seed)
