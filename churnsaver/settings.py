@@ -99,6 +99,20 @@ class RedisSettings(Frozen):
     url: RedisDsn
 
 
+class EventsSettings(Frozen):
+    """Where events about checkpoints go.
+
+    Attributes:
+        project: the Google Cloud project.
+        topic: the topic's name in it.
+        embedded: host:port of the local stack's own Pub/Sub; null for the real service.
+    """
+
+    project: str
+    topic: str
+    embedded: str | None
+
+
 class Addresses(Frozen):
     """Where the gateway and the generator find the others, as gRPC targets."""
 
@@ -122,6 +136,7 @@ class ServeSettings(BaseSettings):
     generator: GeneratorSettings
     shield: ShieldSettings
     redis: RedisSettings
+    events: EventsSettings
     addresses: Addresses
     force_baseline: Annotated[bool, Field(validation_alias="FORCE_BASELINE")] = False
 

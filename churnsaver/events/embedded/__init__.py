@@ -1,0 +1,10 @@
+"""A server of google.pubsub.v1 for one machine: the local stack's Pub/Sub, without Docker, Java or the cloud.
+
+`python -m churnsaver.events.embedded` serves topics, subscriptions (pull, streaming pull, push), ordering
+keys, filters, dead letters, retry policies, exactly-once acknowledgements, snapshots and seek to Google's
+own clients. Whatever it acknowledges is on the disk first. It has no schemas, no access control, no
+retention on topics and no export; what it does not have it refuses with UNIMPLEMENTED.
+
+To read it: `subscription.py` is what one subscription knows of its messages, `state.py` everything that
+outlives a restart and how it changes, `broker.py` the calls, `journal.py` the disk, `servicer.py` gRPC.
+"""
