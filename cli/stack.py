@@ -36,7 +36,7 @@ def up(
     stack = LocalStack(settings)
     with stderr.status("starting") as line:
         started = stack.up(line.update)
-    _set_switch_if_unknown(stack.gateway_url)
+    _set_switch_if_unset(stack.gateway_url)
     if wait_for_bank:
         _wait_for_bank(settings)
     result = {"gateway_url": stack.gateway_url, "started": started, "logs": str(stack.logs)}
@@ -114,24 +114,32 @@ def gateway_url(url: str | None) -> str:
 def _gateway(method: str, url: str | None, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """Calls the kill switch's route; BadInput with the gateway's own words where it refuses."""
     base = gateway_url(url)
-    try:
-        response = httpx.request(method, f"{base}/v1/kill-switch", json=body, timeout=5.0)
-    except httpx.HTTPError as error:
-        raise BadInput(f"{base}: the gateway does not answer ({error}); run `churn-saver up`") from None
+    response = _kill_switch(method, base, json=body)
     if response.is_error:
         raise BadInput(f"{base}: {response.json()['detail']}")
     answer: dict[str, Any] = response.json()
     return answer
 
 
-def _set_switch_if_unknown(url: str) -> None:
-    """A switch that was never set means baseline (law 5), so a new stack sets it."""
-    deadline = time.monotonic() + 5.0
-    while _gateway("GET", url)["state"] == "unknown" and time.monotonic() < deadline:
-        # Give a fresh gateway the time of one poll to find the key that an earlier `up` set.
-        time.sleep(0.3)
-        if _gateway("GET", url)["state"] == "unknown":
-            _gateway("PUT", url, {"state": "off", "reason": "first start of the local stack"})
+def _kill_switch(method: str, base: str, **options: Any) -> httpx.Response:
+    try:
+        return httpx.request(method, f"{base}/v1/kill-switch", timeout=5.0, **options)
+    except httpx.HTTPError as error:
+        raise BadInput(f"{base}: the gateway does not answer ({error}); run `churn-saver up`") from None
+
+
+def _set_switch_if_unset(url: str) -> None:
+    """A switch that was never set means baseline (law 5), so a new stack sets it; a lost state is a person's to set."""
+    body = {"state": "off", "reason": "first start of the local stack"}
+    answer = _kill_switch("PUT", url, json=body, headers={"If-None-Match": "*"})
+    if answer.status_code != httpx.codes.PRECONDITION_FAILED:
+        if answer.is_error:
+            raise BadInput(f"{url}: {answer.json()['detail']}")
+    elif _gateway("GET", url)["state"] == "unknown":
+        stderr.print(
+            "[yellow]the kill switch had a state that is lost or unreadable, so customers get the baseline or nothing; "
+            'to let the policy serve: churn-saver kill off --reason "…"[/yellow]'
+        )
 
 
 def _wait_for_bank(settings: ServeSettings) -> None:

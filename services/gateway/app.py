@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
-from fastapi import FastAPI, Header, Response
+from fastapi import FastAPI, Header, Path, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +24,7 @@ from services.gateway.contract import (
     RetainRequest,
     RetainResponse,
 )
-from services.gateway.kill_switch import KillSwitch
+from services.gateway.kill_switch import AlreadySet, KillSwitch
 from services.gateway.problems import Problem, unavailable
 from services.gateway.records import Records
 from services.gateway.retain import Retention
@@ -47,6 +47,19 @@ LEDGER_PROBLEMS: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM, 
 IdempotencyKey = Annotated[
     str | None,
     Header(max_length=128, description="replays return the first answer; defaults to the body's request_id"),
+]
+ReleaseKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=128,
+        description="asked again with the same key, a release that was answered `send` is answered `send` again",
+    ),
+]
+OnlyIfUnset = Annotated[
+    Literal["*"] | None,
+    Header(alias="If-None-Match", description="`*`: set the switch only where it never had a state, else 412"),
 ]
 
 
@@ -90,17 +103,23 @@ def _add_records(app: FastAPI, records: Records) -> None:
         return _json(orjson.dumps(await records.get(decision_id)))
 
     @app.post("/v1/decisions/{decision_id}/release", responses=LEDGER_PROBLEMS, tags=["records"])
-    async def release(decision_id: str, request: ReleaseRequest | None = None) -> ReleaseResponse:
-        """Asked right before sending: `send` with the text, or `skip` with the reason."""
-        return await records.release(decision_id, request or ReleaseRequest())
+    async def release(
+        decision_id: str, request: ReleaseRequest | None = None, idempotency_key: ReleaseKey = None
+    ) -> ReleaseResponse:
+        """Asked right before sending: `send` with the text, once, or `skip` with the reason.
+
+        Opt-out, consent, kill switch, quiet hours, cooldown and weekly cap are checked again. Later requests are
+        answered `skip` with `already_released`; send an `Idempotency-Key` to ask again after a lost reply.
+        """
+        return await records.release(decision_id, request or ReleaseRequest(), idempotency_key)
 
     @app.post("/v1/outcomes", responses=LEDGER_PROBLEMS, tags=["records"])
     async def outcome(request: OutcomeRequest) -> OutcomeResponse:
         """What came of a decision. An opt-out closes every channel of the customer at once."""
         return await records.outcome(request)
 
-    @app.delete("/v1/customers/{customer_id}", responses={503: PROBLEM}, tags=["records"])
-    async def erase(customer_id: str) -> dict[str, Any]:
+    @app.delete("/v1/customers/{customer_id:path}", responses={422: PROBLEM, 503: PROBLEM}, tags=["records"])
+    async def erase(customer_id: Annotated[str, Path(min_length=1, max_length=128)]) -> dict[str, Any]:
         """Erases what is kept of a customer; only that they opted out is remembered, under a pseudonym."""
         return {"customer_id": customer_id, "deleted": await records.erase(customer_id)}
 
@@ -108,14 +127,20 @@ def _add_records(app: FastAPI, records: Records) -> None:
 def _add_kill_switch(app: FastAPI, kill_switch: KillSwitch) -> None:
     @app.get("/v1/kill-switch", tags=["kill switch"])
     async def get_kill_switch() -> dict[str, Any]:
-        """The switch as this replica knows it."""
+        """The switch as this replica knows it; `last_known` is what it was before it became unknown."""
         return _switch(kill_switch)
 
-    @app.put("/v1/kill-switch", responses={422: PROBLEM, 503: PROBLEM}, tags=["kill switch"])
-    async def put_kill_switch(request: KillSwitchRequest) -> dict[str, Any]:
+    @app.put("/v1/kill-switch", responses={412: PROBLEM, 422: PROBLEM, 503: PROBLEM}, tags=["kill switch"])
+    async def put_kill_switch(request: KillSwitchRequest, only_if_unset: OnlyIfUnset = None) -> dict[str, Any]:
         """Flips every replica to the baseline, or to contacting nobody, or back."""
         try:
-            await kill_switch.write(request)
+            await kill_switch.write(request, only_if_unset=only_if_unset is not None)
+        except AlreadySet:
+            raise Problem(
+                HTTPStatus.PRECONDITION_FAILED,
+                "kill-switch-already-set",
+                "the switch has or had a state and was not changed; leave out If-None-Match to set it all the same",
+            ) from None
         except (RedisError, OSError, TimeoutError):
             raise unavailable(
                 "the switch was not changed because Redis does not answer; try again, or set FORCE_BASELINE=1"
@@ -184,7 +209,8 @@ class BodyLimit:
 
 
 def _switch(kill_switch: KillSwitch) -> dict[str, Any]:
-    state = kill_switch.state.model_dump() if kill_switch.state else {"state": "unknown"}
+    known = kill_switch.last_known.model_dump() if kill_switch.last_known else None
+    state = known if known and kill_switch.state else {"state": "unknown", "last_known": known}
     return {**state, "baseline_reason": kill_switch.baseline_reason, "age_ms": round(kill_switch.age_s * 1000.0, 1)}
 
 

@@ -8,90 +8,217 @@ Redis comes back without its data; until then nobody is contacted.
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
-import orjson
 import structlog
+from pydantic import TypeAdapter
 
+from churnsaver.domain.world import Frozen
 from churnsaver.errors import BadInput
 from services.gateway import ledger as keys
+from services.gateway import metrics
 from services.gateway.ledger import LedgerUnavailable, RedisLedger, Unsent, available
+from services.gateway.line_file import LineFile, Record
 
 log = structlog.get_logger()
 
+# Fewer lines that say nothing any more are not worth a rewrite.
+COMPACT_LINES = 1000
+
+
+class OptOut(Frozen):
+    """A customer, by pseudonym, who must never be contacted again."""
+
+    opt_out: str
+
+
+class Contact(Frozen):
+    """A booked contact of the customer `contact`; a later line of the same decision says when it was really sent."""
+
+    contact: str
+    campaign: str
+    decision_id: str
+    at_ms: int
+    cents: int
+
+
+class Cancelled(Frozen):
+    """A booked contact of the customer `cancelled` that will not take place."""
+
+    cancelled: str
+    campaign: str
+    decision_id: str
+    cents: int
+
+
+Fact = OptOut | Contact | Cancelled
+
 
 class Journal:
-    """Append-only files in `folder`; every append reaches the operating system before it returns."""
+    """Append-only files in `folder`; every append reaches the operating system before it returns.
+
+    Only an opt-out is refused with an OSError when the disk does not take it. Whatever else it does not take is
+    logged and counted, because the request that it belongs to was answered.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._unsent = (folder / "unsent.jsonl").open("ab+", buffering=0)
-            self._facts = (folder / "facts.jsonl").open("ab+", buffering=0)
+            self._unsent: LineFile[Unsent] = LineFile(folder / "unsent.jsonl", TypeAdapter(Unsent))
+            self._facts: LineFile[Fact] = LineFile(folder / "facts.jsonl", TypeAdapter(Fact))
         except OSError as error:
             raise BadInput(f"{folder}: the journal cannot be written ({error.strerror}); set state_dir") from None
-        self._waiting = {unsent.key: unsent for unsent in self.unsent()}
+        self._set_waiting(self._unsent.records())
+        facts = self.facts()
+        self._opted_out = {fact.opt_out for fact in facts if isinstance(fact, OptOut)}
+        self._dead_lines = self._facts.lines - len(facts)
 
     def close(self) -> None:
         """Nothing can be added after this."""
         self._unsent.close()
         self._facts.close()
 
+    # -- decisions that wait for Redis -------------------------------------------------------------
+
     def add_unsent(self, unsent: Unsent) -> None:
         """Keeps a decision that Redis could not take; a replay of its key gets its answer from here."""
-        self._unsent.write(orjson.dumps(unsent.model_dump()) + b"\n")
-        self._waiting[unsent.key] = unsent
+        self._waiting.append(unsent)
+        self._first.setdefault(unsent.key, unsent)
+        self._append(self._unsent, unsent)
 
     def waiting(self, key: str) -> Unsent | None:
-        """The decision under an idempotency key that is not in Redis yet."""
-        return self._waiting.get(key)
-
-    def add_contact(self, ref: str, campaign: str, decision_id: str, send_at_ms: int, cents: int) -> None:
-        """Remembers a booked contact."""
-        line = {"contact": ref, "campaign": campaign, "decision_id": decision_id, "at_ms": send_at_ms, "cents": cents}
-        self._facts.write(orjson.dumps(line) + b"\n")
-
-    def add_cancellation(self, ref: str, campaign: str, decision_id: str, cents: int) -> None:
-        """Remembers that a booked contact will not take place."""
-        line = {"cancelled": ref, "campaign": campaign, "decision_id": decision_id, "cents": cents}
-        self._facts.write(orjson.dumps(line) + b"\n")
-
-    def add_opt_out(self, ref: str) -> None:
-        """Remembers an opt-out through a power loss: it is on the disk when this returns."""
-        self._facts.write(orjson.dumps({"opt_out": ref}) + b"\n")
-        os.fsync(self._facts.fileno())
-
-    def erase(self, ref: str) -> None:
-        """Forgets a customer's contacts; that they opted out is kept, or they would be contacted again."""
-        kept = [fact for fact in self.facts() if ref not in (fact.get("contact"), fact.get("cancelled"))]
-        _rewrite(self._facts, kept)
+        """The first decision under an idempotency key that is not in Redis yet."""
+        return self._first.get(key)
 
     def unsent(self) -> list[Unsent]:
         """Everything that waits for Redis, oldest first."""
-        return [Unsent.model_validate(line) for line in _lines(self._unsent)]
+        return list(self._waiting)
 
-    def facts(self) -> list[dict[str, Any]]:
-        return list(_lines(self._facts))
+    async def drop_unsent(self, sent: Collection[Unsent]) -> None:
+        """Forgets records which are in Redis now."""
+        gone = set(sent)
+        self._set_waiting(unsent for unsent in self._waiting if unsent not in gone)
+        await self._unsent.rewrite(lambda records: (unsent for unsent in records if unsent not in gone))
 
-    def drop_unsent(self, count: int) -> None:
-        """Forgets the oldest `count` records, which are in Redis now."""
-        remaining = self.unsent()[count:]
-        _rewrite(self._unsent, [unsent.model_dump() for unsent in remaining])
-        self._waiting = {unsent.key: unsent for unsent in remaining}
+    def _set_waiting(self, waiting: Iterable[Unsent]) -> None:
+        self._waiting = list(waiting)
+        self._first: dict[str, Unsent] = {}
+        for unsent in self._waiting:
+            self._first.setdefault(unsent.key, unsent)
+
+    # -- opt-outs and contacts ---------------------------------------------------------------------
+
+    def add_contact(self, ref: str, campaign: str, decision_id: str, send_at_ms: int, cents: int) -> None:
+        """Remembers a booked contact."""
+        contact = Contact(contact=ref, campaign=campaign, decision_id=decision_id, at_ms=send_at_ms, cents=cents)
+        self._append(self._facts, contact)
+
+    def move_contact(self, ref: str, campaign: str, decision_id: str, sent_at_ms: int, cents: int) -> None:
+        """Remembers when a booked contact was really sent."""
+        self.add_contact(ref, campaign, decision_id, sent_at_ms, cents)
+        self._dead_lines += 1
+
+    def add_cancellation(self, ref: str, campaign: str, decision_id: str, cents: int) -> None:
+        """Remembers that a booked contact will not take place."""
+        cancelled = Cancelled(cancelled=ref, campaign=campaign, decision_id=decision_id, cents=cents)
+        self._append(self._facts, cancelled)
+        self._dead_lines += 2
+
+    def add_opt_out(self, ref: str) -> bool:
+        """Remembers an opt-out through a power loss: it is on the disk when this returns.
+
+        Returns:
+            Whether it is news.
+
+        Raises:
+            OSError: the disk did not take it.
+        """
+        if ref in self._opted_out:
+            return False
+        self._facts.append(OptOut(opt_out=ref), sync=True)
+        self._opted_out.add(ref)
+        return True
+
+    def contacted(self, decision_id: str) -> str | None:
+        """The pseudonym of the customer whom a decision contacts; reads the whole file."""
+        for fact in self._facts.records(holding=decision_id):
+            if isinstance(fact, Contact) and fact.decision_id == decision_id:
+                return fact.contact
+        return None
+
+    def facts(self) -> list[OptOut | Contact]:
+        """What is true now: each opt-out, and each contact that takes place with its latest time."""
+        return fold(self._facts.records())
+
+    async def erase(self, ref: str) -> None:
+        """Forgets a customer; that they opted out is kept, or they would be contacted again.
+
+        Raises:
+            OSError: the disk does not take the files without the customer.
+        """
+        self._set_waiting(unsent for unsent in self._waiting if unsent.customer_ref != ref)
+        await self._unsent.rewrite(lambda records: (unsent for unsent in records if unsent.customer_ref != ref))
+        await self._facts.rewrite(lambda facts: fold(fact for fact in facts if not _tells_of(fact, ref)))
+        self._dead_lines = 0
+        for file in (self._unsent, self._facts):
+            file.forget_damaged(ref)
+
+    async def compact(self) -> None:
+        """Rewrites the facts when most lines say nothing any more."""
+        dead = self._dead_lines
+        if dead > max(COMPACT_LINES, self._facts.lines - dead):
+            await self._facts.rewrite(fold)
+            self._dead_lines -= dead
+
+    def _append(self, file: LineFile[Record], record: Record) -> None:
+        try:
+            file.append(record)
+        except OSError:
+            metrics.JOURNAL_FAILURES.labels(file.path.name).inc()
+            log.exception("journal.write_failed", file=str(file.path))
+
+
+def fold(facts: Iterable[Fact]) -> list[OptOut | Contact]:
+    """The same in the fewest lines: each opt-out once, each contact that takes place with its latest time."""
+    opt_outs: dict[str, OptOut] = {}
+    contacts: dict[str, Contact] = {}
+    for fact in facts:
+        match fact:
+            case OptOut():
+                opt_outs[fact.opt_out] = fact
+            case Contact():
+                contacts[fact.decision_id] = fact
+            case Cancelled():
+                contacts.pop(fact.decision_id, None)
+    return [*opt_outs.values(), *contacts.values()]
+
+
+def _tells_of(fact: Fact, ref: str) -> bool:
+    match fact:
+        case OptOut():
+            return False
+        case Contact():
+            return fact.contact == ref
+        case Cancelled():
+            return fact.cancelled == ref
 
 
 async def keep_ledger(ledger: RedisLedger, journal: Journal, every_s: float = 0.5) -> None:
-    """Until cancelled: rebuilds a lost ledger and sends on what was journaled while Redis was away."""
+    """Until cancelled: rebuilds a lost ledger, sends on what waits, and keeps the journal small."""
     while True:
         try:
             if await ledger.is_lost():
                 await rebuild(ledger, journal)
             await send_unsent(ledger, journal)
+            await journal.compact()
         except LedgerUnavailable:
             pass  # Redis is away; the next round tries again
+        except Exception:
+            # Nobody would start this task again, and without it no outage ever ends.
+            metrics.BACKGROUND_FAILURES.labels("keep_ledger").inc()
+            log.exception("ledger.upkeep_failed")
         await asyncio.sleep(every_s)
 
 
@@ -100,18 +227,16 @@ async def rebuild(ledger: RedisLedger, journal: Journal) -> None:
 
     The last write opens it, so a rebuild that is cut off leaves the ledger closed and starts again.
     """
-    facts = journal.facts()
+    facts = await asyncio.to_thread(journal.facts)
     async with available(), ledger.redis.pipeline(transaction=True) as pipe:
-        reserved: dict[str, int] = {}
+        reserved: Counter[str] = Counter()
         for fact in facts:
-            if ref := fact.get("opt_out"):
-                pipe.set(keys.opt_out_key(ref), 1)
-            elif ref := fact.get("contact"):
-                pipe.zadd(keys.contacts_key(ref), {fact["decision_id"]: fact["at_ms"]})
-                reserved[fact["campaign"]] = reserved.get(fact["campaign"], 0) + fact["cents"]
-            elif ref := fact.get("cancelled"):
-                pipe.zrem(keys.contacts_key(ref), fact["decision_id"])
-                reserved[fact["campaign"]] = reserved.get(fact["campaign"], 0) - fact["cents"]
+            match fact:
+                case OptOut():
+                    pipe.set(keys.opt_out_key(fact.opt_out), 1)
+                case Contact():
+                    pipe.zadd(keys.contacts_key(fact.contact), {fact.decision_id: fact.at_ms})
+                    reserved[fact.campaign] += fact.cents
         for campaign, cents in reserved.items():
             pipe.set(keys.reserved_key(campaign), cents)
         pipe.set(keys.GENERATION, 1)
@@ -123,26 +248,11 @@ async def send_unsent(ledger: RedisLedger, journal: Journal) -> None:
     """Sends journaled records to Redis, oldest first."""
     waiting = journal.unsent()
     for unsent in waiting:
-        await ledger.record_offline(unsent)
+        kept = await ledger.settle(unsent)
+        if kept is not None:
+            journal.add_contact(
+                unsent.customer_ref, unsent.campaign, unsent.token, kept.send_at_ms, kept.reserved_cents
+            )
     if waiting:
-        journal.drop_unsent(len(waiting))
+        await journal.drop_unsent(waiting)
         log.info("journal.sent", records=len(waiting))
-
-
-def _rewrite(file: Any, lines: Sequence[dict[str, Any]]) -> None:
-    """Replaces the file's content; written beside it first, so that a crash leaves one or the other."""
-    content = b"".join(orjson.dumps(line) + b"\n" for line in lines)
-    Path(file.name + ".new").write_bytes(content)
-    file.truncate(0)
-    file.write(content)
-    Path(file.name + ".new").unlink()
-
-
-def _lines(file: Any) -> Iterator[dict[str, Any]]:
-    file.seek(0)
-    for number, line in enumerate(file.read().splitlines(), start=1):
-        try:
-            yield orjson.loads(line)
-        except orjson.JSONDecodeError:
-            # A power loss can cut the last line; the caller never got an answer for it.
-            log.warning("journal.line_unreadable", file=file.name, line=number)

@@ -1,7 +1,8 @@
 """The kill switch (law 5): a state in memory that a request reads without waiting for anything.
 
-Redis pushes changes and is polled besides, so that a lost push costs one poll interval. A key that was
-never set, and a state that was never read, mean baseline; a Redis outage changes nothing.
+Redis pushes changes and is polled besides, so that a lost push costs one poll interval. A key that is
+missing or unreadable, and a state that was never read, mean baseline; a Redis outage changes nothing. Who was
+to contact nobody does not begin to contact because the key is gone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -19,6 +20,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from churnsaver.tasks import stop_tasks
+from services.gateway import metrics
 from services.gateway.contract import BaselineReason, KillSwitchRequest
 
 log = structlog.get_logger()
@@ -38,17 +40,23 @@ class KillState(BaseModel):
     changed_at: str = ""
 
 
+class AlreadySet(Exception):
+    """The switch has a state, or had one before it became unknown."""
+
+
 class KillSwitch:
     """The last known state of the switch.
 
     Attributes:
         state: None while it is unknown: never read, missing or unreadable.
+        last_known: the last state that was not unknown; None where there was none.
     """
 
     def __init__(
         self, redis: Redis, *, force_baseline: bool, poll_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.state: KillState | None = None
+        self.last_known: KillState | None = None
         self._force_baseline = force_baseline
         self._redis, self._poll_s, self._clock = redis, poll_s, clock
         self._read_at = clock()
@@ -64,19 +72,29 @@ class KillSwitch:
 
     @property
     def nobody_contacted(self) -> bool:
-        """Whether the switch is on with scope `no_contact`."""
-        return self.state is not None and self.state.state == "on" and self.state.scope == "no_contact"
+        """Whether the switch is on with scope `no_contact`, or was so until its state became unknown."""
+        known = self.last_known
+        return known is not None and known.state == "on" and known.scope == "no_contact"
 
     @property
     def age_s(self) -> float:
         """Seconds since the state was last read from Redis."""
         return self._clock() - self._read_at
 
-    async def write(self, request: KillSwitchRequest) -> KillState:
-        """Sets the switch for every replica; RedisError where it could not be made durable."""
+    async def write(self, request: KillSwitchRequest, *, only_if_unset: bool = False) -> KillState:
+        """Sets the switch for every replica.
+
+        Raises:
+            RedisError: it could not be made durable.
+            AlreadySet: with `only_if_unset`, where the key holds anything or this replica knew a state.
+        """
+        if only_if_unset and self.last_known is not None:
+            raise AlreadySet
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         state = KillState(state=request.state, scope=request.scope, reason=request.reason, changed_at=now)
-        await self._redis.set(KEY, state.model_dump_json())
+        if not await self._redis.set(KEY, state.model_dump_json(), nx=only_if_unset):
+            await self.refresh()
+            raise AlreadySet
         await self._redis.publish(CHANNEL, request.state)
         self._accept(state)
         return state
@@ -95,7 +113,7 @@ class KillSwitch:
         push = asyncio.create_task(self._follow_pushes())
         try:
             while True:
-                with contextlib.suppress(RedisError, OSError, TimeoutError):
+                with _survived("kill_switch.poll"):
                     await self.refresh()
                 await asyncio.sleep(self._poll_s)
         finally:
@@ -103,16 +121,28 @@ class KillSwitch:
 
     async def _follow_pushes(self) -> None:
         while True:
-            try:
+            with _survived("kill_switch.push"):
                 async with self._redis.pubsub() as pubsub:
                     await pubsub.subscribe(CHANNEL)
                     async for message in pubsub.listen():
                         if message["type"] == "message":
                             await self.refresh()
-            except (RedisError, OSError, TimeoutError):
-                await asyncio.sleep(self._poll_s)
+            await asyncio.sleep(self._poll_s)
 
     def _accept(self, state: KillState | None) -> None:
         if state != self.state:
             log.warning("kill_switch.changed", state=state.model_dump() if state else "unknown")
         self.state, self._read_at = state, self._clock()
+        self.last_known = state or self.last_known
+
+
+@contextlib.contextmanager
+def _survived(task: str) -> Iterator[None]:
+    """Lets no error end a task without which the switch would not be heard any more."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError):
+        pass  # Redis is away; the next round tries again
+    except Exception:
+        metrics.BACKGROUND_FAILURES.labels(task).inc()
+        log.exception("kill_switch.failed", task=task)

@@ -1,8 +1,9 @@
 """The contact ledger in Redis: idempotency, hard rules, budget, records and stored answers.
 
-Two scripts do all of it. `claim` takes the idempotency key and reads what the decision needs; `book`
-checks the hard rules once more and writes everything, or nothing. A lost reply is harmless: the scripts
-recognise their own token, so a second try returns the first answer.
+Two scripts answer a request. `claim` takes the idempotency key and reads what the decision needs; `book`
+checks the hard rules once more and writes everything, or nothing. The scripts recognise their own token, so
+that a second try after a lost reply returns the first answer. Where the second try fails too, the request is
+answered without the ledger, and `settle` makes that answer the one that stands.
 
 Customers appear under a pseudonym only. All keys begin with `cs:`.
 """
@@ -10,23 +11,40 @@ Customers appear under a pseudonym only. All keys begin with `cs:`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.commands.core import AsyncScript
+from redis.exceptions import (
+    ClusterDownError,
+    DataError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from churnsaver.domain.observation import HISTORY_HOURS
 from churnsaver.domain.world import HOURS_PER_WEEK, Frozen, World
+from services.gateway import metrics
+
+log = structlog.get_logger()
 
 MS_PER_HOUR = 3_600_000
 GENERATION = "cs:generation"
 OUTBOX = "cs:outbox"
 REASON_PLACEHOLDER = "@@REASON@@"
 LUA = Path(__file__).parent / "lua"
+# With what a sound command is refused because of the state that Redis is in; within a script the code is text.
+STATE_ERRORS = (ClusterDownError, OutOfMemoryError, ReadOnlyError, TryAgainError)
+STATE_CODES = re.compile(r"\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN)\b")
 
 
 class LedgerUnavailable(Exception):
@@ -96,14 +114,29 @@ class Booking:
 
 
 class Unsent(Frozen):
-    """A decision that was made while Redis was away, as the journal keeps it."""
+    """A decision that was made while Redis was away, as the journal keeps it.
+
+    Attributes:
+        token: of the request's claim, under which it may have been booked before its reply was lost.
+        campaign: whose budget that booking would have reserved from.
+    """
 
     key: str
+    token: str = ""
     body_sha: str
     customer_ref: str
+    campaign: str = ""
     decision_id: str
     record: str
     answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A booking that stands although its own request was answered without it: another caller was told of it."""
+
+    send_at_ms: int
+    reserved_cents: int
 
 
 class Ledger(Protocol):
@@ -128,8 +161,11 @@ class RedisLedger:
         self.redis = redis
         self._world = world
         self._claim_ms, self._idempotency_s, self._record_s = claim_ms, idempotency_s, record_s
-        self._claim = redis.register_script((LUA / "claim.lua").read_text())
-        self._book = redis.register_script((LUA / "book.lua").read_text())
+        self._claim, self._book, self._settle = (self.script(name) for name in ("claim", "book", "settle"))
+
+    def script(self, name: str) -> AsyncScript:
+        """The script `lua/<name>.lua` with what all scripts share before it."""
+        return self.redis.register_script((LUA / "common.lua").read_text() + (LUA / f"{name}.lua").read_text())
 
     async def claim(self, claim: Claim) -> Snapshot | StoredAnswer:
         """Takes the idempotency key and reads the customer's state.
@@ -172,7 +208,6 @@ class RedisLedger:
             InFlight: the claim ran out and another request holds the key.
         """
         ref, campaign = claim.customer_ref, claim.campaign
-        rules = self._world.contact_rules
         names = [
             GENERATION,
             idempotency_key(claim.key),
@@ -189,9 +224,7 @@ class RedisLedger:
             "" if booking.send_at_ms is None else booking.send_at_ms,
             booking.reserved_cents,
             self._world.campaigns[campaign].budget_cents,
-            int(rules.cooldown_hours * MS_PER_HOUR),
-            HOURS_PER_WEEK * MS_PER_HOUR,
-            rules.weekly_cap,
+            *contact_rule_args(self._world),
             oldest_contact_ms(claim.now_ms),
             booking.decision_id,
             booking.record,
@@ -200,6 +233,7 @@ class RedisLedger:
             self._idempotency_s,
             self._world.epoch_hours * 3600,
             self._record_s,
+            claim.body_sha,
         ]
         status, *rest = await self._run(self._book, names, args)
         if status == b"lost":
@@ -209,31 +243,44 @@ class RedisLedger:
         return status.decode(), rest[0]
 
     async def store_answer(self, claim: Claim, answer: bytes) -> None:
-        """Makes `answer` what a replay of the claimed key returns, until the customer is erased."""
+        """Makes `answer` what a replay of the claimed key returns, until the customer is erased.
+
+        A key that was answered before keeps its first answer.
+        """
         key = idempotency_key(claim.key)
         async with available(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(key, "answer", answer)
+            pipe.hsetnx(key, "body", claim.body_sha)
+            pipe.hsetnx(key, "answer", answer)
             pipe.expire(key, self._idempotency_s)
             pipe.sadd(customer_key(claim.customer_ref), key)
             pipe.expire(customer_key(claim.customer_ref), self._record_s)
             await pipe.execute()
 
-    async def record_offline(self, unsent: Unsent) -> None:
-        """Adds a decision that was made while Redis was away: its record, and its answer under its key.
+    async def settle(self, unsent: Unsent) -> Kept | None:
+        """Adds a decision that was made while Redis was away, and withdraws what its request booked unheard.
 
-        A key that was answered before keeps its first answer.
+        Doing it twice is harmless. A key that another replica answered before keeps that answer.
         """
-        key, decision = idempotency_key(unsent.key), decision_key(unsent.decision_id)
-        async with available(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(decision, mapping={"record": unsent.record, "answer": unsent.answer, "booking": "none"})
-            pipe.expire(decision, self._record_s)
-            pipe.hsetnx(key, "body", unsent.body_sha)
-            pipe.hsetnx(key, "answer", unsent.answer)
-            pipe.expire(key, self._idempotency_s)
-            pipe.sadd(customer_key(unsent.customer_ref), key, decision)
-            pipe.expire(customer_key(unsent.customer_ref), self._record_s)
-            pipe.xadd(OUTBOX, {"decision": unsent.decision_id})
-            await pipe.execute()
+        names = [
+            idempotency_key(unsent.key),
+            decision_key(unsent.decision_id),
+            decision_key(unsent.token),
+            contacts_key(unsent.customer_ref),
+            reserved_key(unsent.campaign),
+            OUTBOX,
+            customer_key(unsent.customer_ref),
+        ]
+        args = [
+            unsent.token,
+            unsent.decision_id,
+            unsent.record,
+            unsent.answer,
+            unsent.body_sha,
+            self._idempotency_s,
+            self._record_s,
+        ]
+        status = await self._run(self._settle, names, args)
+        return Kept(send_at_ms=int(float(status[1])), reserved_cents=int(status[2])) if status else None
 
     async def is_lost(self) -> bool:
         """Whether Redis answers but holds no ledger."""
@@ -253,11 +300,27 @@ class RedisLedger:
 
 @asynccontextmanager
 async def available() -> AsyncIterator[None]:
-    """Turns whatever Redis or the network raise into LedgerUnavailable."""
+    """Turns whatever Redis or the network raise into LedgerUnavailable; what only a bug can cause is loud."""
     try:
         yield
     except (RedisError, OSError, TimeoutError) as error:
+        if _is_bug(error):
+            metrics.LEDGER_BUGS.inc()
+            log.exception("ledger.command_refused")
         raise LedgerUnavailable(str(error) or type(error).__name__) from None
+
+
+def _is_bug(error: Exception) -> bool:
+    """Whether Redis refused a command for what it says, not for the state that Redis is in."""
+    if isinstance(error, STATE_ERRORS) or STATE_CODES.search(str(error)):
+        return False
+    return isinstance(error, ResponseError | DataError)
+
+
+def contact_rule_args(world: World) -> tuple[int, int, int]:
+    """Cooldown and week in ms and the weekly cap, as the scripts take them."""
+    rules = world.contact_rules
+    return int(rules.cooldown_hours * MS_PER_HOUR), HOURS_PER_WEEK * MS_PER_HOUR, rules.weekly_cap
 
 
 def oldest_contact_ms(now_ms: int) -> int:

@@ -21,6 +21,9 @@ SECONDS = Histogram(
 )
 BLOCKED = Counter("retain_messages_blocked_total", "Contacts given up because no text passed the shield.")
 REPEATS = Counter("retain_repeats_total", "Requests answered with an earlier answer.", ["kind"])
+LEDGER_BUGS = Counter("ledger_commands_refused_total", "Commands that Redis refused for what they say: a bug.")
+JOURNAL_FAILURES = Counter("journal_write_failures_total", "Records that the disk did not take.", ["file"])
+BACKGROUND_FAILURES = Counter("background_failures_total", "Unexpected errors of background tasks.", ["task"])
 KILL_SWITCH_ON = Gauge("kill_switch_on", "1 while requests get the baseline: switch on, forced or unknown.")
 KILL_SWITCH_AGE = Gauge("kill_switch_age_seconds", "Time since the switch was last read from Redis.")
 

@@ -100,15 +100,7 @@ class Retention:
             now_ms=case.now_ms,
         )
         try:
-            if (waiting := self._journal.waiting(case.key)) is not None:
-                return self._replay_waiting(claim, waiting)
-            claimed = await self._ledger.claim(claim)
-            if isinstance(claimed, StoredAnswer):
-                return await self._answer_again(claim, case, claimed)
-            state = self._contact_state(case, claimed)
-            choice = await self._decide(case, state)
-            written = await self._write_and_review(case, choice)
-            return await self._book(claim, case, state, choice, written)
+            return await self._answer_once(claim, case)
         except KeyMismatch:
             raise Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -122,6 +114,19 @@ class Retention:
                 f"a request with the idempotency key {case.key!r} is being answered; try again",
                 retry_after_s=1,
             ) from None
+
+    async def _answer_once(self, claim: Claim, case: Case) -> bytes:
+        """A new answer or the one that was given before. Raises KeyMismatch, InFlight."""
+        if (waiting := self._journal.waiting(case.key)) is not None:
+            return self._replay_waiting(claim, waiting)
+        try:
+            claimed = await self._ledger.claim(claim)
+            if isinstance(claimed, StoredAnswer):
+                return await self._answer_again(claim, case, claimed)
+            state = self._contact_state(case, claimed)
+            choice = await self._decide(case, state)
+            written = await self._write_and_review(case, choice)
+            return await self._book(claim, case, state, choice, written)
         except LedgerUnavailable:
             return self._answer_without_ledger(claim, case)
 
@@ -355,7 +360,15 @@ class Retention:
         return waiting.answer.encode()
 
     def _answer_without_ledger(self, claim: Claim, case: Case) -> bytes:
-        """Nothing can be booked, so nobody is contacted; the record waits in the journal."""
+        """Nothing is known to be booked, so nobody is contacted; the record waits in the journal.
+
+        What the ledger may have booked all the same is withdrawn under the claim's token when it answers again.
+        """
+        if (waiting := self._journal.waiting(case.key)) is not None:
+            # Two requests with one key met the same outage: this one's booking is withdrawn too.
+            answer_again = self._replay_waiting(claim, waiting)
+            self._journal.add_unsent(waiting.model_copy(update={"token": claim.token}))
+            return answer_again
         case.baseline_reason, case.arm = BaselineReason.LEDGER_UNAVAILABLE, Arm.BASELINE
         # Not the id that a script may have booked under before its reply was lost.
         case.decision_id = uuid.uuid4().hex
@@ -367,8 +380,10 @@ class Retention:
         self._journal.add_unsent(
             Unsent(
                 key=case.key,
+                token=claim.token,
                 body_sha=claim.body_sha,
                 customer_ref=case.customer_ref,
+                campaign=claim.campaign,
                 decision_id=case.decision_id,
                 record=record.decode(),
                 answer=body.decode(),

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from services.gateway.contract import KillSwitchRequest
-from services.gateway.journal import rebuild
+from services.gateway.journal import OptOut, rebuild
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
 
@@ -146,19 +146,20 @@ async def test_kill_switch_refuses_nonsense(client: httpx.AsyncClient) -> None:
 
 
 async def test_release_sends_when_due_and_skips_with_the_reason(client: httpx.AsyncClient, gateway: Gateway) -> None:
-    """Not due, due, quiet hours, expired: consent, hours and caps are checked again right before sending."""
+    """Not due, quiet hours, due, expired: consent, hours and caps are checked again right before sending."""
     gateway.decision.action = gateway.retention.actions[gateway.retention.actions.index_of("discount_20", 24)]
     answer = (await client.post("/v1/retain", json=body())).json()
     url = f"/v1/decisions/{answer['decision_id']}/release"
     early = (await client.post(url)).json()
     assert (early["action"], early["reason"]) == ("skip", "not_due")
     assert early["due_at"].startswith("2026-03-03T17:00:00")
-    gateway.now += timedelta(hours=24)
-    assert (await client.post(url)).json()["text"] == answer["message"]["text"]
-    gateway.now += timedelta(hours=10)
+    gateway.now += timedelta(hours=34)
     assert (await client.post(url)).json()["reason"] == "quiet_hours"
+    gateway.now += timedelta(hours=14)
+    assert (await client.post(url)).json()["text"] == answer["message"]["text"]
+    late = (await client.post("/v1/retain", json=body("c2", "r2"))).json()
     gateway.now += timedelta(days=20)
-    assert (await client.post(url)).json()["reason"] == "expired"
+    assert (await client.post(f"/v1/decisions/{late['decision_id']}/release")).json()["reason"] == "expired"
 
 
 async def test_withdrawn_consent_cancels_the_booking(client: httpx.AsyncClient, gateway: Gateway) -> None:
@@ -205,7 +206,7 @@ async def test_erasure_leaves_nothing_but_the_opt_out(client: httpx.AsyncClient,
     assert (await client.get(f"/v1/decisions/{answer['decision_id']}")).status_code == 404
     left = {key.decode().split(":")[1] for key in await gateway.redis.keys("cs:*")}
     assert left == {"generation", "kill-switch", "opt-out", "outbox", "reserved"}
-    assert [list(fact) for fact in gateway.journal.facts()] == [["opt_out"]]
+    assert [type(fact) for fact in gateway.journal.facts()] == [OptOut]
 
 
 async def test_metrics_are_exposed(client: httpx.AsyncClient) -> None:

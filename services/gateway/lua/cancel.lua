@@ -4,8 +4,10 @@
 -- ARGV  1 decision id
 --
 -- Answers 1 if it was booked until now
-if redis.call('HGET', KEYS[1], 'booking') ~= 'booked' then return 0 end
+local decision = redis.call('HMGET', KEYS[1], 'booking', 'reserved_cents')
+if decision[1] ~= 'booked' then return 0 end
+if not integers({decision[2] or '', redis.call('GET', KEYS[3]) or '0'}, -2 ^ 53) then return bad_argument('cancel') end
 redis.call('HSET', KEYS[1], 'booking', 'cancelled')
 redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('DECRBY', KEYS[3], redis.call('HGET', KEYS[1], 'reserved_cents'))
+redis.call('DECRBY', KEYS[3], decision[2])
 return 1

@@ -1,0 +1,32 @@
+-- What several scripts share; it stands before each of them.
+--
+-- A script that fails half-way keeps what it has written until then, so each checks its numbers first.
+
+-- Whether every value is an integer that Lua's numbers hold exactly, and `least` or more.
+local function integers(values, least)
+  for _, value in ipairs(values) do
+    local number = string.match(value, '^-?%d+$') and tonumber(value)
+    if not number or number < least or number > 2 ^ 53 then return false end
+  end
+  return true
+end
+
+local function bad_argument(script)
+  return redis.error_reply('BADARG ' .. script .. ': a number is no integer or out of range')
+end
+
+-- The first hard rule that a contact at `at_ms` breaks beside the customer's other contacts, or nil.
+local function contact_rule_broken(contacts_key, decision_id, at_ms, cooldown_ms, week_ms, weekly_cap)
+  local in_week = 0
+  local contacts = redis.call('ZRANGE', contacts_key, 0, -1, 'WITHSCORES')
+  for i = 1, #contacts, 2 do
+    if contacts[i] ~= decision_id then
+      local distance = math.abs(tonumber(contacts[i + 1]) - at_ms)
+      if distance < cooldown_ms then return 'cooldown' end
+      if distance < week_ms then in_week = in_week + 1 end
+    end
+  end
+  if in_week >= weekly_cap then return 'weekly_cap' end
+  return nil
+end
+
