@@ -12,6 +12,9 @@ from zoneinfo import ZoneInfo
 import httpx
 from fastapi import FastAPI
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.message import Brief
@@ -21,8 +24,9 @@ from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
 from services.gateway.app import build_app
+from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import Delivery, Draft, Unavailable
-from services.gateway.journal import Journal
+from services.gateway.journal import Journal, rebuild
 from services.gateway.kill_switch import KillSwitch
 from services.gateway.ledger import RedisLedger
 from services.gateway.records import Records
@@ -126,14 +130,23 @@ class FakeShield:
 class Gateway:
     """Everything that a test may want to hold, wired as `services.gateway.bootstrap` wires it."""
 
-    def __init__(self, redis_url: str, state_dir: Path, *, force_baseline: bool = False, **overrides: Any) -> None:
+    def __init__(
+        self,
+        redis_url: str,
+        state_dir: Path,
+        *,
+        force_baseline: bool = False,
+        redis_timeout_s: float = 1.0,
+        **overrides: Any,
+    ) -> None:
         settings = load_serve_settings()
         gateway = settings.gateway.model_copy(update=overrides)
         self.settings: ServeSettings = settings.model_copy(update={"gateway": gateway})
         self.world = load_world()
         self.now = NOON
         self.decision, self.generator, self.shield = FakeDecision(), FakeGenerator(), FakeShield()
-        self.redis = Redis.from_url(redis_url, socket_timeout=1.0)
+        retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+        self.redis = Redis.from_url(redis_url, socket_timeout=redis_timeout_s, retry=retry)
         self.ledger = RedisLedger(self.redis, self.world, claim_ms=900, idempotency_s=3600, record_s=86_400)
         self.journal = Journal(state_dir)
         self.kill_switch = KillSwitch(self.redis, force_baseline=force_baseline, poll_s=0.05)
@@ -183,6 +196,18 @@ class Gateway:
     def client(self) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app=self.app(), raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+
+
+@contextlib.asynccontextmanager
+async def serving_gateway(redis_url: str, state_dir: Path, **options: Any) -> AsyncIterator[Gateway]:
+    """A gateway whose ledger is open and whose switch is off."""
+    gateway = Gateway(redis_url, state_dir, **options)
+    await rebuild(gateway.ledger, gateway.journal)
+    await gateway.kill_switch.write(KillSwitchRequest(state="off", reason="test"))
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
 
 
 def body(customer: str = "c1", request_id: str | None = "r1", **changes: Any) -> dict[str, Any]:
