@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
 
+from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.journal import OptOut, rebuild
 from tests.conftest import RedisServer
@@ -184,6 +187,68 @@ async def test_opt_out_closes_every_channel_at_once(client: httpx.AsyncClient, g
     assert set(after["decision"]["masked"].values()) == {"do_not_contact"}
     record = (await client.get(f"/v1/decisions/{answer['decision_id']}")).json()
     assert "opted_out" in record["outcomes"]
+
+
+async def test_an_opt_out_is_heard_for_a_decision_that_redis_lost(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    """The journal knows whom the decision contacted; other outcomes of it are unknown as before."""
+    answer = (await client.post("/v1/retain", json=body())).json()
+    await gateway.redis.flushall()
+    await rebuild(gateway.ledger, gateway.journal)
+    stop = {"decision_id": answer["decision_id"], "outcome": "opted_out"}
+    assert (await client.post("/v1/outcomes", json=stop | {"outcome": "accepted"})).status_code == 404
+    assert (await client.post("/v1/outcomes", json=stop)).json()["recorded"] is True
+    assert (await client.post("/v1/outcomes", json=stop)).json()["recorded"] is False
+    await client.put("/v1/kill-switch", json={"state": "on", "reason": "test"})
+    after = (await client.post("/v1/retain", json=body(request_id="r2"))).json()
+    assert set(after["decision"]["masked"].values()) == {"do_not_contact"}
+    await gateway.redis.flushall()
+    await rebuild(gateway.ledger, gateway.journal)
+    again = (await client.post("/v1/retain", json=body(request_id="r3"))).json()
+    assert again["decision"]["contact"] is False
+
+
+async def test_an_opt_out_that_the_disk_refuses_is_a_503(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is told to be recorded that is not durable."""
+    answer = (await client.post("/v1/retain", json=body())).json()
+    monkeypatch.setattr(line_file, "_write_all", no_space)
+    refused = await client.post("/v1/outcomes", json={"decision_id": answer["decision_id"], "outcome": "opted_out"})
+    assert refused.status_code == 503
+    assert "No space left" in refused.json()["detail"]
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_every_route_says_what_an_outage_means_for_it(
+    client: httpx.AsyncClient, redis_instance: RedisServer
+) -> None:
+    """A read is not "sent again"."""
+    redis_instance.kill()
+    read = (await client.get("/v1/decisions/d1")).json()["detail"]
+    released = (await client.post("/v1/decisions/d1/release")).json()["detail"]
+    outcome = (await client.post("/v1/outcomes", json={"decision_id": "d1", "outcome": "ignored"})).json()["detail"]
+    assert "cannot be read" in read
+    assert "do not send" in released
+    assert "nothing was recorded" in outcome
+
+
+@pytest.mark.parametrize("customer_id", ["a/b", "/a//b/", "..%2Fa"])
+async def test_customers_with_a_slash_in_their_id_can_be_erased(
+    client: httpx.AsyncClient, gateway: Gateway, customer_id: str
+) -> None:
+    """Ids are the caller's own; in the path a slash may be written as it is or escaped."""
+    plain = unquote(customer_id)
+    for path in (customer_id, quote(plain, safe="")):
+        await client.post("/v1/retain", json=body(plain, request_id=None))
+        erased = await client.delete(f"/v1/customers/{path}")
+        assert erased.status_code == 200
+        assert erased.json()["customer_id"] == plain
+        assert erased.json()["deleted"] > 0
+    assert not await gateway.redis.keys("cs:decision:*")
+    assert (await client.delete("/v1/customers/")).status_code == 422
 
 
 async def test_unknown_decisions_are_404(client: httpx.AsyncClient) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import Draft, Unavailable
 from services.gateway.journal import rebuild, send_unsent
@@ -294,6 +296,48 @@ async def test_an_answer_given_without_redis_is_replayed_too(gateway: Gateway, r
     await gateway.records.erase("c1")
     assert not await gateway.redis.keys("cs:decision:*")
     assert not await gateway.redis.keys("cs:idempotency:*")
+
+
+async def test_a_full_disk_changes_no_answer(
+    gateway: Gateway, redis_instance: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Booked as decided while Redis is there; without it nobody is contacted, and memory stands in for the disk."""
+
+    def no_space(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(line_file, "_write_all", no_space)
+    booked = await retain(gateway, body())
+    assert booked.status_code == 200
+    assert booked.json()["decision"]["contact"] is True
+    redis_instance.kill()
+    unbooked, again = [await retain(gateway, body("c2", "r2")) for _ in range(2)]
+    assert unbooked.status_code == 200
+    assert unbooked.json()["baseline_reason"] == "ledger_unavailable"
+    assert again.content == unbooked.content
+    redis_instance.start()
+    monkeypatch.undo()
+    await send_unsent(gateway.ledger, gateway.journal)
+    assert (await gateway.records.get(unbooked.json()["decision_id"]))["booking"] == "none"
+
+
+async def test_one_key_twice_in_one_outage_is_one_answer(gateway: Gateway, redis_instance: RedisServer) -> None:
+    """Both requests were on their way when Redis went; another body under the key is still refused."""
+    claim, waiting = gateway.ledger.claim, asyncio.Event()
+
+    async def later(*args: Any) -> Any:
+        await waiting.wait()
+        return await claim(*args)
+
+    gateway.ledger.claim = later  # type: ignore[method-assign]
+    bodies = [body(), body(), body(first_name="Bo")]
+    asked = [asyncio.create_task(retain(gateway, one)) for one in bodies]
+    await asyncio.sleep(0.2)
+    redis_instance.kill()
+    waiting.set()
+    first, second, other = await asyncio.gather(*asked)
+    assert first.content == second.content
+    assert other.status_code == 422
 
 
 async def test_erasure_reaches_answers_to_polls(gateway: Gateway) -> None:
