@@ -64,7 +64,7 @@ class Records:
         self._outcome, self._cancel, self._release = (ledger.script(name) for name in ("outcome", "cancel", "release"))
 
     async def get(self, decision_id: str) -> dict[str, Any]:
-        """The decision's record with its booking, its answer and its outcomes."""
+        """The decision's record with its booking, when it was released, its answer and its outcomes."""
         fields = await self._fields(decision_id, NOT_READ)
         outcomes = {
             name.decode().removeprefix("outcome:"): _iso(int(at_ms))
@@ -73,7 +73,14 @@ class Records:
         }
         record: dict[str, Any] = orjson.loads(fields[b"record"])
         answer = orjson.loads(fields[b"answer"])
-        return {**record, "booking": fields[b"booking"].decode(), "outcomes": outcomes, "answer": answer}
+        released_at_ms = fields.get(b"released_at_ms")
+        return {
+            **record,
+            "booking": fields[b"booking"].decode(),
+            "released_at": _iso(int(released_at_ms)) if released_at_ms else None,
+            "outcomes": outcomes,
+            "answer": answer,
+        }
 
     async def release(
         self, decision_id: str, request: ReleaseRequest, idempotency_key: str | None = None

@@ -41,7 +41,7 @@ MAX_REDIS_CONNECTIONS = 1_000  # the client's own default of 100 would end the s
 # As many keys and arguments as the gateway's booking script, of about the same size, and no work.
 SCRIPT = "return ARGV[11]"
 KEYS = [f"floor:{index}" for index in range(9)]
-ARGUMENTS = ["x" * 1200 if index in {9, 10, 11} else "0" for index in range(15)]
+ARGUMENTS = ["x" * 1200 if index in {9, 10, 11} else "0" for index in range(16)]
 
 DECIDE = decision_pb2.DecideRequest(
     attributes={f"attribute_{index:02d}": decision_pb2.AttributeValue(number=float(index)) for index in range(20)},
