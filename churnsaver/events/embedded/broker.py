@@ -125,12 +125,11 @@ class Broker:
             raise invalid(f"{', '.join(sorted(fixed))} cannot be changed")
         config = wire.Subscription()
         config.CopyFrom(self.subscription(request.subscription.name).config)
-        try:
-            request.update_mask.MergeMessage(
-                request.subscription, config, replace_message_field=True, replace_repeated_field=True
-            )
-        except ValueError as error:
-            raise invalid(f"update_mask: {error}") from None
+        if not request.update_mask.IsValidForDescriptor(config.DESCRIPTOR):
+            raise invalid("update_mask names a field that a subscription does not have")
+        request.update_mask.MergeMessage(
+            request.subscription, config, replace_message_field=True, replace_repeated_field=True
+        )
         _check_subscription(config)
         self._commit({"op": "subscription", "config": encoded(config)})
         return config
