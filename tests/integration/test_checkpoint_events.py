@@ -9,8 +9,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 
+import google.auth
 import pytest
 from google.api_core.exceptions import GoogleAPICallError
+from google.auth.exceptions import DefaultCredentialsError
 from google.pubsub_v1.types import PubsubMessage
 from prometheus_client import Counter
 from structlog.testing import capture_logs
@@ -197,6 +199,23 @@ class TestNobodyThere:
         assert value(DROPPED) - before == 30
         await publisher.close()
         assert value(DROPPED) - before == QUEUE_LENGTH + 30
+
+    async def test_real_service_without_credentials(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def no_credentials(**_: object) -> None:
+            raise DefaultCredentialsError("none on this machine")
+
+        monkeypatch.setattr(google.auth, "default", no_credentials)
+        google_cloud = PubSub("test-project", "events", None)
+        with capture_logs() as logs:
+            publisher = EventPublisher(google_cloud)
+            publisher.publish(event())
+            async with checkpoint_events(google_cloud, "decision") as events:
+                with pytest.raises(TimeoutError):
+                    await take(events, timeout_s=0.5)
+            await publisher.close()
+        assert [(line["event"], line["reason"]) for line in logs] == [
+            ("events.unreachable", "none on this machine")
+        ] * 2
 
     @pytest.mark.parametrize("place", ["nowhere", "silent"])
     def test_publish_now_says_so_in_time(self, place: str, request: pytest.FixtureRequest) -> None:
