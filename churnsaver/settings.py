@@ -124,7 +124,13 @@ class Addresses(Frozen):
 class ServeSettings(BaseSettings):
     """`configs/serve.yaml`: how the services run."""
 
-    model_config = SettingsConfigDict(env_prefix="CHURN_SAVER_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="CHURN_SAVER_",
+        env_nested_delimiter="__",
+        env_parse_none_str="null",  # as YAML says it
+        frozen=True,
+        extra="forbid",
+    )
 
     seed: int = DEFAULT_SEED
     checkpoints: Path
