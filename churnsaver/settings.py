@@ -113,6 +113,22 @@ class EventsSettings(Frozen):
     embedded: str | None
 
 
+class RegistrySettings(Frozen):
+    """Where checkpoints are published and whose signatures count.
+
+    Attributes:
+        url: a folder, or `gs://bucket/path`.
+        trusted_keys: file of public keys in PEM, one block each.
+        signing_key: file of the private key; only those who publish need it.
+        poll_s: how often services look without being told to.
+    """
+
+    url: str
+    trusted_keys: Path
+    signing_key: Path | None = None
+    poll_s: Annotated[float, Field(gt=0)]
+
+
 class Addresses(Frozen):
     """Where the gateway and the generator find the others, as gRPC targets."""
 
@@ -133,7 +149,6 @@ class ServeSettings(BaseSettings):
     )
 
     seed: int = DEFAULT_SEED
-    checkpoints: Path
     models: Path
     state_dir: Path
     pseudonym_key: str
@@ -143,6 +158,7 @@ class ServeSettings(BaseSettings):
     shield: ShieldSettings
     redis: RedisSettings
     events: EventsSettings
+    registry: RegistrySettings
     addresses: Addresses
     force_baseline: Annotated[bool, Field(validation_alias="FORCE_BASELINE")] = False
 

@@ -26,9 +26,9 @@ def up(
     wait_for_bank: Annotated[bool, typer.Option(help="Wait until the bank of messages is filled.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Start redis-server and the four services, and wait until they are ready.
+    """Start redis-server, Pub/Sub and the four services, and wait until they are ready.
 
-    What runs already is left alone, unless its settings or checkpoints changed.
+    What runs already is left alone, unless its settings changed; new checkpoints need no restart.
     """
     from cli.local_stack import LocalStack
 
@@ -39,10 +39,13 @@ def up(
     _set_switch_if_unknown(stack.gateway_url)
     if wait_for_bank:
         _wait_for_bank(settings)
-    result = {"gateway_url": stack.gateway_url, "started": started, "logs": str(stack.logs)}
+    registry = settings.registry.url
+    result = {"gateway_url": stack.gateway_url, "started": started, "registry": registry, "logs": str(stack.logs)}
     if as_json:
         emit(result, as_json=True)
         return
+    stdout.print(f"started  {', '.join(started) or 'nothing: everything runs already'}")
+    stdout.print(f"serving  the champions of {registry}")
     stdout.print(f"gateway  {stack.gateway_url}  (API: {stack.gateway_url}/docs)")
     stdout.print(f"metrics  {stack.gateway_url}/metrics")
     stdout.print(f"logs     {stack.logs}")
@@ -116,11 +119,21 @@ def _gateway(method: str, url: str | None, body: dict[str, Any] | None = None) -
     base = gateway_url(url)
     try:
         response = httpx.request(method, f"{base}/v1/kill-switch", json=body, timeout=5.0)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BadInput(f"{base}: the gateway does not answer ({error}); run `churn-saver up`") from None
-    if response.is_error:
-        raise BadInput(f"{base}: {response.json()['detail']}")
-    answer: dict[str, Any] = response.json()
+    return read_answer(response)
+
+
+def read_answer(response: httpx.Response) -> dict[str, Any]:
+    """A gateway's JSON; BadInput with its own words where it refuses, or where it is no gateway."""
+    base = f"{response.url.scheme}://{response.url.netloc.decode()}"
+    try:
+        answer: dict[str, Any] = response.json()
+        refusal = str(answer["detail"]) if response.is_error else None
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{base}: something answers that is no Churn-Saver gateway; check --url") from None
+    if refusal is not None:
+        raise BadInput(f"{base}: {refusal}")
     return answer
 
 
@@ -144,7 +157,12 @@ def _wait_for_bank(settings: ServeSettings) -> None:
         task = bar.add_task("filling the bank of messages", total=None)
         stub = generator_service_pb2_grpc.GeneratorServiceStub(channel)
         while time.monotonic() < deadline:
-            bank = stub.GetBank(generator_service_pb2.GetBankRequest(), timeout=5.0)
+            try:
+                bank = stub.GetBank(generator_service_pb2.GetBankRequest(), timeout=5.0)
+            except grpc.RpcError as error:
+                raise BadInput(
+                    f"{settings.addresses.generator}: the generator does not answer ({error.code()})"
+                ) from None
             bar.update(task, completed=bank.briefs_filled, total=bank.briefs_wanted)
             if not bank.filling:
                 return

@@ -86,8 +86,7 @@ class EventPublisher:
                     client.publish(
                         topic=topic, messages=messages, timeout=max(end - time.monotonic(), 0.01), retry=None
                     )
-        except PubSubError as error:
-            log.warning("events.unreachable", topic=topic, reason=str(error))
+        except PubSubError:
             return False
         PUBLISHED.inc()
         return True

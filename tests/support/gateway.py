@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -165,19 +164,14 @@ class Gateway:
 
     def app(self) -> FastAPI:
         async def serving() -> dict[str, Any]:
-            return {"gateway": {"scorecard": {"version": SCORECARD.version}}}
-
-        @contextlib.asynccontextmanager
-        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-            yield
+            return {"gateway": {"risk": {"version": "risk-test"}}}
 
         return build_app(
-            self.retention,
+            lambda: self.retention,
             self.records,
             self.kill_switch,
             serving=serving,
             max_body_bytes=self.settings.gateway.max_body_bytes,
-            lifespan=lifespan,
         )
 
     def client(self) -> httpx.AsyncClient:
