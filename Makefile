@@ -9,9 +9,16 @@ DATA ?= $(STATE)/data/simulated/customers.csv
 NAME := $(basename $(notdir $(SCHEMA)))
 CONTACTS := $(STATE)/data/simulated/contacts.csv
 CHECKPOINTS := $(STATE)/checkpoints/$(NAME)
-MODEL := $(STATE)/models/.prepared
+# One registry a dataset: each has champions of its own.
+REGISTRY := $(STATE)/registry/$(NAME)
+DATASET := $(REGISTRY)/dataset.sha256
+KEYS := $(STATE)/keys/trusted.pem
+PUBLISHED := $(REGISTRY)/kinds
 
-export CHURN_SAVER_CHECKPOINTS := $(CHECKPOINTS)
+$(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)),$(if $(wildcard $(file)),,\
+  $(error $(file): no such file; give DATA=customers.csv SCHEMA=schema.yaml, paths without spaces)))
+
+export CHURN_SAVER_REGISTRY__URL ?= $(REGISTRY)
 export HF_HUB_OFFLINE := 1
 # Two cores: more threads than this make the small models slower, not faster.
 export OMP_NUM_THREADS ?= 2
@@ -35,14 +42,14 @@ $(SETUP): pyproject.toml requirements.lock
 	.venv/bin/pip install --quiet --constraint requirements.lock --editable '.[gateway,decision,generator,shield,trainers,cli,dev]'
 	@touch $@
 
-up: serve  ## the whole system on this machine, and 20 customers through it
-	$(RUN) retain --csv $(DATA) --schema $(SCHEMA) --limit 20
+up: serve  ## the whole system on this machine, and the 20 customers likeliest to leave through it
+	$(RUN) retain --csv $(DATA) --schema $(SCHEMA) --limit 20 --riskiest
 
-serve: $(MODEL) $(CHECKPOINTS)/policy/manifest.json  ## redis and the four services; trains what is missing
+serve: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## redis, Pub/Sub, four services; trains what is missing
 	$(RUN) up
 
-down: | $(SETUP)  ## stop everything that `up` started
-	$(RUN) down
+down:  ## stop everything that `up` started
+	@if [ -x $(RUN) ]; then $(RUN) down; else echo "nothing was running"; fi
 
 # -- data, models, training ------------------------------------------------------------------------
 
@@ -53,22 +60,33 @@ $(STATE)/data/simulated/customers.csv: | $(SETUP)
 
 $(CONTACTS): $(STATE)/data/simulated/customers.csv  # written together
 
-$(MODEL): trainers/language_model/prepare.py configs/serve.yaml | $(SETUP)
-	$(RUN) model prepare
+$(KEYS): | $(SETUP)
+	$(RUN) keys --out $(@D)
+
+$(PUBLISHED)/generator.json: trainers/language_model/prepare.py configs/serve.yaml | $(SETUP) $(KEYS)
+	$(RUN) model prepare --publish
 	@touch $@
 
-train-risk: $(CHECKPOINTS)/risk/manifest.json  ## the risk model and the gateway's scorecard
-train-accept: $(CHECKPOINTS)/acceptance/manifest.json  ## the acceptance model
-train-ppo: $(CHECKPOINTS)/policy/manifest.json  ## the policy
+train-risk: $(PUBLISHED)/risk.json  ## the risk model and the gateway's scorecard, published
+train-accept: $(PUBLISHED)/acceptance.json  ## the acceptance model, published
+train-ppo: $(PUBLISHED)/policy.json  ## the policy, published
 
-$(CHECKPOINTS)/risk/manifest.json: $(DATA) $(SCHEMA) | $(SETUP)
-	$(RUN) train risk --data $(DATA) --schema $(SCHEMA) --out $(@D)
+# Changes when the customers or their schema do, whatever the age of the files says.
+$(DATASET): $(DATA) $(SCHEMA) FORCE
+	@mkdir -p $(@D)
+	@sha256sum $(DATA) $(SCHEMA) | cmp -s - $@ || sha256sum $(DATA) $(SCHEMA) > $@
 
-$(CHECKPOINTS)/acceptance/manifest.json: $(CONTACTS) configs/schemas/contacts.yaml configs/env.yaml | $(SETUP)
-	$(RUN) train accept --data $(CONTACTS) --schema configs/schemas/contacts.yaml --out $(@D)
+FORCE:
 
-$(CHECKPOINTS)/policy/manifest.json: $(CHECKPOINTS)/risk/manifest.json $(CHECKPOINTS)/acceptance/manifest.json configs/env.yaml configs/ppo.yaml
-	$(RUN) train ppo --quick --data $(DATA) --schema $(SCHEMA) --risk $(CHECKPOINTS)/risk --accept $(CHECKPOINTS)/acceptance --out $(@D)
+$(PUBLISHED)/risk.json: $(DATASET) | $(SETUP) $(KEYS)
+	$(RUN) train risk --data $(DATA) --schema $(SCHEMA) --out $(CHECKPOINTS)/risk --publish
+
+$(PUBLISHED)/acceptance.json: $(CONTACTS) configs/schemas/contacts.yaml configs/env.yaml | $(SETUP) $(KEYS)
+	$(RUN) train accept --data $(CONTACTS) --schema configs/schemas/contacts.yaml --out $(CHECKPOINTS)/acceptance --publish
+
+# A risk model that somebody publishes by hand is no reason to train the policy again.
+$(PUBLISHED)/policy.json: $(DATASET) configs/env.yaml configs/ppo.yaml | $(PUBLISHED)/risk.json $(PUBLISHED)/acceptance.json
+	$(RUN) train ppo --quick --data $(DATA) --schema $(SCHEMA) --out $(CHECKPOINTS)/policy --publish
 
 # -- checks ----------------------------------------------------------------------------------------
 
@@ -83,12 +101,13 @@ lint: | $(SETUP)  ## ruff, mypy, import-linter, buf, and stubs that match their 
 test: lint  ## every check that takes seconds; no stack needed
 	.venv/bin/pytest -m "not stack"
 
-test-stack: $(MODEL) $(CHECKPOINTS)/policy/manifest.json  ## the slow suites, against real processes
+test-stack: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## the slow suites, against real processes
 	.venv/bin/pytest -m stack
 
-bench: $(MODEL) $(CHECKPOINTS)/policy/manifest.json  ## latency, saturation, kill switch and failures under load, into reports/
+bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturation, kill switch, failures and hot swaps under load, into reports/
 	.venv/bin/python -m tests.load.bench
 	.venv/bin/python -m tests.load.chaos
+	.venv/bin/python -m tests.load.swap
 
 protos: | $(SETUP)  ## generate the gRPC stubs
 	.venv/bin/python tools/generate_stubs.py

@@ -4,7 +4,8 @@ ChurnSaverError
 ├── BadInput            a file, field or setting is wrong; the message names it and the mend (exit 2)
 │   ├── SchemaError     a dataset schema or a row that does not follow it
 │   ├── SettingsError   a settings file
-│   └── CheckpointError a checkpoint that cannot be trusted or read
+│   ├── CheckpointError a checkpoint that cannot be trusted or read
+│   └── RegistryError   a registry or a key that is missing, unreadable, read-only or not what it says
 └── GateFailed          a measured figure missed its target (exit 1)
 """
 
@@ -29,6 +30,10 @@ class SettingsError(BadInput):
 
 class CheckpointError(BadInput):
     """A checkpoint that is missing, truncated, altered or of another kind."""
+
+
+class RegistryError(BadInput):
+    """A checkpoint registry or a signing key that cannot be used, or that cannot be trusted."""
 
 
 class GateFailed(ChurnSaverError):

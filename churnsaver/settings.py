@@ -113,6 +113,22 @@ class EventsSettings(Frozen):
     embedded: str | None
 
 
+class RegistrySettings(Frozen):
+    """Where checkpoints are published and whose signatures count.
+
+    Attributes:
+        url: a folder, or `gs://bucket/path`.
+        trusted_keys: file of public keys in PEM, one block each.
+        signing_key: file of the private key; only those who publish need it.
+        poll_s: how often services look without being told to.
+    """
+
+    url: str
+    trusted_keys: Path
+    signing_key: Path | None = None
+    poll_s: Annotated[float, Field(gt=0)]
+
+
 class Addresses(Frozen):
     """Where the gateway and the generator find the others, as gRPC targets."""
 
@@ -124,10 +140,15 @@ class Addresses(Frozen):
 class ServeSettings(BaseSettings):
     """`configs/serve.yaml`: how the services run."""
 
-    model_config = SettingsConfigDict(env_prefix="CHURN_SAVER_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="CHURN_SAVER_",
+        env_nested_delimiter="__",
+        env_parse_none_str="null",  # as YAML says it
+        frozen=True,
+        extra="forbid",
+    )
 
     seed: int = DEFAULT_SEED
-    checkpoints: Path
     models: Path
     state_dir: Path
     pseudonym_key: str
@@ -137,6 +158,7 @@ class ServeSettings(BaseSettings):
     shield: ShieldSettings
     redis: RedisSettings
     events: EventsSettings
+    registry: RegistrySettings
     addresses: Addresses
     force_baseline: Annotated[bool, Field(validation_alias="FORCE_BASELINE")] = False
 

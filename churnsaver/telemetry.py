@@ -6,13 +6,16 @@ import logging
 import sys
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 # From a bank hit (1 ms) past the deadline (500 ms).
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 2.5)
 
 RPC_REQUESTS = Counter("rpc_requests_total", "RPCs answered, by method and status code.", ["method", "code"])
 RPC_SECONDS = Histogram("rpc_request_seconds", "Time to answer an RPC.", ["method"], buckets=LATENCY_BUCKETS_S)
+CHECKPOINT_SWAPS = Counter("checkpoint_swaps_total", "Checkpoints that replaced another while serving.", ["kind"])
+CHECKPOINTS_REFUSED = Counter("checkpoints_refused_total", "Checkpoints, or states of the registry, refused.", ["kind"])
+REGISTRY_SEEN = Gauge("registry_seen_timestamp_seconds", "When the registry last answered, by kind.", ["kind"])
 
 
 def configure_logging(service: str) -> None:

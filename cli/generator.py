@@ -13,25 +13,28 @@ from churnsaver.errors import BadInput
 from churnsaver.settings import load_serve_settings
 from cli.apps import app, bank_app
 from cli.common import SEED, JsonOption, SeedOption, emit, progress, stderr, stdout
+from cli.registry import PublishOption, describe
 
 model_app = typer.Typer(no_args_is_help=True, help="The language model's files.")
 app.add_typer(model_app, name="model")
 
 
 @model_app.command("prepare")
-def prepare(*, as_json: JsonOption = False) -> None:
+def prepare(*, publish: PublishOption = False, seed: SeedOption = SEED, as_json: JsonOption = False) -> None:
     """Fetch the language model that serve.yaml names, check its sha256 and convert it for the engine.
 
-    What is there and verified is left alone.
+    It is a checkpoint of kind generator. What is there and verified is left alone.
     """
+    from churnsaver.models.language_model import model_folder
     from trainers.language_model.prepare import prepare_model
 
     settings = load_serve_settings()
+    name, quantization = settings.generator.model, settings.generator.quantization
     with stderr.status("preparing the language model") as line:
-        manifest = prepare_model(
-            settings.models, settings.generator.model, settings.generator.quantization, say=line.update
-        )
-    emit({"model": manifest.version, "folder": str(settings.models)}, as_json=as_json, title="Language model")
+        manifest = prepare_model(settings.models, name, quantization, seed, say=line.update)
+    folder = model_folder(settings.models, name, quantization)
+    result = {**describe(manifest, folder, publish=publish), "folder": str(folder)}
+    emit(result, as_json=as_json, title="Language model")
 
 
 @bank_app.command("list")
@@ -61,6 +64,7 @@ def generate(
     *,
     briefs: Annotated[Path, typer.Option("--briefs", help="JSONL: segment, offer, channel, tone, language a line.")],
     seed: SeedOption = SEED,
+    as_json: Annotated[bool, typer.Option("--json", help='Print one object, {"messages": […]}, at the end.')] = False,
 ) -> None:
     """Write a message for each brief with the running generator; prints one JSON object a line.
 
@@ -81,6 +85,7 @@ def generate(
         lines = briefs.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{briefs}: cannot be read ({error})") from None
+    messages = []
     with grpc.insecure_channel(settings.addresses.generator) as channel, progress() as bar:
         stub = generator_grpc.GeneratorServiceStub(channel)
         for number, line in bar.track(list(enumerate(lines, start=1)), description="writing"):
@@ -101,7 +106,12 @@ def generate(
                 "source": sources[answer.source],
                 "message_id": answer.message_id,
             }
-            typer.echo(json.dumps(document, ensure_ascii=False))
+            if as_json:
+                messages.append(document)
+            else:
+                typer.echo(json.dumps(document, ensure_ascii=False))
+    if as_json:
+        typer.echo(json.dumps({"messages": messages}, ensure_ascii=False))
 
 
 def _bank() -> list[dict[str, Any]]:

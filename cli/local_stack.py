@@ -1,4 +1,4 @@
-"""The local stack: a real redis-server and the four services as processes of this machine, no Docker.
+"""The local stack: redis-server, Pub/Sub and the four services as processes of this machine, no Docker.
 
 What runs is written to `stack.json` with each process's start time, so that only processes which this
 stack started are ever stopped, even if the system has given a number to another process since.
@@ -15,9 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -29,8 +28,10 @@ from churnsaver.errors import BadInput, ChurnSaverError
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2, models_service_pb2_grpc
 from churnsaver.settings import ServeSettings, configs_dir
 
+# What the services rely on is ready before they start.
+FOUNDATIONS = ("redis", "pubsub")
 # In the order in which they start; they stop the other way round.
-SERVICES = ("redis", "shield", "decision", "generator", "gateway")
+SERVICES = (*FOUNDATIONS, "shield", "decision", "generator", "gateway")
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 15.0
 
@@ -70,6 +71,9 @@ class LocalStack:
         self.logs = settings.state_dir / "logs"
         self._file = settings.state_dir / "stack.json"
         self._fingerprint = _fingerprint(settings)
+        # With Pub/Sub elsewhere (an emulator, or Google's), none is started here.
+        self._pubsub = "" if "PUBSUB_EMULATOR_HOST" in os.environ else settings.events.embedded or ""
+        self._names = tuple(name for name in SERVICES if name != "pubsub" or self._pubsub)
 
     @property
     def gateway_url(self) -> str:
@@ -80,6 +84,8 @@ class LocalStack:
         if name == "redis":
             url = self._settings.redis.url
             return f"{url.host}:{url.port}"
+        if name == "pubsub":
+            return self._pubsub
         section = getattr(self._settings, name)
         return f"{section.host}:{section.port}"
 
@@ -93,20 +99,25 @@ class LocalStack:
             StackError: a process ended, or did not become ready in time.
         """
         self.logs.mkdir(parents=True, exist_ok=True)
-        started = []
-        for name in SERVICES:
-            known = self._known().get(name)
-            if known is not None and known.process() is not None:
-                if known.settings == self._fingerprint:
-                    continue
-                self._stop(name)
-            self._check_port(name)
-            self._start(name)
-            started.append(name)
-            if name == "redis":
+        started: list[str] = []
+        try:
+            for name in self._names:
+                known = self._known().get(name)
+                if known is not None and known.process() is not None:
+                    if known.settings == self._fingerprint:
+                        continue
+                    self._stop(name)
+                self._check_port(name)
+                self._start(name)
+                started.append(name)
+                if name in FOUNDATIONS:
+                    self._wait(name, progress)
+            for name in self._names:
                 self._wait(name, progress)
-        for name in SERVICES:
-            self._wait(name, progress)
+        except ChurnSaverError:
+            for name in reversed(started):
+                self._stop(name)  # half a stack helps nobody; what ran before goes on running
+            raise
         return started
 
     def down(self) -> list[str]:
@@ -117,7 +128,7 @@ class LocalStack:
         """What runs, where, and what it serves with."""
         known = self._known()
         services = {}
-        for name in SERVICES:
+        for name in self._names:
             running = known.get(name)
             alive = running is not None and running.process() is not None
             services[name] = {
@@ -156,6 +167,8 @@ class LocalStack:
         return process is not None
 
     def _command(self, name: str) -> list[str]:
+        if name == "pubsub":
+            return [sys.executable, "-m", "churnsaver.events.embedded"]
         if name != "redis":
             return [sys.executable, "-m", f"services.{name}"]
         folder = self._state / "redis"
@@ -173,7 +186,7 @@ class LocalStack:
         return [redis_server(), *(word for option in options.items() for word in option)]
 
     def _environment(self, name: str) -> Mapping[str, str]:
-        # One request at a time needs no thread pool of linear algebra, and two cores serve five processes.
+        # One request at a time needs no thread pool of linear algebra, and two cores serve six processes.
         return {} if name == "redis" else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
     def _check_port(self, name: str) -> None:
@@ -183,7 +196,9 @@ class LocalStack:
             try:
                 probe.bind((host, int(port)))
             except OSError:
-                variable = "CHURN_SAVER_REDIS__URL" if name == "redis" else f"CHURN_SAVER_{name.upper()}__PORT"
+                variable = {"redis": "CHURN_SAVER_REDIS__URL", "pubsub": "CHURN_SAVER_EVENTS__EMBEDDED"}.get(
+                    name, f"CHURN_SAVER_{name.upper()}__PORT"
+                )
                 raise BadInput(
                     f"port {port} for {name} is in use by something that this stack did not start; "
                     f"stop it or choose another port with {variable}"
@@ -216,7 +231,7 @@ class LocalStack:
         return False
 
     def _checkpoints(self, name: str) -> dict[str, str]:
-        if name == "redis":
+        if name in FOUNDATIONS:
             return {}
         if name == "gateway":
             with contextlib.suppress(httpx.HTTPError):
@@ -282,13 +297,8 @@ def _redis_answers(address: str) -> bool:
 
 
 def _fingerprint(settings: ServeSettings) -> str:
-    """Hash of everything that a service reads at its start: settings, YAML files, checkpoints' manifests."""
+    """Hash of everything that a service reads at its start; checkpoints are followed while it runs."""
     digest = hashlib.sha256(settings.model_dump_json().encode())
-    for path in _files_read_at_start(settings):
+    for path in sorted(configs_dir().glob("*.yaml")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _files_read_at_start(settings: ServeSettings) -> Iterator[Path]:
-    yield from sorted(configs_dir().glob("*.yaml"))
-    yield from sorted(settings.checkpoints.glob("*/manifest.json"))

@@ -10,6 +10,7 @@ import typer
 
 from cli.apps import eval_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
+from cli.registry import PublishOption, champion, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,13 +30,15 @@ def risk(
     out: OutOption,
     schema: SchemaOption = None,
     quick: QuickOption = False,
+    publish: PublishOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
     """Trains the churn model, its calibration and the gateway's scorecard."""
     from trainers.models.risk import train_risk
 
-    emit(_describe(_train(train_risk, data, schema, out, quick=quick, seed=seed)), as_json=as_json, title="Risk model")
+    manifest = _train(train_risk, data, schema, out, quick=quick, seed=seed)
+    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Risk model")
 
 
 @train_app.command()
@@ -44,6 +47,7 @@ def accept(
     out: OutOption,
     schema: SchemaOption = None,
     quick: QuickOption = False,
+    publish: PublishOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,7 +55,7 @@ def accept(
     from trainers.models.accept import train_accept
 
     manifest = _train(train_accept, data, schema, out, quick=quick, seed=seed)
-    emit(_describe(manifest), as_json=as_json, title="Acceptance model")
+    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Acceptance model")
 
 
 def _train(
@@ -68,10 +72,6 @@ def _train(
         return train(dataset, world, out, settings, seed, advance=lambda: bar.advance(task))
 
 
-def _describe(manifest: Manifest) -> dict[str, object]:
-    return {"version": manifest.version, "kind": manifest.kind, **manifest.metrics}
-
-
 class Rows(StrEnum):
     """Which rows of the data are measured on."""
 
@@ -83,9 +83,7 @@ class Rows(StrEnum):
 def eval_risk(
     data: DataOption,
     schema: SchemaOption = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Default: the risk checkpoint that the services serve.")
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Folder; default: the champion.")] = None,
     rows: Annotated[Rows, typer.Option("--rows", help="all: for a file that training never saw.")] = Rows.TEST,
     repeated_cv: Annotated[
         bool, typer.Option("--repeated-cv", help="Measure the recipe, not a checkpoint: 5 folds × 3 repeats, all rows.")
@@ -132,12 +130,11 @@ def _held_out(dataset: Dataset, checkpoint: Path | None, rows: Rows, seed: int) 
     from churnsaver.domain.scorecard import Scorecard
     from churnsaver.errors import BadInput
     from churnsaver.models.trees import RISK, SCORECARD, RiskModel
-    from churnsaver.settings import load_serve_settings
     from trainers.data import Part
     from trainers.eval.risk import evaluate_checkpoint
     from trainers.models.checks import MIN_TEST_ROWS, require_rows
 
-    opened = open_checkpoint(checkpoint or load_serve_settings().checkpoints / RISK, RISK)
+    opened = champion(RISK) if checkpoint is None else open_checkpoint(checkpoint, RISK)
     model = RiskModel.from_checkpoint(opened)
     if rows is Rows.ALL and dataset.sha256 == opened.manifest.data_sha256:
         raise BadInput(f"{dataset.source}: the checkpoint was trained on this file; measure with --rows test")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from churnsaver.errors import GateFailed
 from cli.apps import eval_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
+from cli.registry import PublishOption, champion, describe
+
+if TYPE_CHECKING:
+    from churnsaver.checkpoints import Checkpoint
 
 DataOption = Annotated[Path, typer.Option("--data", help="Customers: a CSV, or what `data prepare` wrote.")]
 SchemaOption = Annotated[Path | None, typer.Option("--schema", help="Their schema; not needed for prepared data.")]
-RiskOption = Annotated[Path, typer.Option("--risk", help="Risk checkpoint.")]
-AcceptOption = Annotated[Path, typer.Option("--accept", help="Acceptance checkpoint.")]
+RiskOption = Annotated[Path | None, typer.Option("--risk", help="Risk checkpoint; default: the champion.")]
+AcceptOption = Annotated[Path | None, typer.Option("--accept", help="Acceptance checkpoint; default: the champion.")]
 
 
 @train_app.command("ppo")
@@ -22,10 +26,11 @@ def train_ppo(
     *,
     data: DataOption,
     schema: SchemaOption = None,
-    risk: RiskOption,
-    accept: AcceptOption,
+    risk: RiskOption = None,
+    accept: AcceptOption = None,
     out: OutOption,
     quick: Annotated[bool, typer.Option("--quick", help="The quick preset of ppo.yaml.")] = False,
+    publish: PublishOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,7 +47,7 @@ def train_ppo(
 
     world, params, settings = load_world(), load_dynamics(), load_section("ppo", PpoSettings)
     dataset = load_dataset_as(data, schema).take(Part.TRAIN, Part.VALID)
-    population, parents = score_population(dataset, world, params, risk, accept, seed)
+    population, parents = score_population(dataset, world, params, *_models(risk, accept), seed)
     preset = settings.presets.quick if quick else settings.presets.full
     with progress() as bar:
         task = bar.add_task("training the policy", total=preset.iterations)
@@ -59,17 +64,19 @@ def train_ppo(
             parents=parents,
             on_iteration=lambda _: bar.advance(task),
         )
-    emit({"version": manifest.version, **manifest.metrics}, as_json=as_json, title="Policy")
+    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Policy")
 
 
 @eval_app.command("policy")
 def eval_policy(
     *,
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Policy checkpoint.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Policy checkpoint; default: the champion.")
+    ] = None,
     data: DataOption,
     schema: SchemaOption = None,
-    risk: RiskOption,
-    accept: AcceptOption,
+    risk: RiskOption = None,
+    accept: AcceptOption = None,
     campaigns: Annotated[int, typer.Option("--campaigns", min=1, help="Campaigns that each policy plays.")] = 16,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
@@ -92,12 +99,12 @@ def eval_policy(
     from trainers.eval.report import write_report
 
     world, params = load_world(), load_dynamics()
-    opened = open_checkpoint(checkpoint, POLICY_KIND)
+    opened = champion(POLICY_KIND) if checkpoint is None else open_checkpoint(checkpoint, POLICY_KIND)
     policy = OnnxPolicy.from_checkpoint(opened)
     policy.require_world(world)
     policy.check_golden(opened)
     dataset = load_dataset_as(data, schema).take(Part.TEST)
-    population, _ = score_population(dataset, world, params, risk, accept, seed)
+    population, _ = score_population(dataset, world, params, *_models(risk, accept), seed)
     with progress() as bar:
         task = bar.add_task("playing campaigns", total=3 * campaigns)
         report = evaluate_policy(
@@ -115,3 +122,14 @@ def eval_policy(
     emit(report if as_json else flatten(report), as_json=as_json, title="Policy")
     if report["missed"] and gate:
         raise GateFailed("; ".join(report["missed"]))
+
+
+def _models(risk: Path | None, accept: Path | None) -> tuple[Checkpoint, Checkpoint]:
+    """The risk and acceptance checkpoints of these folders; the champions where none is named."""
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.models.trees import ACCEPTANCE, RISK
+
+    return (
+        champion(RISK) if risk is None else open_checkpoint(risk, RISK),
+        champion(ACCEPTANCE) if accept is None else open_checkpoint(accept, ACCEPTANCE),
+    )

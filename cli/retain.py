@@ -14,11 +14,13 @@ import typer
 from rich.table import Table
 
 from churnsaver.domain.schema import DatasetSchema, Role, Scalar
+from churnsaver.domain.scorecard import Scorecard
 from churnsaver.errors import BadInput
-from churnsaver.settings import load_schema, load_serve_settings
+from churnsaver.settings import load_schema
 from cli.apps import app
 from cli.common import SEED, JsonOption, SeedOption, emit, progress, stdout
-from cli.stack import gateway_url
+from cli.registry import champion
+from cli.stack import gateway_url, read_answer
 
 # A dataset of customers seldom says what they are called, where they live and what they consented to.
 # These stand in for it, drawn by the customer's id, so that a demonstration is the same every time.
@@ -40,6 +42,9 @@ def retain(
     schema: Annotated[
         Path | None, typer.Option("--schema", help="Their schema; that of the serving risk model if not given.")
     ] = None,
+    riskiest: Annotated[
+        bool, typer.Option("--riskiest", help="Those likeliest to leave first, not in the file's order.")
+    ] = False,
     url: Annotated[str | None, typer.Option("--url", help="Gateway; the local one if not given.")] = None,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
@@ -50,8 +55,11 @@ def retain(
     """
     from trainers.data.customers import read_customers
 
-    dataset = load_schema(schema) if schema else _serving_schema()
-    customers = read_customers(csv, dataset, limit)
+    dataset = load_schema(schema) if schema else _scorecard().dataset
+    customers = read_customers(csv, dataset)
+    if riskiest:
+        customers.sort(key=_scorecard().risk, reverse=True)
+    customers = customers[:limit]
     with httpx.Client(base_url=gateway_url(url), timeout=10.0) as client, progress() as bar:
         rows = bar.track(customers, description="retaining")
         answers = [_send(client, request_body(dataset, row, seed)) for row in rows]
@@ -82,22 +90,18 @@ def request_body(schema: DatasetSchema, row: Mapping[str, Scalar], seed: int) ->
     }
 
 
-def _serving_schema() -> DatasetSchema:
-    path = load_serve_settings().checkpoints / "risk" / "schema.json"
-    if not path.exists():
-        raise BadInput(f"{path}: no risk checkpoint, so the customers' schema is not known; give --schema")
-    return load_schema(path)
+def _scorecard() -> Scorecard:
+    """That of the risk model that serves; it says which attributes the gateway takes, too."""
+    return Scorecard.model_validate(champion("risk").read_json("scorecard.json"))
 
 
 def _send(client: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        response = client.post("/v1/retain", json=body)
+        return read_answer(client.post("/v1/retain", json=body))
     except httpx.HTTPError as error:
         raise BadInput(f"{client.base_url}: the gateway does not answer ({error}); run `churn-saver up`") from None
-    if response.is_error:
-        raise BadInput(f"customer {body['customer']['id']}: {response.json()['detail']}")
-    answer: dict[str, Any] = response.json()
-    return answer
+    except BadInput as error:
+        raise BadInput(f"customer {body['customer']['id']}: {error}") from None
 
 
 def _table(answers: list[dict[str, Any]]) -> Table:
@@ -111,7 +115,7 @@ def _table(answers: list[dict[str, Any]]) -> Table:
             decision["offer"] or "no contact",
             f"{decision['delay_hours']} h" if decision["contact"] else "",
             decision["channel"] or "",
-            message["text"] if message else ", ".join(sorted(set(decision["masked"].values()))),
+            " ".join(message["text"].split()) if message else ", ".join(sorted(set(decision["masked"].values()))),
             message["source"] if message else "",
             answer["safety"]["verdict"] if message else "",
             f"{answer['latency_ms']['total']:.1f}",

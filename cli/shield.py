@@ -13,7 +13,8 @@ import typer
 
 from churnsaver.errors import BadInput
 from cli.apps import eval_app, shield_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
+from cli.registry import PublishOption, champion, describe
 
 if TYPE_CHECKING:
     from churnsaver.safety.review import Review
@@ -24,6 +25,7 @@ def train(
     *,
     data: Annotated[list[Path], typer.Option("--data", help="CSV of texts; may be given several times.")],
     out: OutOption,
+    publish: PublishOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,7 +41,7 @@ def train(
     with progress() as bar:
         task = bar.add_task("training", total=len(data) + TRAINING_STEPS)
         manifest = train_shield(data, out, seed, advance=lambda: bar.advance(task))
-    emit({"version": manifest.version, **manifest.metrics}, as_json=as_json, title="Shield")
+    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Shield")
 
 
 @eval_app.command("shield")
@@ -49,7 +51,7 @@ def evaluate(
         list[Path], typer.Option("--data", help="CSV of texts as for `train shield`; may be given several times.")
     ],
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Default: the shield that serves, else the bundled one.")
+        Path | None, typer.Option("--checkpoint", help="Folder; default: the champion, else the bundled one.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
@@ -63,7 +65,6 @@ def evaluate(
     """
     from churnsaver.checkpoints import open_checkpoint
     from churnsaver.errors import GateFailed
-    from churnsaver.safety.bundled import shield_checkpoint
     from churnsaver.safety.toxicity import KIND, ToxicityModel
     from churnsaver.settings import load_serve_settings, load_world
     from trainers.eval.report import write_report
@@ -71,7 +72,7 @@ def evaluate(
     from trainers.shield.corpus import read_corpus
 
     settings = load_serve_settings()
-    opened = open_checkpoint(checkpoint or shield_checkpoint(settings.checkpoints), KIND)
+    opened = champion(KIND) if checkpoint is None else open_checkpoint(checkpoint, KIND)
     model, threshold = ToxicityModel.from_checkpoint(opened), settings.shield.toxicity_threshold
     with progress() as bar:
         task = bar.add_task("reading", total=len(data))
@@ -81,23 +82,16 @@ def evaluate(
     result = {"version": opened.version, **result}
     if out is not None:
         write_report(out, f"Shield {opened.version}", result, [])
-    emit(result if as_json else _flat(result), as_json=as_json, title="Shield")
+    emit(result if as_json else flatten(result), as_json=as_json, title="Shield")
     if gate and result["missed"]:
         raise GateFailed("; ".join(result["missed"]))
-
-
-def _flat(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, names joined by dots, for a person's table."""
-    flat: dict[str, Any] = {}
-    for name, value in result.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 @shield_app.command("check")
 def check(
     *,
     jsonl: Annotated[str, typer.Option("--jsonl", help="File of messages, one JSON object a line; - reads them.")],
+    as_json: Annotated[bool, typer.Option("--json", help='Print one object, {"verdicts": […]}, at the end.')] = False,
 ) -> None:
     """Review messages; prints one verdict a line: {"text", "verdict", "findings", "scores"}.
 
@@ -114,8 +108,6 @@ def check(
 
     Exit 0 whatever the verdicts are, 2 for a line that cannot be read.
     """
-    from churnsaver.checkpoints import open_checkpoint
-    from churnsaver.safety.bundled import shield_checkpoint
     from churnsaver.safety.review import Policy
     from churnsaver.safety.rules import review_with_rules
     from churnsaver.safety.subject import Subject
@@ -124,7 +116,8 @@ def check(
 
     settings = load_serve_settings()
     policy = Policy.of(load_world(), frozenset(settings.shield.allowed_link_hosts))
-    toxicity = ToxicityModel.from_checkpoint(open_checkpoint(shield_checkpoint(settings.checkpoints), KIND))
+    toxicity = ToxicityModel.from_checkpoint(champion(KIND))
+    verdicts = []
     for where, line in _lines(jsonl):
         review = _read_review(where, line, tuple(policy.max_chars))
         findings = review_with_rules(review, policy)
@@ -137,7 +130,12 @@ def check(
             "findings": [{"rule": f.rule, "message": f.message, "excerpt": f.excerpt} for f in findings],
             "scores": {"toxicity": round(score, 4)},
         }
-        typer.echo(json.dumps(verdict, ensure_ascii=False))
+        if as_json:
+            verdicts.append(verdict)
+        else:
+            typer.echo(json.dumps(verdict, ensure_ascii=False))
+    if as_json:
+        typer.echo(json.dumps({"verdicts": verdicts}, ensure_ascii=False))
 
 
 def _lines(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -26,9 +26,9 @@ def up(
     wait_for_bank: Annotated[bool, typer.Option(help="Wait until the bank of messages is filled.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Start redis-server and the four services, and wait until they are ready.
+    """Start redis-server, Pub/Sub and the four services, and wait until they are ready.
 
-    What runs already is left alone, unless its settings or checkpoints changed.
+    What runs already is left alone, unless its settings changed; new checkpoints need no restart.
     """
     from cli.local_stack import LocalStack
 
@@ -39,10 +39,13 @@ def up(
     _set_switch_if_unset(stack.gateway_url)
     if wait_for_bank:
         _wait_for_bank(settings)
-    result = {"gateway_url": stack.gateway_url, "started": started, "logs": str(stack.logs)}
+    registry = settings.registry.url
+    result = {"gateway_url": stack.gateway_url, "started": started, "registry": registry, "logs": str(stack.logs)}
     if as_json:
         emit(result, as_json=True)
         return
+    stdout.print(f"started  {', '.join(started) or 'nothing: everything runs already'}")
+    stdout.print(f"serving  the champions of {registry}")
     stdout.print(f"gateway  {stack.gateway_url}  (API: {stack.gateway_url}/docs)")
     stdout.print(f"metrics  {stack.gateway_url}/metrics")
     stdout.print(f"logs     {stack.logs}")
@@ -114,17 +117,26 @@ def gateway_url(url: str | None) -> str:
 def _gateway(method: str, url: str | None, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """Calls the kill switch's route; BadInput with the gateway's own words where it refuses."""
     base = gateway_url(url)
-    response = _kill_switch(method, base, json=body)
-    if response.is_error:
-        raise BadInput(f"{base}: {response.json()['detail']}")
-    answer: dict[str, Any] = response.json()
+    return read_answer(_kill_switch(method, base, json=body))
+
+
+def read_answer(response: httpx.Response) -> dict[str, Any]:
+    """A gateway's JSON; BadInput with its own words where it refuses, or where it is no gateway."""
+    base = f"{response.url.scheme}://{response.url.netloc.decode()}"
+    try:
+        answer: dict[str, Any] = response.json()
+        refusal = str(answer["detail"]) if response.is_error else None
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{base}: something answers that is no Churn-Saver gateway; check --url") from None
+    if refusal is not None:
+        raise BadInput(f"{base}: {refusal}")
     return answer
 
 
 def _kill_switch(method: str, base: str, **options: Any) -> httpx.Response:
     try:
         return httpx.request(method, f"{base}/v1/kill-switch", timeout=5.0, **options)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise BadInput(f"{base}: the gateway does not answer ({error}); run `churn-saver up`") from None
 
 
@@ -133,8 +145,7 @@ def _set_switch_if_unset(url: str) -> None:
     body = {"state": "off", "reason": "first start of the local stack"}
     answer = _kill_switch("PUT", url, json=body, headers={"If-None-Match": "*"})
     if answer.status_code != httpx.codes.PRECONDITION_FAILED:
-        if answer.is_error:
-            raise BadInput(f"{url}: {answer.json()['detail']}")
+        read_answer(answer)
     elif _gateway("GET", url)["state"] == "unknown":
         stderr.print(
             "[yellow]the kill switch had a state that is lost or unreadable, so customers get the baseline or nothing; "
@@ -152,7 +163,12 @@ def _wait_for_bank(settings: ServeSettings) -> None:
         task = bar.add_task("filling the bank of messages", total=None)
         stub = generator_service_pb2_grpc.GeneratorServiceStub(channel)
         while time.monotonic() < deadline:
-            bank = stub.GetBank(generator_service_pb2.GetBankRequest(), timeout=5.0)
+            try:
+                bank = stub.GetBank(generator_service_pb2.GetBankRequest(), timeout=5.0)
+            except grpc.RpcError as error:
+                raise BadInput(
+                    f"{settings.addresses.generator}: the generator does not answer ({error.code()})"
+                ) from None
             bar.update(task, completed=bank.briefs_filled, total=bank.briefs_wanted)
             if not bank.filling:
                 return

@@ -1,5 +1,8 @@
-"""Checkpoints: folders of data files with a manifest that says what they are and what they hash to."""
+"""Checkpoints: folders of data files with a manifest that says what they are and what they hash to.
 
-from churnsaver.checkpoints.checkpoint import Checkpoint, Manifest, open_checkpoint, write_checkpoint
+`registry` keeps what was published, `follower` keeps a process on it.
+"""
 
-__all__ = ["Checkpoint", "Manifest", "open_checkpoint", "write_checkpoint"]
+from churnsaver.checkpoints.checkpoint import Checkpoint, Gate, Manifest, open_checkpoint, write_checkpoint
+
+__all__ = ["Checkpoint", "Gate", "Manifest", "open_checkpoint", "write_checkpoint"]

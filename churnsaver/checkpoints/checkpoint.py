@@ -23,7 +23,29 @@ from churnsaver.errors import CheckpointError
 MANIFEST = "manifest.json"
 MODEL_CARD = "MODEL_CARD.md"
 GOLDEN = "golden.json"
-ALLOWED_SUFFIXES = frozenset({".json", ".onnx", ".safetensors", ".ubj", ".md", ".txt"})
+# `.bin` is CTranslate2's format: sizes and numbers. Whatever its name, a file that begins as a pickle does is refused.
+ALLOWED_SUFFIXES = frozenset({".bin", ".json", ".onnx", ".safetensors", ".ubj", ".md", ".txt"})
+# A pickle of protocol 2 and later begins with its version, one that torch.save wrote is a zip archive.
+PICKLE_BEGINNINGS = (*(bytes([0x80, protocol]) for protocol in range(2, 6)), b"PK\x03\x04")
+# Larger files (a language model's weights) are verified where they lie and read by whoever needs them.
+HELD_BYTES = 32 << 20
+
+
+class Gate(Frozen):
+    """Whether a trained model is good enough to serve, as its trainer measured it.
+
+    Attributes:
+        missed: what it missed, a sentence each; empty where it passed.
+    """
+
+    passed: bool
+    missed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, *demands: tuple[bool, str]) -> Gate:
+        """The gate of demands, each whether it holds and what to say where it does not."""
+        missed = tuple(said for holds, said in demands if not holds)
+        return cls(passed=not missed, missed=missed)
 
 
 class Manifest(Frozen):
@@ -37,6 +59,7 @@ class Manifest(Frozen):
         parents: versions of the checkpoints that training read, by kind.
         data_sha256: hash of the training data; None where there was none.
         metrics: what training measured on rows that it did not train on.
+        gate: whether that was good enough; None where nothing is demanded of the kind.
     """
 
     kind: str
@@ -46,16 +69,18 @@ class Manifest(Frozen):
     parents: dict[str, str] = Field(default_factory=dict)
     data_sha256: str | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose files have been verified and are held in memory.
+    """A checkpoint whose files have been verified; those up to HELD_BYTES are held in memory.
 
     Attributes:
         path: the folder that it was read from.
         manifest: what it says of itself.
         sha256: hash of the manifest, which pins every file.
+        contents: the files that are held, by name.
     """
 
     path: Path
@@ -93,21 +118,27 @@ def write_checkpoint(
     metrics: Mapping[str, float],
     parents: Mapping[str, str] | None = None,
     data_sha256: str | None = None,
+    gate: Gate | None = None,
 ) -> Manifest:
-    """Writes a checkpoint to the folder `out`, whole or not at all; an older one there is replaced."""
-    if bad := [name for name in files if Path(name).suffix not in ALLOWED_SUFFIXES or "/" in name]:
+    """Writes a checkpoint to the folder `out`, whole or not at all; an older one there is replaced.
+
+    Raises:
+        CheckpointError: `out` cannot be written, or holds something else than a checkpoint.
+    """
+    if bad := [name for name in files if not _may_be_named(name)]:
         raise ValueError(f"a checkpoint holds data files only, not {bad}")
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    version = f"{kind}-{hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:12]}"
     manifest = Manifest(
         kind=kind,
-        version=version,
+        version=version_of(kind, hashes),
         seed=seed,
         files=hashes,
         parents=dict(parents or {}),
         data_sha256=data_sha256,
         metrics=dict(metrics),
+        gate=gate,
     )
+    _require_replaceable(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -128,38 +159,81 @@ def write_checkpoint(
     return manifest
 
 
-def open_checkpoint(path: Path, kind: str) -> Checkpoint:
-    """Reads and verifies a checkpoint.
+def _require_replaceable(out: Path) -> None:
+    """Nothing that is not ours is ever deleted: a folder may hold a checkpoint's files alone, or nothing."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise CheckpointError(f"{out}: is a file; choose a folder with --out")
+    found = {path.name for path in out.iterdir()}
+    try:
+        ours = {MANIFEST, *read_manifest((out / MANIFEST).read_bytes(), str(out)).files}
+    except (OSError, CheckpointError):
+        ours = set()
+    if foreign := sorted(found - ours):
+        raise CheckpointError(
+            f"{out}: holds {foreign[0]!r}, which is no part of a checkpoint and would be deleted; "
+            "choose a new or empty folder with --out"
+        )
+
+
+def version_of(kind: str, hashes: Mapping[str, str]) -> str:
+    """The version of files with these hashes: the same files are the same version."""
+    return f"{kind}-{hashlib.sha256(json.dumps(dict(sorted(hashes.items()))).encode()).hexdigest()[:12]}"
+
+
+def open_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
+    """Reads and verifies a checkpoint, of `kind` where one is demanded.
 
     Raises:
-        CheckpointError: it is missing, of another kind, or a file is missing, truncated or altered.
+        CheckpointError: it is missing, of another kind, or a file is missing, truncated, altered or code.
     """
     try:
         raw = (path / MANIFEST).read_bytes()
     except OSError:
         raise CheckpointError(
-            f"{path}: no {kind} checkpoint here ({MANIFEST} is missing); train one or run `make up`"
+            f"{path}: no {kind or 'such'} checkpoint here ({MANIFEST} is missing); train one or run `make up`"
         ) from None
-    try:
-        manifest = Manifest.model_validate_json(raw)
-    except ValidationError:
-        raise CheckpointError(f"{path / MANIFEST}: is truncated or no manifest; train the checkpoint again") from None
-    if manifest.kind != kind:
+    manifest = read_manifest(raw, str(path / MANIFEST))
+    if kind is not None and manifest.kind != kind:
         raise CheckpointError(f"{path}: is a {manifest.kind} checkpoint; expected a {kind} checkpoint")
-    contents = {name: _read_verified(path / name, digest) for name, digest in manifest.files.items()}
+    contents = {}
+    for name, digest in manifest.files.items():
+        if (content := _verified(path / name, digest)) is not None:
+            contents[name] = content
     return Checkpoint(path, manifest, hashlib.sha256(raw).hexdigest(), contents)
 
 
-def _read_verified(path: Path, digest: str) -> bytes:
-    if path.suffix not in ALLOWED_SUFFIXES:
-        raise CheckpointError(f"{path}: a checkpoint is data, not code; {path.suffix or 'this file'} is refused")
+def read_manifest(raw: bytes, where: str) -> Manifest:
+    """A manifest from its bytes; CheckpointError where they are none, or name files that are no data."""
     try:
-        content = path.read_bytes()
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError:
+        raise CheckpointError(f"{where}: is truncated or no manifest; train the checkpoint again") from None
+    if bad := [name for name in manifest.files if not _may_be_named(name)]:
+        raise CheckpointError(f"{where}: a checkpoint is data, not code; {bad[0]} is refused")
+    return manifest
+
+
+def _may_be_named(name: str) -> bool:
+    return Path(name).suffix in ALLOWED_SUFFIXES and Path(name).name == name and not name.startswith(".")
+
+
+def _verified(path: Path, digest: str) -> bytes | None:
+    """The file's content once its hash is right; None for one that is too large to hold."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(4)
+            file.seek(0)
+            content = file.read() if path.stat().st_size <= HELD_BYTES else None
+            found = hashlib.sha256(content) if content is not None else hashlib.file_digest(file, "sha256")
     except OSError:
         raise CheckpointError(f"{path}: is missing though the manifest lists it; train the checkpoint again") from None
-    if (found := hashlib.sha256(content).hexdigest()) != digest:
+    if found.hexdigest() != digest:
         raise CheckpointError(
-            f"{path}: is truncated or altered (sha256 {found[:12]}…, the manifest says {digest[:12]}…); "
+            f"{path}: is truncated or altered (sha256 {found.hexdigest()[:12]}…, the manifest says {digest[:12]}…); "
             "restore it or train the checkpoint again"
         )
+    if beginning.startswith(PICKLE_BEGINNINGS):
+        raise CheckpointError(f"{path}: holds a pickle, which is code; a checkpoint is data (safetensors, ONNX, JSON)")
     return content

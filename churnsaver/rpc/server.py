@@ -80,23 +80,21 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
 class ModelsServicer(models_grpc.ModelsServiceServicer):
     """Answers which checkpoints serve, from whatever the service says at that moment."""
 
-    def __init__(self, serving: Callable[[], Iterable[models_pb2.ServingModel]]) -> None:
+    def __init__(self, serving: Callable[[], Iterable[Checkpoint]]) -> None:
         self._serving = serving
 
     async def GetModels(self, request: models_pb2.GetModelsRequest, context: Any) -> models_pb2.GetModelsResponse:
-        return models_pb2.GetModelsResponse(models=self._serving())
-
-
-def serving_model(checkpoint: Checkpoint) -> models_pb2.ServingModel:
-    """How a checkpoint is named over RPC."""
-    manifest = checkpoint.manifest
-    return models_pb2.ServingModel(kind=manifest.kind, version=manifest.version, sha256=checkpoint.sha256)
+        models = (
+            models_pb2.ServingModel(kind=each.manifest.kind, version=each.version, sha256=each.sha256)
+            for each in self._serving()
+        )
+        return models_pb2.GetModelsResponse(models=models)
 
 
 async def serve(
     settings: RpcServiceSettings,
     register: Callable[[grpc.aio.Server], str],
-    serving: Callable[[], Iterable[models_pb2.ServingModel]],
+    serving: Callable[[], Iterable[Checkpoint]],
 ) -> None:
     """Serves until SIGTERM or SIGINT, then refuses new work and finishes what is in flight.
 
@@ -124,7 +122,7 @@ async def serve(
     await server.start()
     for service in (name, ""):
         await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
-    log.info("rpc.serving", address=address, models=[model.version for model in serving()])
+    log.info("rpc.serving", address=address, models=[checkpoint.version for checkpoint in serving()])
 
     await stop_requested()
     log.info("rpc.draining", grace_s=settings.drain_s)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from churnsaver.rpc.server import serve, serving_model
+from collections.abc import Mapping
+
+from churnsaver.checkpoints import Checkpoint
+from churnsaver.domain.world import World
+from churnsaver.following import following
+from churnsaver.rpc.server import serve
 from churnsaver.settings import load_serve_settings, load_world
+from services.decision.built_in import check_built_in_cases
 from services.decision.decide import Decider
-from services.decision.models import load_models
+from services.decision.models import KINDS, load_models
 from services.decision.server import register
 
 
 async def main() -> None:
-    """Serves until told to stop; BadInput where a setting or a checkpoint cannot be used."""
+    """Serves until told to stop; BadInput where a setting is wrong, or no checkpoint can serve."""
     settings, world = load_serve_settings(), load_world()
-    models = load_models(settings.checkpoints, world)
-    decider = Decider(world, models)
-    await serve(
-        settings.decision,
-        register=lambda server: register(server, decider),
-        serving=lambda: [serving_model(checkpoint) for checkpoint in models.checkpoints.values()],
-    )
+    async with following("decision", settings, KINDS, lambda found: build_decider(world, found)) as follower:
+        await serve(
+            settings.decision,
+            register=lambda server: register(server, lambda: follower.served),
+            serving=follower.serving,
+        )
+
+
+def build_decider(world: World, checkpoints: Mapping[str, Checkpoint]) -> Decider:
+    """What decides with these checkpoints; CheckpointError where one of their golden cases, or of ours, fails."""
+    decider = Decider(world, load_models(checkpoints, world))
+    check_built_in_cases(decider, world)
+    return decider

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from churnsaver.checkpoints.checkpoint import GOLDEN
 from churnsaver.domain.actions import Action, ActionSpace
 from churnsaver.domain.eligibility import (
     ContactState,
@@ -20,19 +21,24 @@ from churnsaver.domain.money import expected_values_usd
 from churnsaver.domain.observation import CustomerFeatures, observe
 from churnsaver.domain.schema import Scalar
 from churnsaver.domain.world import World
+from churnsaver.models.trees import RISK
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as pb
 from services.decision.models import Models
 from services.decision.requests import budget_fraction_left, read_attributes, read_contact
 
 
 class Decider:
-    """Decides in one world with one set of models."""
+    """Decides in one world with one set of models.
+
+    Attributes:
+        versions: of the models, by kind.
+    """
 
     def __init__(self, world: World, models: Models) -> None:
         self._world = world
         self._models = models
         self._actions = ActionSpace(world)
-        self._versions = {kind: checkpoint.version for kind, checkpoint in models.checkpoints.items()}
+        self.versions = {kind: checkpoint.version for kind, checkpoint in models.checkpoints.items()}
         self._sha256 = {kind: checkpoint.sha256 for kind, checkpoint in models.checkpoints.items()}
 
     def decide(self, request: pb.DecideRequest) -> pb.DecideResponse:
@@ -60,9 +66,13 @@ class Decider:
             masked_offers=masked_offers(self._world, reasons[0]),
             observation=observation[0],
             multipliers=self._models.policy.multipliers,
-            versions=self._versions,
+            versions=self.versions,
             sha256=self._sha256,
         )
+
+    def golden_customers(self) -> list[dict[str, Scalar]]:
+        """Attributes of the made-up customers of the risk checkpoint, for trying the models together."""
+        return [case["attributes"] for case in self._models.checkpoints[RISK].read_json(GOLDEN)]
 
     def _features(self, attributes: dict[str, Scalar]) -> CustomerFeatures:
         """What the policy may know of a customer of any dataset: risk, charge, tenure, acceptance."""

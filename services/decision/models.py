@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from churnsaver.checkpoints import Checkpoint, open_checkpoint
+from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.world import World
 from churnsaver.models.policy import POLICY_KIND, OnnxPolicy
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
+
+KINDS = (RISK, ACCEPTANCE, POLICY_KIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +23,12 @@ class Models:
     checkpoints: Mapping[str, Checkpoint]
 
 
-def load_models(root: Path, world: World) -> Models:
-    """Opens `root`/risk, acceptance and policy, and runs their golden cases.
+def load_models(checkpoints: Mapping[str, Checkpoint], world: World) -> Models:
+    """The models of a checkpoint of each of KINDS, after their golden cases.
 
     Raises:
-        CheckpointError: one is missing, altered, made for another world, or answers a golden case wrongly.
+        CheckpointError: one was made for another world, or answers a golden case wrongly.
     """
-    checkpoints = {kind: open_checkpoint(root / kind, kind) for kind in (RISK, ACCEPTANCE, POLICY_KIND)}
     policy = OnnxPolicy.from_checkpoint(checkpoints[POLICY_KIND])
     policy.require_world(world)
     policy.check_golden(checkpoints[POLICY_KIND])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -64,18 +63,21 @@ OnlyIfUnset = Annotated[
 
 
 def build_app(
-    retention: Retention,
+    retention: Callable[[], Retention],
     records: Records,
     kill_switch: KillSwitch,
     *,
     serving: Callable[[], Awaitable[dict[str, Any]]],
     max_body_bytes: int,
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
 ) -> FastAPI:
-    """The application; `serving` tells which checkpoints each service serves with."""
-    app = FastAPI(
-        title="Churn-Saver", version=__version__, description=DESCRIPTION, lifespan=lifespan, strict_content_type=False
-    )
+    """The application.
+
+    Args:
+        retention: says who answers requests now; a new scorecard comes with a new one.
+        serving: tells which checkpoints each service serves with.
+        max_body_bytes: larger bodies are refused.
+    """
+    app = FastAPI(title="Churn-Saver", version=__version__, description=DESCRIPTION, strict_content_type=False)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     problems.install(app)
     metrics.KILL_SWITCH_ON.set_function(lambda: float(kill_switch.baseline_reason is not None))
@@ -88,12 +90,12 @@ def build_app(
     return app
 
 
-def _add_retain(app: FastAPI, retention: Retention) -> None:
+def _add_retain(app: FastAPI, retention: Callable[[], Retention]) -> None:
     @app.post("/v1/retain", responses={200: {"model": RetainResponse}, **RETAIN_PROBLEMS}, tags=["retain"])
     @app.post("/retain", responses={200: {"model": RetainResponse}, **RETAIN_PROBLEMS}, tags=["retain"])
     async def retain(request: RetainRequest, idempotency_key: IdempotencyKey = None) -> Response:
         """Decides about one customer and writes the message. Idempotent; never 5xx because a dependency is down."""
-        return _json(await retention.retain(request, idempotency_key))
+        return _json(await retention().retain(request, idempotency_key))
 
 
 def _add_records(app: FastAPI, records: Records) -> None:

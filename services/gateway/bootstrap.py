@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,9 +18,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from churnsaver.checkpoints import open_checkpoint
+from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.scorecard import Scorecard
 from churnsaver.errors import BadInput, CheckpointError
+from churnsaver.following import following
 from churnsaver.rpc.channels import open_channel
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
 from churnsaver.tasks import stop_tasks
@@ -33,12 +35,12 @@ from services.gateway.retain import Retention
 
 log = structlog.get_logger()
 
+RISK = "risk"  # the checkpoint that carries the scorecard
 SECONDS_PER_DAY = 86_400
 
 
-def load_scorecard(settings: ServeSettings) -> Scorecard:
-    """The baseline's scorecard from the risk checkpoint."""
-    checkpoint = open_checkpoint(settings.checkpoints / "risk", "risk")
+def read_scorecard(checkpoint: Checkpoint) -> Scorecard:
+    """The baseline's scorecard from a risk checkpoint; CheckpointError where it has none."""
     try:
         return Scorecard.model_validate(checkpoint.read_json("scorecard.json"))
     except ValidationError as error:
@@ -62,9 +64,14 @@ def open_redis(settings: ServeSettings) -> Redis:
     )
 
 
-def build(settings: ServeSettings) -> FastAPI:
-    """The wired application; BadInput where a setting, a checkpoint or a folder is wrong."""
-    world, gateway = load_world(), settings.gateway
+@asynccontextmanager
+async def wired(settings: ServeSettings) -> AsyncIterator[FastAPI]:
+    """The application with everything that it needs running.
+
+    Raises:
+        BadInput: a setting or a folder is wrong, or no risk checkpoint can serve.
+    """
+    world, gateway, books = load_world(), settings.gateway, load_message_books()
     redis = open_redis(settings)
     ledger = RedisLedger(
         redis,
@@ -75,48 +82,51 @@ def build(settings: ServeSettings) -> FastAPI:
     )
     journal = Journal(settings.state_dir / "gateway")
     kill_switch = KillSwitch(redis, force_baseline=settings.force_baseline, poll_s=gateway.kill_switch_poll_ms / 1000.0)
-    # A grpc.aio channel belongs to the event loop that it is made in, which is running by now.
     channels = {name: open_channel(address) for name, address in settings.addresses.model_dump().items()}
-    retention = Retention(
-        settings,
-        world,
-        load_message_books(),
-        load_scorecard(settings),
-        ledger=ledger,
-        journal=journal,
-        kill_switch=kill_switch,
-        decision=GrpcDecision(channels["decision"]),
-        generator=GrpcGenerator(channels["generator"]),
-        shield=GrpcShield(channels["shield"]),
-    )
-    records = Records(ledger, journal, kill_switch, world, pseudonym_key=settings.pseudonym_key)
 
-    async def serving() -> dict[str, Any]:
-        names = list(channels)
-        found = await asyncio.gather(*(serving_models(channels[name], 0.2) for name in names))
-        scorecard = {"scorecard": {"version": retention.scorecard.version}}
-        return {"gateway": scorecard, **dict(zip(names, found, strict=True))}
+    def retention(found: Mapping[str, Checkpoint]) -> Retention:
+        """A request keeps the scorecard that it began with, so a new one comes with a new `Retention`."""
+        return Retention(
+            settings,
+            world,
+            books,
+            read_scorecard(found[RISK]),
+            ledger=ledger,
+            journal=journal,
+            kill_switch=kill_switch,
+            decision=GrpcDecision(channels["decision"]),
+            generator=GrpcGenerator(channels["generator"]),
+            shield=GrpcShield(channels["shield"]),
+        )
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async with following("gateway", settings, (RISK,), retention) as follower:
+
+        async def serving() -> dict[str, Any]:
+            found = await asyncio.gather(*(serving_models(channel, 0.2) for channel in channels.values()))
+            ours = {
+                kind: {"version": each.version, "sha256": each.sha256} for kind, each in follower.checkpoints.items()
+            }
+            return {"gateway": ours, **dict(zip(channels, found, strict=True))}
+
         background = [asyncio.create_task(kill_switch.follow()), asyncio.create_task(keep_ledger(ledger, journal))]
-        yield
+        yield build_app(
+            lambda: follower.served,
+            Records(ledger, journal, kill_switch, world, pseudonym_key=settings.pseudonym_key),
+            kill_switch,
+            serving=serving,
+            max_body_bytes=gateway.max_body_bytes,
+        )
         await stop_tasks(background)
-        journal.close()
-        await redis.aclose()
-        for channel in channels.values():
-            await channel.close()
-
-    return build_app(
-        retention, records, kill_switch, serving=serving, max_body_bytes=gateway.max_body_bytes, lifespan=lifespan
-    )
+    journal.close()
+    await redis.aclose()
+    for channel in channels.values():
+        await channel.close()
 
 
 async def main() -> None:
     """Serves until SIGTERM, then finishes what is in flight."""
     settings = load_serve_settings()
     host, port = settings.gateway.host, settings.gateway.port
-    app = build(settings)
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -125,8 +135,12 @@ async def main() -> None:
         raise BadInput(
             f"{host}:{port}: cannot listen ({error.strerror}); stop what listens there or set CHURN_SAVER_GATEWAY__PORT"
         ) from None
-    log.info("gateway.serving", address=f"{host}:{port}")
-    config = uvicorn.Config(
-        app, http="httptools", access_log=False, log_config=None, timeout_graceful_shutdown=10, server_header=False
-    )
-    await uvicorn.Server(config).serve(sockets=[listener])
+    async with wired(settings) as app:
+        log.info("gateway.serving", address=f"{host}:{port}")
+        config = uvicorn.Config(
+            app, http="httptools", access_log=False, log_config=None, timeout_graceful_shutdown=10, server_header=False
+        )
+        # uvicorn raises a signal that it has obeyed once more; what `wired` closes comes after that.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        await uvicorn.Server(config).serve(sockets=[listener])

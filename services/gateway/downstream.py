@@ -11,6 +11,7 @@ import grpc
 
 from churnsaver.domain.message import Brief
 from churnsaver.domain.schema import Scalar
+from churnsaver.rpc.attributes import attribute_values
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb2
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2_grpc as decision_grpc
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as generator_pb2
@@ -81,11 +82,7 @@ class GrpcDecision:
     async def decide(
         self, attributes: Mapping[str, Scalar], contact: decision_pb2.ContactState, seed: int, timeout_s: float
     ) -> decision_pb2.DecideResponse:
-        request = decision_pb2.DecideRequest(
-            attributes={name: _attribute(value) for name, value in attributes.items() if value is not None},
-            contact=contact,
-            seed=seed,
-        )
+        request = decision_pb2.DecideRequest(attributes=attribute_values(attributes), contact=contact, seed=seed)
         try:
             return await self._stub.Decide(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -139,11 +136,3 @@ async def serving_models(channel: grpc.aio.Channel, timeout_s: float) -> dict[st
 
 def _unavailable(service: str, error: grpc.aio.AioRpcError) -> Unavailable:
     return Unavailable(service, timed_out=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
-
-
-def _attribute(value: Scalar) -> decision_pb2.AttributeValue:
-    if isinstance(value, bool):
-        return decision_pb2.AttributeValue(flag=value)
-    if isinstance(value, int | float):
-        return decision_pb2.AttributeValue(number=float(value))
-    return decision_pb2.AttributeValue(text=value or "")

@@ -44,11 +44,17 @@ OUTAGES = (RedisError, OSError, TimeoutError)
 
 @dataclass(frozen=True, slots=True)
 class BankMessage:
-    """One message that may be chosen; `score` ranks it (see `ranking`), higher is better."""
+    """One message that may be chosen.
+
+    Attributes:
+        score: ranks it (see `ranking`), higher is better.
+        model: version of the model that wrote it.
+    """
 
     message_id: str
     draft: str
     score: float
+    model: str
 
 
 class Bank:
@@ -99,6 +105,11 @@ class Bank:
     def briefs_filled(self) -> int:
         return len(self._messages)
 
+    def take_over(self, former: Bank) -> None:
+        """Gives out another model's messages, all of them reviewed, for each brief until it has its own."""
+        self._messages = dict(former._messages)
+        self.uses = former.uses
+
     async def fill(self) -> None:
         """Writes until each brief has a message, then until each has as many as are wanted, and stores them.
 
@@ -118,7 +129,7 @@ class Bank:
 
     async def _fill_round(self, round_number: int, *, enough: int) -> None:
         for cell, briefs in self.cells.items():
-            short = [brief for brief in briefs if len(self._messages.get(brief.key, ())) < enough]
+            short = [brief for brief in briefs if len(self._own(brief)) < enough]
             if not short:
                 continue
             try:
@@ -134,10 +145,14 @@ class Bank:
         bodies = ranked_bodies(await self._engine.write(prompts(book, cell, count), seed), book, cell)
         for brief in briefs:
             if new := await self._admitted(book, brief, bodies):
-                self._messages[brief.key] = self._best({*self._messages.get(brief.key, ()), *new})
+                self._messages[brief.key] = self._best({*self._own(brief), *new})
                 self._unkept.add(brief.key)
                 metrics.BRIEFS.set(self.briefs_filled)
         await self._keep()
+
+    def _own(self, brief: Brief) -> tuple[BankMessage, ...]:
+        """What this bank's own model has written for a brief."""
+        return tuple(each for each in self._messages.get(brief.key, ()) if each.model == self._engine.version)
 
     def _best(self, messages: Iterable[BankMessage]) -> tuple[BankMessage, ...]:
         ranked = sorted(messages, key=lambda message: (-message.score, message.message_id))
@@ -150,7 +165,7 @@ class Bank:
             draft = book.draft(brief.channel, text)
             if await self._passes(draft, brief):
                 message_id = hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
-                kept.append(BankMessage(message_id, draft, score))
+                kept.append(BankMessage(message_id, draft, score, self._engine.version))
             else:
                 metrics.REJECTED.labels("shield").inc()
             if len(kept) == self._settings.messages_per_brief:

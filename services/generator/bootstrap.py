@@ -7,42 +7,89 @@ from collections.abc import Iterable, Mapping
 
 from redis.asyncio import Redis
 
+from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.message import MessageBook
+from churnsaver.domain.world import World
 from churnsaver.errors import SettingsError
-from churnsaver.models.language_model import model_folder
+from churnsaver.following import following
+from churnsaver.models.language_model import GENERATOR
 from churnsaver.rpc.channels import open_channel
 from churnsaver.rpc.server import serve
-from churnsaver.rpc.stubs.models.v1 import models_service_pb2 as models_pb2
-from churnsaver.settings import configs_dir, load_message_books, load_serve_settings, load_world
+from churnsaver.settings import ServeSettings, configs_dir, load_message_books, load_serve_settings, load_world
 from churnsaver.tasks import stop_tasks
 from services.generator.bank import Bank
 from services.generator.engine import InProcessEngine
 from services.generator.generate import Writer
 from services.generator.prompt import Cell
-from services.generator.reviewing import ShieldReview
+from services.generator.reviewing import DraftReview, ShieldReview
 from services.generator.server import register
 
 
 async def main() -> None:
     """Serves until told to stop, and fills the bank meanwhile; BadInput where a setting or a file is wrong."""
     settings, world, books = load_serve_settings(), load_world(), load_message_books()
-    chosen = settings.generator
-    engine = InProcessEngine(model_folder(settings.models, chosen.model, chosen.quantization), chosen)
     redis = Redis.from_url(str(settings.redis.url), socket_timeout=2.0)
     shield = open_channel(settings.addresses.shield)
-    review = ShieldReview(shield)
-    bank = Bank(chosen, world, books, engine, review, redis, seed=settings.seed)
-    check_books(books, bank.cells)
-    writer = Writer(world, books, bank, engine, review)
-    serving = models_pb2.ServingModel(kind="generator", version=engine.version, sha256=engine.manifest.sha256)
-    filling = asyncio.create_task(_load_and_fill(writer, bank))
+    shift = Shift(settings, world, books, ShieldReview(shield), redis)
     try:
-        await serve(chosen, register=lambda server: register(server, writer), serving=lambda: [serving])
+        async with following("generator", settings, (GENERATOR,), shift.prepare, retire=shift.change) as follower:
+            await shift.change(None)
+            await serve(
+                settings.generator,
+                register=lambda server: register(server, lambda: follower.served),
+                serving=follower.serving,
+            )
     finally:
-        await stop_tasks([filling])
-        engine.close()
+        await shift.end()
         await redis.aclose()
         await shield.close()
+
+
+class Shift:
+    """Who writes: a writer for each checkpoint that serves, one after the other.
+
+    A new writer gives out the former one's messages until it has written and had reviewed its own.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        world: World,
+        books: Mapping[str, MessageBook],
+        review: DraftReview,
+        redis: Redis,
+    ) -> None:
+        self._settings, self._world, self._books = settings, world, books
+        self._review, self._redis = review, redis
+        self._prepared: Writer | None = None
+        self._on_duty: Writer | None = None
+        self._filling: asyncio.Task[None] | None = None
+
+    def prepare(self, checkpoints: Mapping[str, Checkpoint]) -> Writer:
+        """A writer with the model of a checkpoint, after its golden texts; CheckpointError where one fails."""
+        chosen = self._settings.generator
+        engine = InProcessEngine(checkpoints[GENERATOR], chosen)
+        bank = Bank(chosen, self._world, self._books, engine, self._review, self._redis, seed=self._settings.seed)
+        check_books(self._books, bank.cells)
+        if self._on_duty is not None:
+            bank.take_over(self._on_duty.bank)
+        self._prepared = Writer(self._world, self._books, bank, engine, self._review)
+        return self._prepared
+
+    async def change(self, _: Writer | None) -> None:
+        """The writer that was prepared last fills its bank; the one before it ends once it has written its last."""
+        former, self._on_duty = self._on_duty, self._prepared
+        if self._filling is not None:
+            await stop_tasks([self._filling])
+        if self._on_duty is not None:
+            self._filling = asyncio.create_task(_load_and_fill(self._on_duty))
+        if former is not None:
+            await asyncio.to_thread(former.engine.close)
+
+    async def end(self) -> None:
+        """Nobody writes any more."""
+        self._prepared = None
+        await self.change(None)
 
 
 def check_books(books: Mapping[str, MessageBook], cells: Iterable[Cell]) -> None:
@@ -60,7 +107,7 @@ def check_books(books: Mapping[str, MessageBook], cells: Iterable[Cell]) -> None
             )
 
 
-async def _load_and_fill(writer: Writer, bank: Bank) -> None:
-    await bank.load()
+async def _load_and_fill(writer: Writer) -> None:
+    await writer.bank.load()
     await writer.warm_up()
-    await bank.fill()
+    await writer.bank.fill()

@@ -7,6 +7,8 @@ it, at a lower priority than serving has, so that requests and the bank's fillin
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -14,14 +16,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import ctranslate2
-from tokenizers import Tokenizer
 
-from churnsaver.errors import BadInput
-from churnsaver.models.language_model import MEND, TOKENIZER, LanguageModelManifest, verify_language_model
+from churnsaver.checkpoints import Checkpoint
+from churnsaver.models.language_model import check_golden_texts, load_language_model
 from churnsaver.settings import GeneratorSettings
 from services.generator.body import MAX_SENTENCES
 from services.generator.prompt import Prompt
@@ -69,26 +69,28 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Ends what it started and frees the model; blocks until what is being written is done."""
+        ...
+
 
 class InProcessEngine:
     """CTranslate2 in this process, behind one worker thread."""
 
-    def __init__(self, folder: Path, settings: GeneratorSettings) -> None:
-        self.manifest: LanguageModelManifest = verify_language_model(folder)
-        self._folder, self._settings = folder, settings
+    def __init__(self, checkpoint: Checkpoint, settings: GeneratorSettings) -> None:
+        """Loads a generator checkpoint; CheckpointError where it cannot be loaded or a golden text differs."""
+        self.version = checkpoint.version
+        self._folder, self._settings = checkpoint.path, settings
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine", initializer=_give_way)
         self._waiting = 0
         self._small_write_s = self._longest_write_s = float("inf")  # until it has written, nobody knows
+        self._model: ctranslate2.Generator | None = None
         try:
-            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-            # Made in the worker: the threads of CTranslate2 inherit its priority.
-            self._model: ctranslate2.Generator | None = self._worker.submit(self._load).result()
-        except Exception as error:  # tokenizers raises bare Exception
-            raise BadInput(f"{folder}: cannot be loaded ({error}); delete it and {MEND}") from None
-
-    @property
-    def version(self) -> str:
-        return self.manifest.version
+            # In the worker: the threads of CTranslate2 inherit its priority.
+            self._worker.submit(self._open, checkpoint).result()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def expected_s(self) -> float:
@@ -112,6 +114,11 @@ class InProcessEngine:
         """Ends the worker and frees the model; what is being written stops at the next token if it was given up."""
         self._worker.submit(self._unload)
         self._worker.shutdown()
+        _give_memory_back()
+
+    def _open(self, checkpoint: Checkpoint) -> None:
+        self._model, self._tokenizer = load_language_model(self._folder, self._settings.threads)
+        check_golden_texts(checkpoint, self._model, self._tokenizer)
 
     def _write(self, prompts: Sequence[Prompt], seed: int, given_up: threading.Event) -> list[Candidate]:
         if given_up.is_set():
@@ -167,9 +174,8 @@ class InProcessEngine:
         self._longest_write_s = max(known, took_s)
 
     def _load(self) -> ctranslate2.Generator:
-        return ctranslate2.Generator(
-            str(self._folder), device="cpu", inter_threads=1, intra_threads=self._settings.threads
-        )
+        model, _ = load_language_model(self._folder, self._settings.threads)
+        return model
 
     def _unload(self) -> None:
         # Its threads end here, and not while the interpreter does.
@@ -184,3 +190,10 @@ def _give_way() -> None:
     """Lowers the calling thread's priority: on Linux a thread has its own, and those it starts inherit it."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
+
+
+def _give_memory_back() -> None:
+    """Glibc keeps what is freed in small pieces; after a whole model, the system gets it back."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

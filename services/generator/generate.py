@@ -46,10 +46,22 @@ class Writer:
         brief = self._known(brief)
         if (chosen := self.bank.choose(brief, seed)) is not None:
             message, propensity = chosen
-            answer = self._answer(message.draft, pb.MESSAGE_SOURCE_BANK, message.message_id, propensity)
+            answer = pb.GenerateResponse(
+                draft=message.draft,
+                source=pb.MESSAGE_SOURCE_BANK,
+                message_id=message.message_id,
+                propensity=propensity,
+                model_version=message.model,
+            )
         elif (draft := await self._write_now(brief, seed, time_left_s)) is not None:
             message_id = hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
-            answer = self._answer(draft, pb.MESSAGE_SOURCE_MODEL, message_id, 1.0)
+            answer = pb.GenerateResponse(
+                draft=draft,
+                source=pb.MESSAGE_SOURCE_MODEL,
+                message_id=message_id,
+                propensity=1.0,
+                model_version=self.engine.version,
+            )
         else:
             text = self.books[brief.language].template(brief)
             answer = pb.GenerateResponse(
@@ -96,14 +108,3 @@ class Writer:
         if brief.language in self.books:
             return brief
         return brief.model_copy(update={"language": FALLBACK_LANGUAGE})
-
-    def _answer(
-        self, draft: str, source: pb.MessageSource.ValueType, message_id: str, propensity: float
-    ) -> pb.GenerateResponse:
-        return pb.GenerateResponse(
-            draft=draft,
-            source=source,
-            message_id=message_id,
-            propensity=propensity,
-            model_version=self.engine.version,
-        )

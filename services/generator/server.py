@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,7 +16,7 @@ NO_DEADLINE_S = 30.0
 
 
 class GeneratorServicer(generator_grpc.GeneratorServiceServicer):
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Callable[[], Writer]) -> None:
         self._writer = writer
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
@@ -28,10 +29,10 @@ class GeneratorServicer(generator_grpc.GeneratorServiceServicer):
             language=asked.language,
         )
         time_left_s = context.time_remaining()
-        return await self._writer.write(brief, request.seed, NO_DEADLINE_S if time_left_s is None else time_left_s)
+        return await self._writer().write(brief, request.seed, NO_DEADLINE_S if time_left_s is None else time_left_s)
 
     async def GetBank(self, request: pb.GetBankRequest, context: Any) -> pb.GetBankResponse:
-        bank = self._writer.bank
+        bank = self._writer().bank
         entries = [
             pb.BankEntry(
                 message_id=message.message_id,
@@ -50,7 +51,7 @@ class GeneratorServicer(generator_grpc.GeneratorServiceServicer):
         )
 
 
-def register(server: grpc.aio.Server, writer: Writer) -> str:
-    """Adds the service to `server`; returns its full name."""
+def register(server: grpc.aio.Server, writer: Callable[[], Writer]) -> str:
+    """Adds the service to `server`; returns its full name. `writer` says who writes now."""
     generator_grpc.add_GeneratorServiceServicer_to_server(GeneratorServicer(writer), server)
     return pb.DESCRIPTOR.services_by_name["GeneratorService"].full_name

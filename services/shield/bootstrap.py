@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from churnsaver.checkpoints import Checkpoint, open_checkpoint
-from churnsaver.rpc.server import serve, serving_model
-from churnsaver.safety.bundled import shield_checkpoint
+from churnsaver.checkpoints import Checkpoint
+from churnsaver.following import following
+from churnsaver.rpc.server import serve
+from churnsaver.safety.bundled import BUNDLED_CHECKPOINT
 from churnsaver.safety.review import Policy
 from churnsaver.safety.toxicity import KIND, ToxicityModel
 from churnsaver.settings import ServeSettings, load_serve_settings, load_world
@@ -27,12 +28,17 @@ def build_reviewer(settings: ServeSettings, checkpoint: Checkpoint) -> Reviewer:
 
 
 async def main() -> None:
-    """Serves until told to stop; BadInput where a setting or the checkpoint cannot be used."""
+    """Serves until told to stop; BadInput where a setting is wrong, or no checkpoint can serve."""
     settings = load_serve_settings()
-    checkpoint = open_checkpoint(shield_checkpoint(settings.checkpoints), KIND)
-    reviewer = build_reviewer(settings, checkpoint)
-    await serve(
-        settings.shield,
-        register=lambda server: register(server, reviewer),
-        serving=lambda: [serving_model(checkpoint)],
-    )
+    async with following(
+        "shield",
+        settings,
+        (KIND,),
+        lambda found: build_reviewer(settings, found[KIND]),
+        bundled={KIND: BUNDLED_CHECKPOINT},
+    ) as follower:
+        await serve(
+            settings.shield,
+            register=lambda server: register(server, lambda: follower.served),
+            serving=follower.serving,
+        )

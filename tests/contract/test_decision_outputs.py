@@ -17,19 +17,19 @@ from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as pb
 from churnsaver.settings import load_world
 from services.decision.decide import Decider, draw
 from services.decision.models import load_models
-from tests.support.decision import CUSTOMER, decide_request
+from tests.support.decision import CUSTOMER, decide_request, open_all
 
 WORLD = load_world()
 
 
 @pytest.fixture(scope="module")
 def decider(decision_checkpoints: Path) -> Decider:
-    return Decider(WORLD, load_models(decision_checkpoints, WORLD))
+    return Decider(WORLD, load_models(open_all(decision_checkpoints), WORLD))
 
 
 def test_same_seed_same_answer(decider: Decider, decision_checkpoints: Path) -> None:
     """The same request gives the same bytes, also after a restart; another seed may give another action."""
-    restarted = Decider(WORLD, load_models(decision_checkpoints, WORLD))
+    restarted = Decider(WORLD, load_models(open_all(decision_checkpoints), WORLD))
     request = decide_request(seed=42)
     once = decider.decide(request).SerializeToString(deterministic=True)
     decider.decide(decide_request(seed=7))

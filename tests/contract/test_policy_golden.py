@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from churnsaver.checkpoints import open_checkpoint, write_checkpoint
+from churnsaver.checkpoints import Gate, open_checkpoint, write_checkpoint
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.errors import CheckpointError
@@ -28,7 +28,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(out: Path) -> Path:
     world, _ = settings()
-    write_policy(out, world, tiny_policy(), load_soft_limits(), seed=42, metrics={}, parents={}, card="# Policy\n")
+    write_policy(
+        out,
+        world,
+        tiny_policy(),
+        load_soft_limits(),
+        seed=42,
+        metrics={},
+        parents={},
+        card="# Policy\n",
+        gate=Gate(passed=True),
+    )
     return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
+from tests.support.registry import registry_environment
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCAL = ROOT / ".churn-saver"
@@ -50,11 +52,12 @@ def run_cli(*words: str, env: dict[str, str], timeout_s: float = 300.0) -> subpr
     )
 
 
-def stack_environment(state_dir: Path, checkpoints: Path) -> dict[str, str]:
+def stack_environment(state_dir: Path, registry: Path) -> dict[str, str]:
     """Settings of a stack that meets no other one on this machine."""
     env = {
         "CHURN_SAVER_STATE_DIR": str(state_dir),
-        "CHURN_SAVER_CHECKPOINTS": str(checkpoints),
+        **registry_environment(registry, LOCAL / "keys"),
+        "CHURN_SAVER_EVENTS__EMBEDDED": f"127.0.0.1:{free_port()}",
         "CHURN_SAVER_GATEWAY__PORT": str(free_port()),
         "CHURN_SAVER_REDIS__URL": f"redis://127.0.0.1:{free_port()}/0",
     }
@@ -67,18 +70,19 @@ def stack_environment(state_dir: Path, checkpoints: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def checkpoints() -> Path:
-    """What `make test-stack` trained before the tests."""
-    folder = LOCAL / "checkpoints" / "default"
-    if not (folder / "policy" / "manifest.json").exists():
-        pytest.fail("the checkpoints are not trained; run `make test-stack`, which trains them first")
+def published() -> Path:
+    """The registry that `make test-stack` filled before the tests; to be copied, not changed."""
+    folder = LOCAL / "registry" / "default"
+    if not (folder / "kinds" / "policy.json").exists():
+        pytest.fail("nothing is trained and published; run `make test-stack`, which does so first")
     return folder
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory, checkpoints: Path) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, published: Path) -> Iterator[Stack]:
     """The stack, up and with a filled bank; nothing of it is left running afterwards."""
-    env = stack_environment(tmp_path_factory.mktemp("stack"), checkpoints)
+    root = tmp_path_factory.mktemp("stack")
+    env = stack_environment(root / "state", shutil.copytree(published, root / "registry"))
     built = Stack(env, f"http://127.0.0.1:{env['CHURN_SAVER_GATEWAY__PORT']}")
     started = built.cli("up")
     assert started.returncode == 0, started.stderr

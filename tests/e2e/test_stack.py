@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ import pytest
 
 from churnsaver.settings import load_schema
 from cli.retain import request_body
-from tests.e2e.conftest import CUSTOMERS, ROOT, Stack, run_cli, stack_environment
+from tests.e2e.conftest import CUSTOMERS, LOCAL, ROOT, Stack, run_cli, stack_environment
 from trainers.data.customers import read_customers
 
 pytestmark = pytest.mark.stack
@@ -31,7 +32,7 @@ SCHEMA = ROOT / "configs" / "schemas" / "default.yaml"
 def bodies() -> list[dict[str, Any]]:
     """Requests for simulated customers; every test takes its own, so that none meets a standing decision."""
     schema = load_schema(SCHEMA)
-    return [request_body(schema, row, seed=42) for row in read_customers(CUSTOMERS, schema, 2000)]
+    return [request_body(schema, row, seed=42) for row in read_customers(CUSTOMERS, schema)[:2000]]
 
 
 def take(bodies: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ def test_status_names_every_process(stack: Stack) -> None:
     """`status --json` has the contract's shape and every service is ready with its checkpoints."""
     status = stack.cli_json("status")
     assert status["gateway_url"] == stack.url
-    assert set(status["services"]) == {"gateway", "decision", "generator", "shield", "redis"}
+    assert set(status["services"]) == {"gateway", "decision", "generator", "shield", "redis", "pubsub"}
     for name, service in status["services"].items():
         assert service["ready"] is True, name
         assert psutil.pid_exists(service["pid"])
@@ -56,7 +57,9 @@ def test_status_names_every_process(stack: Stack) -> None:
 
 def test_twenty_customers_are_retained(stack: Stack) -> None:
     """Every customer gets a policy decision; messages come from bank or model and pass the shield."""
-    answers = stack.cli_json("retain", "--csv", str(CUSTOMERS), "--schema", str(SCHEMA), "--limit", "20")["answers"]
+    answers = stack.cli_json("retain", "--csv", str(CUSTOMERS), "--schema", str(SCHEMA), "--limit", "20", "--riskiest")[
+        "answers"
+    ]
     assert len(answers) == 20
     assert {answer["mode"] for answer in answers} == {"policy"}
     contacted = [answer for answer in answers if answer["decision"]["contact"]]
@@ -179,20 +182,20 @@ def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in done.stderr
 
 
-def test_port_in_use(checkpoints: Path, tmp_path: Path) -> None:
+def test_port_in_use(published: Path, tmp_path: Path) -> None:
     """Somebody else's listener is named with the setting that chooses another port; nothing is left running."""
-    env = stack_environment(tmp_path, checkpoints)
+    env = stack_environment(tmp_path, published)
     with socket.create_server(("127.0.0.1", int(env["CHURN_SAVER_GATEWAY__PORT"]))):
         done = run_cli("up", env=env)
         assert_refused(done, env["CHURN_SAVER_GATEWAY__PORT"], "CHURN_SAVER_GATEWAY__PORT")
     run_cli("down", env=env)
 
 
-def test_truncated_checkpoint(checkpoints: Path, tmp_path: Path) -> None:
+def test_truncated_checkpoint(published: Path, tmp_path: Path) -> None:
     """A checkpoint that was cut off is named with its file, and does not serve."""
-    broken = tmp_path / "checkpoints"
-    shutil.copytree(checkpoints, broken)
-    policy = broken / "policy" / "policy.onnx"
+    broken = shutil.copytree(published, tmp_path / "registry")
+    trained = LOCAL / "checkpoints" / "default" / "policy" / "manifest.json"
+    policy = broken / "blobs" / json.loads(trained.read_text())["files"]["policy.onnx"]
     policy.write_bytes(policy.read_bytes()[:100])
     env = stack_environment(tmp_path / "state", broken)
     assert_refused(run_cli("up", env=env), "policy.onnx", "truncated or altered")

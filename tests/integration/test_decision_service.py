@@ -7,13 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from churnsaver.checkpoints import open_checkpoint
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as pb
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2_grpc as decision_grpc
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2 as models_pb
@@ -22,14 +23,17 @@ from churnsaver.settings import load_world
 from services.decision.decide import Decider
 from services.decision.models import load_models
 from tests.conftest import free_port
-from tests.support.decision import decide_request
+from tests.support.decision import decide_request, open_all
+from tests.support.registry import Yard, publish_all
 
 
-def start(checkpoints: Path, port: int) -> subprocess.Popen[str]:
-    """`python -m services.decision` with these checkpoints on this port."""
+def start(yard: Yard, port: int) -> subprocess.Popen[str]:
+    """`python -m services.decision` with this registry on this port."""
     environment = {
         **os.environ,
-        "CHURN_SAVER_CHECKPOINTS": str(checkpoints),
+        **yard.environment(),
+        "CHURN_SAVER_STATE_DIR": str(yard.root / "state"),
+        "CHURN_SAVER_EVENTS__EMBEDDED": f"127.0.0.1:{free_port()}",  # where nobody listens: it does without
         "CHURN_SAVER_DECISION__PORT": str(port),
         "CHURN_SAVER_DECISION__METRICS_PORT": str(free_port()),
     }
@@ -39,10 +43,16 @@ def start(checkpoints: Path, port: int) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def service(decision_checkpoints: Path) -> Iterator[str]:
+def yard(decision_checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Yard:
+    """A registry with the decision's checkpoints."""
+    return publish_all(decision_checkpoints, tmp_path_factory.mktemp("yard"))
+
+
+@pytest.fixture(scope="module")
+def service(yard: Yard) -> Iterator[str]:
     """The address of a running decision service; it must stop cleanly on SIGTERM."""
     port = free_port()
-    process = start(decision_checkpoints, port)
+    process = start(yard, port)
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         grpc.channel_ready_future(channel).result(timeout=30)
     yield f"127.0.0.1:{port}"
@@ -59,7 +69,7 @@ def channel(service: str) -> Iterator[grpc.Channel]:
 
 def test_answers_as_in_process(channel: grpc.Channel, decision_checkpoints: Path) -> None:
     """Over the wire comes exactly what the decider says in this process: same models, same seed, same bits."""
-    decider, stub = Decider(load_world(), load_models(decision_checkpoints, load_world())), decision_grpc
+    decider, stub = Decider(load_world(), load_models(open_all(decision_checkpoints), load_world())), decision_grpc
     for seed in range(10):
         request = decide_request(seed=seed)
         assert stub.DecisionServiceStub(channel).Decide(request, timeout=5) == decider.decide(request)
@@ -92,45 +102,46 @@ def test_bad_request_is_invalid_argument(channel: grpc.Channel) -> None:
     assert stub.Decide(decide_request(), timeout=5).versions["risk"].startswith("risk-")
 
 
-def truncate_model(folder: Path) -> None:
-    model = folder / "risk" / "model.ubj"
-    model.write_bytes(model.read_bytes()[:1000])
+def truncate_model(yard: Yard, trained: Path) -> None:
+    digest = open_checkpoint(trained / "risk").manifest.files["model.ubj"]
+    blob = yard.folder / "blobs" / digest
+    blob.write_bytes(blob.read_bytes()[:1000])
 
 
-def drop_policy(folder: Path) -> None:
-    shutil.rmtree(folder / "policy")
+def drop_policy(yard: Yard, trained: Path) -> None:
+    (yard.folder / "kinds" / "policy.json").unlink()
 
 
-def swap_kinds(folder: Path) -> None:
-    shutil.rmtree(folder / "acceptance")
-    shutil.copytree(folder / "risk", folder / "acceptance")
+def drop_everything(yard: Yard, trained: Path) -> None:
+    shutil.rmtree(yard.folder)
 
 
 @pytest.mark.parametrize(
     ("harm", "expected"),
     [
         (truncate_model, "model.ubj: is truncated or altered"),
-        (drop_policy, "no policy checkpoint here"),
-        (swap_kinds, "is a risk checkpoint; expected a acceptance checkpoint"),
+        (drop_policy, "has no champion of kind policy"),
+        (drop_everything, "has no champion of kind risk, or does not exist"),
     ],
 )
 def test_bad_checkpoint_stops_the_start(
-    decision_checkpoints: Path, tmp_path: Path, harm: object, expected: str
+    decision_checkpoints: Path, tmp_path: Path, harm: Callable[[Yard, Path], None], expected: str
 ) -> None:
-    """A checkpoint that cannot be trusted is one line on standard error and exit 2."""
-    shutil.copytree(decision_checkpoints, tmp_path / "checkpoints")
-    harm(tmp_path / "checkpoints")
-    process = start(tmp_path / "checkpoints", free_port())
+    """Where nothing served before, a checkpoint that cannot be trusted is one line and exit 2."""
+    yard = publish_all(decision_checkpoints, tmp_path)
+    harm(yard, decision_checkpoints)
+    process = start(yard, free_port())
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert errors.startswith("decision: ")
-    assert expected in errors
-    assert len(errors.splitlines()) == 1
+    last = errors.splitlines()[-1]
+    assert last.startswith("decision: ")
+    assert expected in last
+    assert "Traceback" not in errors
 
 
-def test_port_in_use_stops_the_start(service: str, decision_checkpoints: Path) -> None:
+def test_port_in_use_stops_the_start(service: str, yard: Yard) -> None:
     """A second service on the same port says so and exits 2."""
-    process = start(decision_checkpoints, int(service.rpartition(":")[2]))
+    process = start(yard, int(service.rpartition(":")[2]))
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "is in use" in errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import grpc
 import pytest
 from redis.asyncio import Redis
 
-from churnsaver.errors import BadInput
-from churnsaver.models.language_model import model_folder
+from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
+from churnsaver.errors import CheckpointError
+from churnsaver.models.language_model import GENERATOR, GOLDEN_TOLERANCE_NATS, model_folder
 from churnsaver.rpc.server import MetricsInterceptor
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
@@ -42,7 +44,8 @@ async def stub(redis_instance: RedisServer) -> AsyncIterator[generator_grpc.Gene
     bank = build_bank(redis, engine, review)
     await bank.fill()
     server = grpc.aio.server(interceptors=[MetricsInterceptor()])
-    register(server, Writer(load_world(), load_message_books(), bank, engine, review))
+    writer = Writer(load_world(), load_message_books(), bank, engine, review)
+    register(server, lambda: writer)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -94,7 +97,7 @@ async def test_the_bank_can_be_looked_into(stub: generator_grpc.GeneratorService
 def real_engine() -> Iterator[InProcessEngine]:
     if not MODEL.exists():
         pytest.skip(f"no language model in {MODEL}; `churn-saver model prepare` makes it")
-    engine = InProcessEngine(MODEL, SETTINGS.generator)
+    engine = InProcessEngine(open_checkpoint(MODEL, GENERATOR), SETTINGS.generator)
     yield engine
     engine.close()
 
@@ -131,7 +134,26 @@ async def test_the_real_engine_stops_when_nobody_waits(real_engine: InProcessEng
     assert await real_engine.write(asked[:1], 1)
 
 
-def test_a_missing_model_is_one_sentence_with_its_mend(tmp_path: Path) -> None:
-    """What a person sees who starts the generator before the model is prepared."""
-    with pytest.raises(BadInput, match=r"no language model here.*run `churn-saver model prepare`"):
-        InProcessEngine(tmp_path, SETTINGS.generator)
+def test_files_that_are_no_model_are_one_sentence_with_its_mend(tmp_path: Path) -> None:
+    """What is reported when somebody publishes other files as a generator."""
+    write_checkpoint(tmp_path / "model", GENERATOR, {"tokenizer.json": b"{}"}, seed=42, metrics={})
+    with pytest.raises(CheckpointError, match=r"cannot be loaded.*run `churn-saver model prepare --publish`"):
+        InProcessEngine(open_checkpoint(tmp_path / "model", GENERATOR), SETTINGS.generator)
+
+
+@pytest.mark.stack
+def test_a_model_that_judges_its_golden_texts_otherwise_is_refused(tmp_path: Path) -> None:
+    """The weights are whole and signed; they are only not what was measured."""
+    if not MODEL.exists():
+        pytest.skip(f"no language model in {MODEL}; `churn-saver model prepare` makes it")
+    checkpoint = open_checkpoint(MODEL, GENERATOR)
+    golden = checkpoint.read_json("golden.json")
+    golden[1]["mean_log_prob"] += 2 * GOLDEN_TOLERANCE_NATS
+    other = Checkpoint(
+        checkpoint.path,
+        checkpoint.manifest,
+        checkpoint.sha256,
+        {**checkpoint.contents, "golden.json": json.dumps(golden).encode()},
+    )
+    with pytest.raises(CheckpointError, match="the golden text 'The ferry"):
+        InProcessEngine(other, SETTINGS.generator)

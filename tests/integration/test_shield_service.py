@@ -40,7 +40,7 @@ NOON = int(datetime(2026, 1, 2, 12, tzinfo=UTC).timestamp())
 async def shield() -> AsyncIterator[shield_grpc.ShieldServiceAsyncStub]:
     reviewer = build_reviewer(load_serve_settings(), open_checkpoint(BUNDLED_CHECKPOINT, KIND))
     server = grpc.aio.server(interceptors=[MetricsInterceptor()])
-    register(server, reviewer)
+    register(server, lambda: reviewer)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

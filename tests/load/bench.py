@@ -236,7 +236,7 @@ def print_tables(document: Mapping[str, Any]) -> None:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures everything and writes the reports."""
     with Floor() as floor, LoadStack(campaign_factor=CAMPAIGN_FACTOR) as stack:
-        new = bodies(load_scorecard(stack.checkpoints), seed=arguments.seed, run=new_run(), csv_path=arguments.csv)
+        new = bodies(load_scorecard(), seed=arguments.seed, run=new_run(), csv_path=arguments.csv)
         measured = measure_side_by_side(floor, stack, new, arguments.rate, arguments.seconds)
         stderr.print("kill switch")
         flips = {

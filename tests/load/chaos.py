@@ -114,7 +114,7 @@ async def read_records(url: str, decision_ids: Sequence[str]) -> dict[str, Mappi
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Kills every service in turn, audits, and writes the report."""
     with LoadStack() as stack:
-        scorecard = load_scorecard(stack.checkpoints)
+        scorecard = load_scorecard()
         new = bodies(scorecard, seed=arguments.seed, run=new_run(), csv_path=arguments.csv)
         phases = []
         for victim in VICTIMS:

@@ -10,10 +10,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from churnsaver.checkpoints import open_checkpoint
 from churnsaver.domain.schema import MISSING, NUMERIC_ROLES, Column, DatasetSchema, Role, Scalar
 from churnsaver.domain.scorecard import Scorecard
 from churnsaver.errors import BadInput, SchemaError
+from cli.registry import champion
 
 # Zones across the day, so that at any hour some recipients are in their quiet hours and some are not.
 ZONES = (
@@ -27,9 +27,9 @@ CHANNELS = ("email", "sms", "push")
 CONSENT_SHARE = 0.9
 
 
-def load_scorecard(checkpoints: Path) -> Scorecard:
-    """The scorecard of the risk checkpoint that the stack serves with; it says which attributes are valid."""
-    return Scorecard.model_validate(open_checkpoint(checkpoints / "risk", "risk").read_json("scorecard.json"))
+def load_scorecard() -> Scorecard:
+    """The scorecard of the risk model that serves; it says which attributes are valid."""
+    return Scorecard.model_validate(champion("risk").read_json("scorecard.json"))
 
 
 def bodies(scorecard: Scorecard, *, seed: int, run: str, csv_path: Path | None = None) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,16 +40,20 @@ class LoadStack:
 
     Attributes:
         url: the gateway's base URL.
-        checkpoints: the folder that it serves from.
+        folder: where it keeps everything; deleted on exit.
+        environment: what its processes are started with.
+        settings: more of their settings, as environment variables.
     """
 
-    def __init__(self, *, campaign_factor: int = 1) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="churn-saver-load-"))
-        self.checkpoints = load_serve_settings().checkpoints.resolve()
-        self._ports = dict(zip(("gateway", "redis", *RPC_SERVICES), free_ports(2 + len(RPC_SERVICES)), strict=True))
+    def __init__(self, *, campaign_factor: int = 1, settings: Mapping[str, str] | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="churn-saver-load-"))
+        names = ("gateway", "redis", "pubsub", *RPC_SERVICES)
+        self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.url = f"http://{HOST}:{self._ports['gateway']}"
-        self.world = _copy_configs(self._folder / "configs", campaign_factor)
-        self._environment = {**os.environ, **self._settings()}
+        self.world = _copy_configs(self.folder / "configs", campaign_factor)
+        # A registry of its own, for what is published while it runs; the champions are the project's.
+        shutil.copytree(load_serve_settings().registry.url, self.folder / "registry")
+        self.environment = {**os.environ, **self._settings(), **(settings or {})}
 
     @property
     def retain_url(self) -> str:
@@ -82,7 +87,7 @@ class LoadStack:
     def close(self) -> None:
         """Stops everything and deletes what it kept."""
         self._command("down", "--json")
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
 
     def status(self) -> dict[str, Any]:
         """What `churn-saver status --json` says."""
@@ -115,7 +120,7 @@ class LoadStack:
     def _start(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "cli.main", *words],
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -124,9 +129,10 @@ class LoadStack:
     def _settings(self) -> dict[str, str]:
         """The settings in which this stack differs from `serve.yaml`, as environment variables."""
         settings = {
-            "CHURN_SAVER_CONFIGS": str(self._folder / "configs"),
-            "CHURN_SAVER_STATE_DIR": str(self._folder / "state"),
-            "CHURN_SAVER_CHECKPOINTS": str(self.checkpoints),
+            "CHURN_SAVER_CONFIGS": str(self.folder / "configs"),
+            "CHURN_SAVER_STATE_DIR": str(self.folder / "state"),
+            "CHURN_SAVER_REGISTRY__URL": str(self.folder / "registry"),
+            "CHURN_SAVER_EVENTS__EMBEDDED": f"{HOST}:{self._ports['pubsub']}",
             "CHURN_SAVER_GATEWAY__PORT": str(self._ports["gateway"]),
             "CHURN_SAVER_REDIS__URL": f"redis://{HOST}:{self._ports['redis']}/0",
         }

@@ -9,14 +9,16 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from churnsaver.checkpoints import write_checkpoint
+from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.domain.schema import Scalar
 from churnsaver.domain.world import World
 from churnsaver.models.policy import POLICY_KIND, POLICY_ONNX, POLICY_SPEC, OnnxPolicy, PolicySpec
+from churnsaver.rpc.attributes import attribute_values
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as pb
 from churnsaver.settings import load_schema, load_world
+from services.decision.models import KINDS
 from trainers.data import load_dataset
 from trainers.data.simulate import simulate_population
 from trainers.env.contact_log import simulate_contact_log
@@ -67,6 +69,11 @@ def write_checkpoints(folder: Path) -> Path:
     return folder
 
 
+def open_all(folder: Path) -> dict[str, Checkpoint]:
+    """The checkpoints that `write_checkpoints` wrote, by kind."""
+    return {kind: open_checkpoint(folder / kind, kind) for kind in KINDS}
+
+
 def write_policy(world: World, out: Path) -> None:
     """A policy whose logits are linear in the observation, with seeded weights."""
     labels, names = tuple(ActionSpace(world).labels), tuple(observation_names(world))
@@ -100,7 +107,7 @@ def write_policy(world: World, out: Path) -> None:
 def decide_request(seed: int = 42, **attributes: Scalar) -> pb.DecideRequest:
     """CUSTOMER, rested, on a weekday morning; `attributes` replace theirs."""
     return pb.DecideRequest(
-        attributes={name: _value(value) for name, value in {**CUSTOMER, **attributes}.items()},
+        attributes=attribute_values({**CUSTOMER, **attributes}),
         contact=pb.ContactState(
             consent=True,
             hours_since_contact=[400.0],
@@ -111,11 +118,3 @@ def decide_request(seed: int = 42, **attributes: Scalar) -> pb.DecideRequest:
         ),
         seed=seed,
     )
-
-
-def _value(value: Scalar) -> pb.AttributeValue:
-    if value is None:
-        return pb.AttributeValue()
-    if isinstance(value, bool):
-        return pb.AttributeValue(flag=value)
-    return pb.AttributeValue(text=value) if isinstance(value, str) else pb.AttributeValue(number=value)

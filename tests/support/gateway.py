@@ -178,19 +178,14 @@ class Gateway:
 
     def app(self) -> FastAPI:
         async def serving() -> dict[str, Any]:
-            return {"gateway": {"scorecard": {"version": SCORECARD.version}}}
-
-        @contextlib.asynccontextmanager
-        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-            yield
+            return {"gateway": {"risk": {"version": "risk-test"}}}
 
         return build_app(
-            self.retention,
+            lambda: self.retention,
             self.records,
             self.kill_switch,
             serving=serving,
             max_body_bytes=self.settings.gateway.max_body_bytes,
-            lifespan=lifespan,
         )
 
     def client(self) -> httpx.AsyncClient:

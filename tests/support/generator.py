@@ -30,6 +30,7 @@ class ScriptedEngine:
     expected_s: float = 0.0
     broken: bool = False
     seeds: list[int] = field(default_factory=list)
+    closed: bool = False
 
     async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
         if self.broken:
@@ -37,6 +38,9 @@ class ScriptedEngine:
         self.seeds.append(seed)
         order = [(seed + i) % len(self.texts) for i in range(len(prompts))]
         return [Candidate(self.texts[i], -0.1 * (i + 1)) for i in order]
+
+    def close(self) -> None:
+        self.closed = True
 
 
 @dataclass

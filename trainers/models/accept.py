@@ -27,7 +27,7 @@ from trainers.data import Dataset, Part
 from trainers.eval.metrics import bootstrap
 from trainers.models.boost import Advance, BoostSettings, fit_trees
 from trainers.models.cards import card_table, model_card
-from trainers.models.checks import require_both_classes
+from trainers.models.checks import beats_base_rate, require_both_classes
 
 # Customers that never were: low, middling and high risk, cheap and dear plans, new and old.
 GOLDEN_CUSTOMERS = [(0.05, 20.0, 60.0), (0.2, 45.0, 24.0), (0.5, 70.0, 6.0), (0.8, 95.0, 1.0), (0.35, 120.0, 0.0)]
@@ -70,7 +70,8 @@ def train_accept(
         ).encode(),
     }
     metrics = {f"test_{name}": interval.value for name, interval in intervals.items()}
-    return write_checkpoint(out, ACCEPTANCE, files, seed=seed, metrics=metrics, data_sha256=dataset.sha256)
+    gate = beats_base_rate(fit.yes(Role.OUTCOME), test.yes(Role.OUTCOME), intervals["log_loss"].value)
+    return write_checkpoint(out, ACCEPTANCE, files, seed=seed, metrics=metrics, data_sha256=dataset.sha256, gate=gate)
 
 
 def offer_matrix(dataset: Dataset) -> NDArray[np.float32]:

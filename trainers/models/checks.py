@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
+from churnsaver.checkpoints import Gate
 from churnsaver.domain.schema import Role
 from churnsaver.errors import SchemaError
 from trainers.data import Dataset, Part
+from trainers.eval.metrics import log_loss
 
 MIN_FIT_ROWS = 20
 MIN_TEST_ROWS = 2
@@ -25,3 +30,10 @@ def require_rows(rows: Dataset, role: Role, least: int) -> None:
             f"{rows.source}, column {rows.column(role).name}: the {parts} rows have {yes} yes and "
             f"{len(rows) - yes} no; at least {least} of each are needed, so give more rows"
         )
+
+
+def beats_base_rate(fit: NDArray[np.bool_], test: NDArray[np.bool_], model_log_loss: float) -> Gate:
+    """A model may serve that says more about the test rows than how common yes was among the rows it learned from."""
+    base = log_loss(test, np.full(len(test), fit.mean()))
+    said = f"log-loss {model_log_loss:.4f} on the test rows is not below that of the base rate, {base:.4f}"
+    return Gate.of((model_log_loss < base, said))

@@ -17,7 +17,7 @@ from trainers.data import Dataset, Part
 from trainers.eval.metrics import METRICS, bootstrap
 from trainers.models.boost import Advance, BoostSettings, fit_trees
 from trainers.models.cards import card_table, model_card
-from trainers.models.checks import require_both_classes
+from trainers.models.checks import beats_base_rate, require_both_classes
 from trainers.models.scorecard import fit_scorecard, scorecard_risk
 
 GOLDEN_CASES = 8
@@ -61,7 +61,8 @@ def train_risk(
             "budget on the riskiest customers once.",
         ).encode(),
     }
-    return write_checkpoint(out, RISK, files, seed=seed, metrics=metrics, data_sha256=dataset.sha256)
+    gate = beats_base_rate(fit.yes(Role.LABEL), target, intervals["log_loss"].value)
+    return write_checkpoint(out, RISK, files, seed=seed, metrics=metrics, data_sha256=dataset.sha256, gate=gate)
 
 
 def _golden(model: RiskModel, dataset: Dataset, seed: int) -> list[dict[str, Any]]:

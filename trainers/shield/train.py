@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-from churnsaver.checkpoints import Manifest, write_checkpoint
+from churnsaver.checkpoints import Gate, Manifest, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
 from churnsaver.safety.toxicity import CONFIG, KIND, WEIGHTS, ToxicityConfig, ToxicityModel, buckets_of, clean
 from trainers.eval.metrics import auc, ece
@@ -31,6 +31,7 @@ INVERSE_REGULARISATION = 8.0
 # The operating point: this share of benign validation texts of customers may be flagged. Half of the target of
 # 1 %, so that the share on other texts of the kind stays below it.
 FALSE_ALARM_SHARE = 0.005
+MIN_AUC = 0.8
 TRAINING_STEPS = 3  # fit, calibrate, measure: what `advance` counts after the files
 GOLDEN_TEXTS = (
     "Thank you for being our customer; we would like to make your plan work better for you.",
@@ -70,7 +71,8 @@ def train_shield(paths: Sequence[Path], out: Path, seed: int, advance: Callable[
         MODEL_CARD: shield_card(parts, hashes, metrics, seed).encode(),
     }
     data_sha256 = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-    return write_checkpoint(out, KIND, files, seed=seed, metrics=metrics, data_sha256=data_sha256)
+    gate = Gate.of((metrics["auc"] >= MIN_AUC, f"AUC {metrics['auc']:.3f} on held-out texts is below {MIN_AUC}"))
+    return write_checkpoint(out, KIND, files, seed=seed, metrics=metrics, data_sha256=data_sha256, gate=gate)
 
 
 def fit(examples: Sequence[Example], seed: int) -> ToxicityModel:

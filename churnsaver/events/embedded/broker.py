@@ -15,7 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from churnsaver.events.embedded import wire
 from churnsaver.events.embedded.filters import parse_filter
-from churnsaver.events.embedded.state import Change, Snapshot, State, encoded
+from churnsaver.events.embedded.state import Change, State, encoded
 from churnsaver.events.embedded.subscription import Clock, Delivery, Subscription
 from churnsaver.events.embedded.wire import Message, Refused, invalid, not_found
 
@@ -23,10 +23,15 @@ DAY_S = 86_400
 RETENTION_S = 7 * DAY_S  # of messages and snapshots, unless the subscription says otherwise
 EXPIRATION_S = 31 * DAY_S
 SWEEP_S = 30.0
-UNSUPPORTED = {
-    "topic": ("schema_settings", "ingestion_data_source_settings", "message_transforms"),
-    "subscription": ("bigquery_config", "cloud_storage_config", "message_transforms"),
-}
+UNSUPPORTED = frozenset(
+    {
+        "bigquery_config",
+        "cloud_storage_config",
+        "ingestion_data_source_settings",
+        "message_transforms",
+        "schema_settings",
+    }
+)
 FIXED = frozenset({"name", "topic", "filter", "enable_message_ordering"})
 
 
@@ -48,14 +53,8 @@ class Broker:
         self._sweep_at = clock() + SWEEP_S
 
     def subscription(self, name: str) -> Subscription:
-        """A subscription, to take messages from.
-
-        Raises:
-            Refused: NOT_FOUND, or FAILED_PRECONDITION where it was detached from its topic.
-        """
+        """A subscription, to take messages from; Refused (NOT_FOUND) where there is none."""
         subscription: Subscription = _known(self.state.subscriptions, name)
-        if subscription.config.detached:
-            raise Refused(grpc.StatusCode.FAILED_PRECONDITION, f"{name} is detached from its topic")
         return subscription
 
     def tick(self) -> None:
@@ -74,18 +73,12 @@ class Broker:
     def create_topic(self, topic: Message) -> Message:
         _check_name(topic.name, "topics")
         _check_new(self.state.topics, topic.name)
-        _check_supported(topic, "topic")
+        _check_supported(topic)
         self._commit({"op": "topic", "config": encoded(topic)})
         return topic
 
     def get_topic(self, request: Message) -> Message:
         return _known(self.state.topics, request.topic)
-
-    def update_topic(self, request: Message) -> Message:
-        topic = _merged(request, request.topic, _known(self.state.topics, request.topic.name))
-        _check_supported(topic, "topic")
-        self._commit({"op": "topic", "config": encoded(topic)})
-        return topic
 
     def list_topics(self, request: Message) -> Message:
         return _page(request, "topics", _in_project(self.state.topics, request.project))
@@ -95,23 +88,10 @@ class Broker:
         known = self.state.subscriptions.items()
         return _page(request, "subscriptions", sorted(n for n, s in known if s.config.topic == request.topic))
 
-    def list_topic_snapshots(self, request: Message) -> Message:
-        _known(self.state.topics, request.topic)
-        known = self.state.snapshots.items()
-        return _page(request, "snapshots", sorted(n for n, s in known if s.config.topic == request.topic))
-
     def delete_topic(self, request: Message) -> Message:
         _known(self.state.topics, request.topic)
         self._commit({"op": "topic_deleted", "name": request.topic})
         return wire.Empty()
-
-    def detach_subscription(self, request: Message) -> Message:
-        config = wire.Subscription()
-        config.CopyFrom(self.subscription(request.subscription).config)
-        config.detached = True
-        self._commit({"op": "subscription", "config": encoded(config)})
-        self._wake(config.name)
-        return wire.message_class("DetachSubscriptionResponse")()
 
     def publish(self, request: Message) -> Message:
         _known(self.state.topics, request.topic)
@@ -138,32 +118,28 @@ class Broker:
         return config
 
     def get_subscription(self, request: Message) -> Message:
-        return _known(self.state.subscriptions, request.subscription).config
+        return self.subscription(request.subscription).config
 
     def update_subscription(self, request: Message) -> Message:
         if fixed := FIXED.intersection(request.update_mask.paths):
             raise invalid(f"{', '.join(sorted(fixed))} cannot be changed")
-        config = _merged(
-            request, request.subscription, _known(self.state.subscriptions, request.subscription.name).config
+        config = wire.Subscription()
+        config.CopyFrom(self.subscription(request.subscription.name).config)
+        if not request.update_mask.IsValidForDescriptor(config.DESCRIPTOR):
+            raise invalid("update_mask names a field that a subscription does not have")
+        request.update_mask.MergeMessage(
+            request.subscription, config, replace_message_field=True, replace_repeated_field=True
         )
         _check_subscription(config)
         self._commit({"op": "subscription", "config": encoded(config)})
         return config
-
-    def modify_push_config(self, request: Message) -> Message:
-        config = wire.Subscription()
-        config.CopyFrom(_known(self.state.subscriptions, request.subscription).config)
-        config.push_config.CopyFrom(request.push_config)
-        _check_subscription(config)
-        self._commit({"op": "subscription", "config": encoded(config)})
-        return wire.Empty()
 
     def list_subscriptions(self, request: Message) -> Message:
         known = _in_project(self.state.subscriptions, request.project)
         return _page(request, "subscriptions", [subscription.config for subscription in known])
 
     def delete_subscription(self, request: Message) -> Message:
-        _known(self.state.subscriptions, request.subscription)
+        self.subscription(request.subscription)
         self._commit({"op": "subscription_deleted", "name": request.subscription})
         self._wake(request.subscription)
         return wire.Empty()
@@ -214,18 +190,6 @@ class Broker:
         self._commit({"op": "snapshot", "config": encoded(config), "subscription": request.subscription})
         return config
 
-    def get_snapshot(self, request: Message) -> Message:
-        return _known(self.state.snapshots, request.snapshot).config
-
-    def update_snapshot(self, request: Message) -> Message:
-        config = _merged(request, request.snapshot, _known(self.state.snapshots, request.snapshot.name).config)
-        self._commit({"op": "snapshot", "config": encoded(config)})
-        return config
-
-    def list_snapshots(self, request: Message) -> Message:
-        known: list[Snapshot] = _in_project(self.state.snapshots, request.project)
-        return _page(request, "snapshots", [snapshot.config for snapshot in known])
-
     def delete_snapshot(self, request: Message) -> Message:
         _known(self.state.snapshots, request.snapshot)
         self._commit({"op": "snapshot_deleted", "name": request.snapshot})
@@ -267,17 +231,14 @@ class Broker:
 
     def _give_back(self, subscription: Subscription, deliveries: Iterable[Delivery]) -> None:
         """Messages were not acknowledged: they wait for the next attempt, or go to the dead-letter topic."""
+        dead_letter_topic = subscription.config.dead_letter_policy.dead_letter_topic
         for delivery in deliveries:
-            if subscription.is_exhausted(delivery) and self._dead_letter_topic(subscription) in self.state.topics:
-                self._dead_letter(subscription, delivery)
+            if subscription.is_exhausted(delivery) and dead_letter_topic in self.state.topics:
+                self._dead_letter(subscription, delivery, dead_letter_topic)
             else:
                 subscription.give_back(delivery)
 
-    @staticmethod
-    def _dead_letter_topic(subscription: Subscription) -> str:
-        return str(subscription.config.dead_letter_policy.dead_letter_topic)
-
-    def _dead_letter(self, subscription: Subscription, delivery: Delivery) -> None:
+    def _dead_letter(self, subscription: Subscription, delivery: Delivery, topic: str) -> None:
         _, project, _, name = subscription.config.name.split("/")
         message = wire.PubsubMessage()
         message.CopyFrom(delivery.message)
@@ -289,7 +250,7 @@ class Broker:
         }.items():
             message.attributes[f"CloudPubSubDeadLetterSource{key}"] = value
         # Published first: a crash between the two leaves it twice, never lost.
-        self._publish(self._dead_letter_topic(subscription), [message])
+        self._publish(topic, [message])
         self._commit({"op": "acked", "subscription": subscription.config.name, "numbers": [delivery.number]})
 
     def _check_stale(self, name: str, stale: list[str]) -> None:
@@ -335,14 +296,14 @@ def _check_name(name: str, collection: str) -> None:
         raise invalid(f"invalid name {name!r}: expected projects/<project>/{collection}/<3 to 255 letters, …>")
 
 
-def _check_supported(config: Message, kind: str) -> None:
-    for field, _ in config.ListFields():
-        if field.name in UNSUPPORTED[kind]:
-            raise Refused(grpc.StatusCode.UNIMPLEMENTED, f"the embedded Pub/Sub has no {field.name}")
+def _check_supported(config: Message) -> None:
+    if unsupported := UNSUPPORTED.intersection(field.name for field, _ in config.ListFields()):
+        message = f"the embedded Pub/Sub has no {', '.join(sorted(unsupported))}"
+        raise Refused(grpc.StatusCode.UNIMPLEMENTED, message)
 
 
 def _check_subscription(config: Message) -> None:
-    _check_supported(config, "subscription")
+    _check_supported(config)
     if not 10 <= config.ack_deadline_seconds <= 600:
         raise invalid(f"ack_deadline_seconds is {config.ack_deadline_seconds}; it must be from 10 to 600")
     if not 600 <= config.message_retention_duration.seconds <= EXPIRATION_S:
@@ -358,19 +319,6 @@ def _check_subscription(config: Message) -> None:
             parse_filter(config.filter)
         except ValueError as error:
             raise invalid(str(error)) from None
-
-
-def _merged(request: Message, changes: Message, present: Message) -> Message:
-    """A copy of `present` with the fields of `request.update_mask` from `changes`."""
-    if not request.update_mask.paths:
-        raise invalid("update_mask names no field")
-    merged = type(present)()
-    merged.CopyFrom(present)
-    try:
-        request.update_mask.MergeMessage(changes, merged, replace_message_field=True, replace_repeated_field=True)
-    except ValueError as error:
-        raise invalid(f"update_mask: {error}") from None
-    return merged
 
 
 def _in_project(resources: dict[str, Any], project: str) -> list[Any]:

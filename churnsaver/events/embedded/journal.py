@@ -8,6 +8,7 @@ it has doubled, and after a write that failed, so that a full disk costs errors 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -97,12 +98,11 @@ class Journal:
         self._closing = True
         self._wanted.set()
         await self._writer
-        if self._file is not None:
-            self._file.close()
+        self._close_file()
         self._lock.close()
 
     async def _write_batches(self) -> None:
-        while not self._closing:
+        while self._lines or not self._closing:
             await self._wanted.wait()
             self._wanted.clear()
             # What is appended from here on belongs to the next batch.
@@ -119,7 +119,7 @@ class Journal:
                     await asyncio.to_thread(self._add, lines)
                 batch.set_result(None)
             except OSError as error:
-                self._file = None
+                self._close_file()
                 log.error("journal.unwritable", file=str(self._path), reason=error.strerror)  # noqa: TRY400
                 message = f"{self._path}: cannot be written ({error.strerror}); nothing new is acknowledged"
                 batch.set_exception(Refused(grpc.StatusCode.UNAVAILABLE, message))
@@ -133,19 +133,18 @@ class Journal:
     def _rewrite(self, lines: list[bytes]) -> None:
         """Replaces the journal; written beside it first, so that a crash leaves one or the other."""
         beside = self._path.with_suffix(".new")
-        file = beside.open("wb")
-        try:
-            file.write(b"".join(lines))
-            file.flush()
-            os.fsync(file.fileno())
-            beside.replace(self._path)
-            _sync_folder(self._path.parent)
-        except OSError:
-            file.close()
-            raise
+        self._close_file()
+        self._file = beside.open("wb")
+        self._add(lines)
+        beside.replace(self._path)
+        _sync_folder(self._path.parent)
+        self._compact_at = max(COMPACT_BYTES, 2 * self._file.tell())
+
+    def _close_file(self) -> None:
         if self._file is not None:
-            self._file.close()
-        self._file, self._compact_at = file, max(COMPACT_BYTES, 2 * file.tell())
+            with contextlib.suppress(OSError):  # it may want to write once more what the disk would not take
+                self._file.close()
+            self._file = None
 
 
 def format_line(change: Change) -> bytes:

@@ -32,7 +32,7 @@ class Pushers:
         wanted = {
             (name, endpoint): subscription
             for name, subscription in self._broker.state.subscriptions.items()
-            if (endpoint := subscription.config.push_config.push_endpoint) and not subscription.config.detached
+            if (endpoint := subscription.config.push_config.push_endpoint)
         }
         gone = [self._tasks.pop(key) for key in self._tasks.keys() - wanted.keys()]
         await stop_tasks(gone)

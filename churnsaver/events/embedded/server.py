@@ -76,13 +76,16 @@ async def serve(address: str, folder: Path) -> None:
         await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         log.info("pubsub.serving", address=address, topics=len(state.topics), subscriptions=len(state.subscriptions))
         ticker = asyncio.create_task(_tick(broker, pushers))
-        await stop_requested()
+        stopping = asyncio.create_task(stop_requested())
+        await asyncio.wait([ticker, stopping], return_when=asyncio.FIRST_COMPLETED)
         log.info("pubsub.draining", grace_s=DRAIN_S)
         await health_servicer.enter_graceful_shutdown()
         bells.close()
         await server.stop(DRAIN_S)
-        await stop_tasks([ticker])
+        await stop_tasks([ticker, stopping])
         await pushers.close()
+    if not ticker.cancelled():
+        ticker.result()  # it never ends by itself but by a defect, which is then shown
 
 
 def check_address(address: str) -> None:

@@ -34,33 +34,26 @@ class Servicer:
     def register(self, server: grpc.aio.Server) -> None:
         """Adds both services to `server`."""
         broker = self._broker
-        publisher: dict[str, Call] = {
-            "CreateTopic": broker.create_topic,
-            "UpdateTopic": broker.update_topic,
-            "Publish": broker.publish,
-            "GetTopic": broker.get_topic,
-            "ListTopics": broker.list_topics,
-            "ListTopicSubscriptions": broker.list_topic_subscriptions,
-            "ListTopicSnapshots": broker.list_topic_snapshots,
-            "DeleteTopic": broker.delete_topic,
-            "DetachSubscription": broker.detach_subscription,
-        }
-        subscriber: dict[str, Call] = {
-            "CreateSubscription": broker.create_subscription,
-            "GetSubscription": broker.get_subscription,
-            "UpdateSubscription": broker.update_subscription,
-            "ListSubscriptions": broker.list_subscriptions,
-            "DeleteSubscription": broker.delete_subscription,
-            "ModifyAckDeadline": broker.modify_ack_deadline,
-            "Acknowledge": broker.acknowledge,
-            "ModifyPushConfig": broker.modify_push_config,
-            "GetSnapshot": broker.get_snapshot,
-            "ListSnapshots": broker.list_snapshots,
-            "CreateSnapshot": broker.create_snapshot,
-            "UpdateSnapshot": broker.update_snapshot,
-            "DeleteSnapshot": broker.delete_snapshot,
-            "Seek": broker.seek,
-        }
+        publisher = (
+            broker.create_topic,
+            broker.get_topic,
+            broker.list_topics,
+            broker.list_topic_subscriptions,
+            broker.delete_topic,
+            broker.publish,
+        )
+        subscriber = (
+            broker.create_subscription,
+            broker.get_subscription,
+            broker.update_subscription,
+            broker.list_subscriptions,
+            broker.delete_subscription,
+            broker.modify_ack_deadline,
+            broker.acknowledge,
+            broker.create_snapshot,
+            broker.delete_snapshot,
+            broker.seek,
+        )
         waiting = {
             "Pull": _unary("Pull", self._pull),
             "StreamingPull": grpc.stream_stream_rpc_method_handler(
@@ -70,7 +63,10 @@ class Servicer:
             ),
         }
         for service, calls, others in (("Publisher", publisher, {}), ("Subscriber", subscriber, waiting)):
-            handlers = {name: _unary(name, self._journaled(call)) for name, call in calls.items()} | others
+            handlers = dict(others)
+            for call in calls:
+                name = call.__name__.title().replace("_", "")  # create_topic answers CreateTopic
+                handlers[name] = _unary(name, self._journaled(call))
             generic = grpc.method_handlers_generic_handler(f"google.pubsub.v1.{service}", handlers)
             server.add_generic_rpc_handlers((generic,))
 

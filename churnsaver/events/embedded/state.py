@@ -69,29 +69,23 @@ class State:
     def whole(self) -> Iterator[Change]:
         """Changes that make this state from an empty one; what a compacted journal holds."""
         yield {"op": "next_number", "number": self.next_number}
+        subscriptions, snapshots = self.subscriptions.items(), self.snapshots.items()
         for topic in self.topics.values():
             yield {"op": "topic", "config": encoded(topic)}
-        for subscription in self.subscriptions.values():
+        for _, subscription in subscriptions:
             yield {"op": "subscription", "config": encoded(subscription.config)}
-        for snapshot in self.snapshots.values():
+        for _, snapshot in snapshots:
             yield {"op": "snapshot", "config": encoded(snapshot.config)}
+        holders = [("pending", name, {n: d.message for n, d in s.pending.items()}) for name, s in subscriptions]
+        holders += [("retained", name, s.retained) for name, s in subscriptions]
+        holders += [("snapshots", name, s.messages) for name, s in snapshots]
         kept: dict[int, Change] = {}
-
-        def keep(number: int, message: Message, role: str, name: str) -> None:
-            change = kept.setdefault(number, {"op": "kept", "number": number})
-            change.setdefault("message", encoded(message))
-            change.setdefault(role, []).append(name)
-
-        for name, subscription in self.subscriptions.items():
-            for number, delivery in subscription.pending.items():
-                keep(number, delivery.message, "pending", name)
-            for number, message in subscription.retained.items():
-                keep(number, message, "retained", name)
-        for name, snapshot in self.snapshots.items():
-            for number, message in snapshot.messages.items():
-                keep(number, message, "snapshots", name)
+        for role, name, messages in holders:
+            for number, message in messages.items():
+                change = kept.setdefault(number, {"op": "kept", "number": number, "message": message})
+                change.setdefault(role, []).append(name)
         for number in sorted(kept):
-            yield kept[number]
+            yield kept[number] | {"message": encoded(kept[number]["message"])}
 
     # -- one method for each change ----------------------------------------------------------------
 

@@ -62,20 +62,18 @@ class Subscription:
         self.configure(config)
 
     def configure(self, config: Message) -> None:
-        """Takes a new configuration; a detached subscription forgets its messages."""
+        """Takes a new configuration."""
         try:
             self._matches = parse_filter(config.filter) if config.filter else None
         except ValueError as error:
             raise ValueError(f"{config.name} has a filter that cannot be read: {error}") from None
         self.config = config
-        if config.detached:
-            self.reset({}, {})
 
     # -- messages come in --------------------------------------------------------------------------
 
     def offer(self, number: int, message: Message) -> None:
         """Adds a message unless the filter turns it away."""
-        if self.config.detached or (self._matches and not self._matches(message.attributes)):
+        if self._matches and not self._matches(message.attributes):
             return
         delivery = self.pending[number] = Delivery(number, message)
         if self.config.enable_message_ordering and message.ordering_key:
@@ -140,9 +138,8 @@ class Subscription:
 
     def finish(self, number: int) -> None:
         """Lets go of an acknowledged message, and of the next one with its ordering key."""
-        if delivery := self._forget(number):
-            if self.config.retain_acked_messages:
-                self.retained[number] = delivery.message
+        if (delivery := self._forget(number)) and self.config.retain_acked_messages:
+            self.retained[number] = delivery.message
 
     def give_back(self, delivery: Delivery) -> None:
         """Ends a lease without an acknowledgement: the message waits its back-off, then is ready again."""

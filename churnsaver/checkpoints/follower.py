@@ -1,0 +1,287 @@
+"""Keeps a process on the champions of the registry: fetch beside, verify, load, try, swap one reference.
+
+A service hands in how its checkpoints become what it serves with; that function also runs their golden
+cases and the service's own, and raises where one fails. Whatever is wrong with a new checkpoint, or with the
+registry, what serves goes on serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from churnsaver.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from churnsaver.checkpoints.registry import Alias, Catalogue, Registry, Release
+from churnsaver.domain.world import Frozen
+from churnsaver.errors import CheckpointError, ChurnSaverError, RegistryError
+from churnsaver.telemetry import CHECKPOINT_SWAPS, CHECKPOINTS_REFUSED, REGISTRY_SEEN
+
+log = structlog.get_logger()
+
+SERVED = "served.json"
+# What was refused is tried again after this long: a disk may be full for a while, a checkpoint is bad for good.
+RETRY_S = 60.0
+# Where an object lies in memory, in the words of HTTP libraries: no reason to report a fault again.
+ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+Served = TypeVar("Served")
+
+
+class LastServed(Frozen):
+    """What a kind served with, remembered beside its files: for a start without the registry, and against replays.
+
+    Attributes:
+        serial: of the newest catalogue that was followed.
+        number: of the release.
+    """
+
+    serial: int
+    number: int
+    version: str
+    manifest_sha256: str
+
+
+class Report(Frozen):
+    """That a checkpoint serves (`reason` is empty) or was refused."""
+
+    kind: str
+    version: str
+    manifest_sha256: str
+    reason: str = ""
+
+
+class Follower(Generic[Served]):
+    """Serves with the champions of some kinds.
+
+    Args:
+        registry: where they are published.
+        kinds: the kinds that are loaded together.
+        cache: folder for what is fetched; it survives a restart.
+        load: makes what serves from a checkpoint of each kind; raises where a golden case fails. Runs in a thread.
+        bundled: checkpoints that the project ships, for kinds of which nothing was published.
+        report: told what serves and what was refused.
+        retire: told what served until now, after the swap.
+
+    Attributes:
+        served: what serves now. A request takes it once and keeps it to its end.
+    """
+
+    served: Served
+
+    def __init__(
+        self,
+        registry: Registry,
+        kinds: Sequence[str],
+        cache: Path,
+        load: Callable[[Mapping[str, Checkpoint]], Served],
+        *,
+        bundled: Mapping[str, Path] | None = None,
+        report: Callable[[Report], None] = lambda _: None,
+        retire: Callable[[Served], Awaitable[None]] | None = None,
+    ) -> None:
+        self._registry, self._kinds, self._cache, self._load = registry, tuple(kinds), cache, load
+        self._bundled, self._report, self._retire = dict(bundled or {}), report, retire
+        self._last = {kind: self._read_last(kind) for kind in kinds}
+        self._found: dict[str, LastServed] = {}
+        self._refused: dict[str, tuple[str, float]] = {}
+        self._hinted = asyncio.Event()
+        self.checkpoints: dict[str, Checkpoint] = {}
+
+    def serving(self) -> list[Checkpoint]:
+        """The checkpoints that serve now."""
+        return list(self.checkpoints.values())
+
+    def hint(self) -> None:
+        """Something may have changed: looks at once. Any number of hints, in any order, do no harm."""
+        self._hinted.set()
+
+    # -- start -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Loads the champions; where one cannot serve, what served last, else what the project ships.
+
+        Raises:
+            ChurnSaverError: a kind has nothing that can serve; the message is about its champion.
+        """
+        options = {kind: await self._options(kind) for kind in self._kinds}
+        fault: ChurnSaverError | None = None
+        # The best of every kind first; then as few second choices in their place as possible.
+        ranks = sorted(itertools.product(*(range(len(options[kind])) for kind in self._kinds)), key=sum)
+        for rank in ranks:
+            chosen = {kind: options[kind][n] for kind, n in zip(self._kinds, rank, strict=True)}
+            try:
+                self.served = await asyncio.to_thread(self._load, chosen)
+            except ChurnSaverError as error:
+                fault = fault or error
+                continue
+            break
+        else:
+            assert fault is not None
+            raise fault
+        self.checkpoints = chosen
+        for kind, checkpoint in chosen.items():
+            if fault is not None and checkpoint is not (best := options[kind][0]):
+                self._refuse(kind, best.version, best.sha256, fault)
+            await self._note(kind, checkpoint)
+
+    async def _options(self, kind: str) -> list[Checkpoint]:
+        """What the kind could start with, best first, without what is damaged."""
+        options: list[Checkpoint] = []
+        fault: ChurnSaverError | None = None
+        for find in (self._champion, self._served_before, self._shipped):
+            try:
+                found = await asyncio.to_thread(find, kind)
+            except ChurnSaverError as error:
+                self._refuse(kind, "", "", error)
+                fault = fault or error
+                continue
+            if found is not None and found.sha256 not in {each.sha256 for each in options}:
+                options.append(found)
+        if not options:
+            raise fault or RegistryError(
+                f"{self._registry.location}: has no champion of kind {kind}, or does not exist; run `make up`, or "
+                "train one with --publish"
+            )
+        return options
+
+    def _champion(self, kind: str) -> Checkpoint | None:
+        champion = self._followed(self._registry.catalogue(kind))
+        return None if champion is None else self._fetch(kind, champion)
+
+    def _served_before(self, kind: str) -> Checkpoint | None:
+        last = self._last[kind]
+        return None if last is None else open_checkpoint(self._folder(kind, last.manifest_sha256), kind)
+
+    def _shipped(self, kind: str) -> Checkpoint | None:
+        return open_checkpoint(self._bundled[kind], kind) if kind in self._bundled else None
+
+    # -- follow ------------------------------------------------------------------------------------
+
+    async def follow(self, poll_s: float) -> None:
+        """Looks on every hint and every `poll_s` seconds, until it is cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hinted.wait(), poll_s)
+            self._hinted.clear()
+            await self.look()
+
+    async def look(self) -> None:
+        """Compares each kind's champion with what serves, and swaps what is new and good."""
+        for kind in self._kinds:
+            version, sha256 = "", ""
+            try:
+                catalogue = await asyncio.to_thread(self._registry.catalogue, kind)
+                REGISTRY_SEEN.labels(kind).set(time.time())
+                champion = self._followed(catalogue)
+                if champion is None or champion.manifest_sha256 == self.checkpoints[kind].sha256:
+                    self._refused.pop(kind, None)
+                    continue
+                version, sha256 = champion.version, champion.manifest_sha256
+                if self._was_refused(kind, sha256):
+                    continue
+                checkpoint = await asyncio.to_thread(self._fetch, kind, champion)
+                served = await asyncio.to_thread(self._load, {**self.checkpoints, kind: checkpoint})
+            except ChurnSaverError as error:
+                self._refuse(kind, version, sha256, error)
+            except Exception as error:
+                # Whatever a broken checkpoint makes a library raise, the old one keeps serving.
+                log.exception("checkpoint.failed", kind=kind, version=version)
+                self._refuse(kind, version, sha256, CheckpointError(f"{version}: {type(error).__name__}: {error}"))
+            else:
+                await self._swap(kind, checkpoint, served)
+
+    async def _swap(self, kind: str, checkpoint: Checkpoint, served: Served) -> None:
+        former, self.served = self.served, served
+        self.checkpoints = {**self.checkpoints, kind: checkpoint}
+        self._refused.pop(kind, None)
+        CHECKPOINT_SWAPS.labels(kind).inc()
+        await self._note(kind, checkpoint)
+        if self._retire is not None:
+            await self._retire(former)
+
+    # -- what may serve ----------------------------------------------------------------------------
+
+    def _followed(self, catalogue: Catalogue) -> Release | None:
+        """The champion; RegistryError where following it would mean going back without a rollback."""
+        last, release = self._last[catalogue.kind], catalogue.at(Alias.CHAMPION)
+        if release is not None:
+            self._found[catalogue.kind] = LastServed(
+                serial=catalogue.serial,
+                number=release.number,
+                version=release.version,
+                manifest_sha256=release.manifest_sha256,
+            )
+        if last is None or release is None:
+            return release
+        where = f"{self._registry.location}/kinds/{catalogue.kind}.json"
+        if catalogue.serial < last.serial:
+            raise RegistryError(
+                f"{where}: is older (serial {catalogue.serial}) than what was seen before (serial {last.serial}); "
+                "somebody put an old catalogue back"
+            )
+        if release.number < last.number and not catalogue.aliases[Alias.CHAMPION].rolled_back:
+            raise RegistryError(
+                f"{where}: the champion {release.version} is older than {last.version}, and nobody rolled back; "
+                f"run `churn-saver rollback {catalogue.kind} --to {release.version}` to go back"
+            )
+        return release
+
+    def _was_refused(self, kind: str, sha256: str) -> bool:
+        refused, at_s = self._refused.get(kind, ("", 0.0))
+        return refused == sha256 and time.monotonic() - at_s < RETRY_S
+
+    def _refuse(self, kind: str, version: str, sha256: str, error: ChurnSaverError) -> None:
+        """Reports a fault once, however often it is met again."""
+        about = sha256 or ADDRESS.sub("", str(error))
+        known, _ = self._refused.get(kind, ("", 0.0))
+        self._refused[kind] = (about, time.monotonic())
+        if known != about:
+            CHECKPOINTS_REFUSED.labels(kind).inc()
+            log.error("checkpoint.refused", kind=kind, version=version, reason=str(error))
+            self._report(Report(kind=kind, version=version, manifest_sha256=sha256, reason=str(error)))
+
+    async def _note(self, kind: str, checkpoint: Checkpoint) -> None:
+        found = self._found.get(kind)
+        if found is not None and found.manifest_sha256 == checkpoint.sha256:
+            await asyncio.to_thread(self._remember, kind, found)
+        log.info("checkpoint.serving", kind=kind, version=checkpoint.version, path=str(checkpoint.path))
+        self._report(Report(kind=kind, version=checkpoint.version, manifest_sha256=checkpoint.sha256))
+
+    # -- on disk -----------------------------------------------------------------------------------
+
+    def _folder(self, kind: str, sha256: str) -> Path:
+        return self._cache / kind / sha256[:16]
+
+    def _fetch(self, kind: str, release: Release) -> Checkpoint:
+        return self._registry.fetch(kind, release, self._folder(kind, release.manifest_sha256))
+
+    def _read_last(self, kind: str) -> LastServed | None:
+        try:
+            return LastServed.model_validate_json((self._cache / kind / SERVED).read_bytes())
+        except (OSError, ValidationError):  # never served, or cut off: the champion is fetched
+            return None
+
+    def _remember(self, kind: str, serves: LastServed) -> None:
+        """Writes what serves for the next start, and deletes what neither serves nor served before."""
+        former, self._last[kind] = self._last[kind], serves
+        kept = {self._folder(kind, each.manifest_sha256).name for each in (serves, former) if each}
+        folder = self._cache / kind
+        try:
+            beside = folder / f".{SERVED}"
+            beside.write_text(serves.model_dump_json())
+            beside.replace(folder / SERVED)
+            for fetched in folder.iterdir():
+                if fetched.is_dir() and fetched.name not in kept:
+                    shutil.rmtree(fetched, ignore_errors=True)
+        except OSError as error:
+            log.warning("checkpoint.not_remembered", kind=kind, reason=str(error))

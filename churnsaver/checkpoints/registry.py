@@ -1,0 +1,310 @@
+"""The checkpoint registry: what was published, and which of it serves (law 6, docs/adr/0008).
+
+    blobs/<sha256>                      a file of a checkpoint, named by its content
+    manifests/<kind>/<sha256>.json      a checkpoint's manifest, signed
+    kinds/<kind>.json                   the kind's catalogue, signed: its releases in order, and its aliases
+
+A release is a number that only grows. What serves is the alias `champion`; it moves forward, or back by a
+rollback that says so. Only a catalogue is ever replaced, by compare-and-swap, and its serial grows with
+every change, so that an old catalogue put in its place is noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from churnsaver.checkpoints.checkpoint import MANIFEST, Checkpoint, Manifest, open_checkpoint, read_manifest
+from churnsaver.checkpoints.signing import Signer, TrustedKeys
+from churnsaver.checkpoints.stores import Conflict, Store
+from churnsaver.domain.world import Frozen
+from churnsaver.errors import CheckpointError, GateFailed, RegistryError
+
+CATALOGUE_TYPE = "application/vnd.churn-saver.catalogue.v1+json"
+MANIFEST_TYPE = "application/vnd.churn-saver.manifest.v1+json"
+# Many who change one kind at once take turns; this many turns are more than any number of trainers needs.
+CHANGE_ATTEMPTS = 100
+
+
+class Alias(StrEnum):
+    """What serves, what may serve next, and what served before."""
+
+    CHAMPION = "champion"
+    CHALLENGER = "challenger"
+    PREVIOUS = "previous"
+
+
+class Release(Frozen):
+    """A published checkpoint: the number says how new it is, the hash what it is."""
+
+    number: int
+    version: str
+    manifest_sha256: str
+    published_at: datetime
+
+
+class Pointer(Frozen):
+    """Where an alias points; `rolled_back` says that somebody went back to an older release by name."""
+
+    number: int
+    rolled_back: bool = False
+
+
+class Catalogue(Frozen):
+    """Everything that was published of one kind."""
+
+    kind: str
+    serial: int = 0
+    releases: tuple[Release, ...] = ()
+    aliases: dict[Alias, Pointer] = Field(default_factory=dict)
+
+    def at(self, alias: Alias) -> Release | None:
+        """The release that an alias points to; RegistryError where it points to nothing."""
+        if alias not in self.aliases:
+            return None
+        if (release := self._found(alias)) is None:
+            raise RegistryError(
+                f"{self.kind}: the alias {alias} points to release {self.aliases[alias].number}, which does not exist; "
+                "publish a checkpoint or roll back to one that does"
+            )
+        return release
+
+    def named(self, version: str) -> Release:
+        """The newest release of a version; RegistryError where there is none."""
+        for release in reversed(self.releases):
+            if release.version == version:
+                return release
+        known = ", ".join(release.version for release in self.releases[-5:]) or "none"
+        raise RegistryError(f"{self.kind}: no release is {version!r}; the last are: {known}")
+
+    def pointed(self, release: Release) -> Catalogue:
+        """With `release` as the challenger."""
+        aliases = {**self.aliases, Alias.CHALLENGER: Pointer(number=release.number)}
+        return self.model_copy(update={"aliases": aliases})
+
+    def moved(self, release: Release, *, rolled_back: bool = False) -> Catalogue:
+        """With `release` as the champion, and the former one as `previous`."""
+        aliases = {**self.aliases, Alias.CHAMPION: Pointer(number=release.number, rolled_back=rolled_back)}
+        if (former := self._found(Alias.CHAMPION)) is not None and former.number != release.number:
+            aliases[Alias.PREVIOUS] = Pointer(number=former.number)
+        if Alias.CHALLENGER in aliases and aliases[Alias.CHALLENGER].number == release.number:
+            del aliases[Alias.CHALLENGER]
+        return self.model_copy(update={"aliases": aliases})
+
+    def holds(self, alias: Alias, manifest_sha256: str) -> bool:
+        """Whether an alias points to this very checkpoint."""
+        found = self._found(alias)
+        return found is not None and found.manifest_sha256 == manifest_sha256
+
+    def _found(self, alias: Alias) -> Release | None:
+        pointer = self.aliases.get(alias)
+        return next((each for each in self.releases if pointer and each.number == pointer.number), None)
+
+
+class Registry:
+    """Reads with the trusted keys; writes with a signer."""
+
+    def __init__(self, store: Store, trusted: TrustedKeys, signer: Signer | None = None) -> None:
+        self._store, self._trusted, self._signer = store, trusted, signer
+        self.location = store.location
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def kinds(self) -> list[str]:
+        """The kinds that something was published of."""
+        return [Path(name).stem for name in self._store.names("kinds") if name.endswith(".json")]
+
+    def catalogue(self, kind: str) -> Catalogue:
+        """The verified catalogue of a kind; an empty one where nothing was published yet.
+
+        Raises:
+            RegistryError: it cannot be read, or is not what a trusted key signed.
+        """
+        return self._read(kind)[0]
+
+    def manifest(self, kind: str, release: Release) -> Manifest:
+        """The verified manifest of a release; RegistryError or CheckpointError where it is not what was signed."""
+        return read_manifest(self._manifest_bytes(kind, release), f"{release.version} in {self.location}")
+
+    def fetch(self, kind: str, release: Release, folder: Path) -> Checkpoint:
+        """A release's checkpoint in `folder`, downloaded beside it unless it is there already, and verified.
+
+        Raises:
+            RegistryError: it cannot be downloaded, or the disk is full.
+            CheckpointError: it is of another kind, truncated or altered, or holds code.
+        """
+        raw = self._manifest_bytes(kind, release)
+        manifest = read_manifest(raw, f"{release.version} in {self.location}")
+        if manifest.kind != kind:
+            raise CheckpointError(f"{release.version}: is a {manifest.kind} checkpoint; expected a {kind} checkpoint")
+        if (folder / MANIFEST).exists():
+            try:
+                return open_checkpoint(folder, kind)
+            except CheckpointError:  # damaged since; it is fetched again
+                shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=".fetching-", dir=folder.parent))
+            try:
+                for name, digest in manifest.files.items():
+                    self._store.download(f"blobs/{digest}", beside / name)
+                (beside / MANIFEST).write_bytes(raw)
+                checkpoint = open_checkpoint(beside, kind)
+                beside.chmod(0o755)
+                beside.rename(folder)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        except OSError as error:
+            raise RegistryError(f"{folder}: cannot be written ({error.strerror}); is the disk full?") from None
+        return replace(checkpoint, path=folder)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def publish(self, path: Path, *, challenger: bool = False) -> tuple[Manifest, Release]:
+        """Uploads the checkpoint in the folder `path` and makes it champion, or challenger.
+
+        It becomes a new release, unless it is what the alias points to already.
+
+        Raises:
+            GateFailed: it missed its gate and is not to be a mere challenger.
+            CheckpointError: it is damaged.
+            RegistryError: the registry cannot be read, trusted or written.
+        """
+        checkpoint = open_checkpoint(path)
+        manifest, raw = checkpoint.manifest, (path / MANIFEST).read_bytes()
+        if not challenger and manifest.gate is not None and not manifest.gate.passed:
+            raise GateFailed(f"{manifest.version}: {'; '.join(manifest.gate.missed)}; it may be a --challenger only")
+        for name, digest in manifest.files.items():
+            self._store.upload(path / name, f"blobs/{digest}")
+        self._upload_manifest(manifest.kind, raw, checkpoint.sha256)
+        alias = Alias.CHALLENGER if challenger else Alias.CHAMPION
+
+        def published(catalogue: Catalogue) -> Catalogue:
+            if catalogue.holds(alias, checkpoint.sha256):
+                return catalogue
+            release = Release(
+                number=1 + max((each.number for each in catalogue.releases), default=0),
+                version=manifest.version,
+                manifest_sha256=checkpoint.sha256,
+                published_at=datetime.now(UTC),
+            )
+            longer = catalogue.model_copy(update={"releases": (*catalogue.releases, release)})
+            return longer.pointed(release) if challenger else longer.moved(release)
+
+        return manifest, self._at(alias, self._change(manifest.kind, published))
+
+    def promote(self, kind: str, version: str | None = None) -> Release:
+        """Makes a newer release the champion: the challenger, or the one of `version`."""
+
+        def promoted(catalogue: Catalogue) -> Catalogue:
+            release = catalogue.named(version) if version else catalogue.at(Alias.CHALLENGER)
+            if release is None:
+                raise RegistryError(f"{kind}: there is no challenger; name a version, or publish one with --challenger")
+            manifest = self.manifest(kind, release)
+            if manifest.gate is not None and not manifest.gate.passed:
+                raise GateFailed(f"{release.version}: {'; '.join(manifest.gate.missed)}")
+            return _promoted(catalogue, release)
+
+        return self._at(Alias.CHAMPION, self._change(kind, promoted))
+
+    def rollback(self, kind: str, version: str | None = None) -> Release:
+        """Goes back to an older release: the previous champion, or the one of `version`."""
+
+        def rolled_back(catalogue: Catalogue) -> Catalogue:
+            release = catalogue.named(version) if version else catalogue.at(Alias.PREVIOUS)
+            if release is None:
+                raise RegistryError(f"{kind}: there is no previous champion; name a version with --to")
+            return catalogue.moved(release, rolled_back=True)
+
+        return self._at(Alias.CHAMPION, self._change(kind, rolled_back))
+
+    # -- how ---------------------------------------------------------------------------------------
+
+    def _read(self, kind: str) -> tuple[Catalogue, str | None]:
+        """The catalogue and the tag that it has in the store."""
+        name = f"kinds/{kind}.json"
+        stored = self._store.read(name)
+        if stored is None:
+            return Catalogue(kind=kind), None
+        where = f"{self.location}/{name}"
+        payload = self._trusted.verify(stored.content, CATALOGUE_TYPE, where)
+        try:
+            catalogue = Catalogue.model_validate_json(payload)
+        except ValidationError as error:
+            raise RegistryError(
+                f"{where}: is no catalogue that this version reads: {error.error_count()} faults"
+            ) from None
+        if catalogue.kind != kind:
+            raise RegistryError(f"{where}: is the catalogue of {catalogue.kind}; somebody put it in the wrong place")
+        return catalogue, stored.tag
+
+    def _change(self, kind: str, change: Callable[[Catalogue], Catalogue]) -> Catalogue:
+        """Replaces the catalogue by what `change` makes of it, again and again until nobody came in between."""
+        for _ in range(CHANGE_ATTEMPTS):
+            catalogue, tag = self._read(kind)
+            changed = change(catalogue)
+            if changed == catalogue:
+                return catalogue
+            changed = changed.model_copy(update={"serial": catalogue.serial + 1})
+            payload = changed.model_dump_json().encode()
+            try:
+                self._store.replace(f"kinds/{kind}.json", self._sign(payload, CATALOGUE_TYPE), tag)
+            except Conflict:
+                time.sleep(random.uniform(0.0, 0.1))  # noqa: S311 – it only keeps two from meeting again
+                continue
+            return changed
+        raise RegistryError(f"{self.location}/kinds/{kind}.json: too many change it at once; try again")
+
+    def _upload_manifest(self, kind: str, raw: bytes, sha256: str) -> None:
+        name = f"manifests/{kind}/{sha256}.json"
+        if self._store.read(name) is None:
+            with contextlib.suppress(Conflict):  # somebody published the same checkpoint at this moment
+                self._store.replace(name, self._sign(raw, MANIFEST_TYPE), None)
+
+    def _manifest_bytes(self, kind: str, release: Release) -> bytes:
+        name = f"manifests/{kind}/{release.manifest_sha256}.json"
+        where = f"{self.location}/{name}"
+        if (stored := self._store.read(name)) is None:
+            raise RegistryError(f"{where}: is missing; publish {release.version} again")
+        raw = self._trusted.verify(stored.content, MANIFEST_TYPE, where)
+        if hashlib.sha256(raw).hexdigest() != release.manifest_sha256:
+            raise RegistryError(f"{where}: is another manifest than {release.version} was published with")
+        return raw
+
+    def _sign(self, payload: bytes, payload_type: str) -> bytes:
+        if self._signer is None:
+            raise RegistryError(
+                f"{self.location}: changing it needs a signing key; set CHURN_SAVER_REGISTRY__SIGNING_KEY"
+            )
+        return self._signer.sign(payload, payload_type)
+
+    @staticmethod
+    def _at(alias: Alias, catalogue: Catalogue) -> Release:
+        release = catalogue.at(alias)
+        assert release is not None  # it was just pointed there
+        return release
+
+
+def _promoted(catalogue: Catalogue, release: Release) -> Catalogue:
+    """Forward only: what is older than the champion comes back by a rollback, which says so."""
+    champion = catalogue.at(Alias.CHAMPION)
+    if champion is not None and release.number < champion.number:
+        raise RegistryError(
+            f"{release.version} (release {release.number}) is older than the champion {champion.version} "
+            f"(release {champion.number}); "
+            f"to go back, run `churn-saver rollback {catalogue.kind} --to {release.version}`"
+        )
+    if champion is not None and release.number == champion.number:
+        return catalogue
+    return catalogue.moved(release)

@@ -1,0 +1,226 @@
+"""`keys`, `publish`, `promote`, `rollback` and `checkpoints`: the registry that services follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from churnsaver.settings import load_serve_settings
+from cli.apps import app
+from cli.common import JsonOption, emit, stderr, stdout
+
+if TYPE_CHECKING:
+    from churnsaver.checkpoints import Checkpoint, Manifest
+    from churnsaver.checkpoints.registry import Catalogue, Registry, Release
+
+HINT_TIMEOUT_S = 2.0
+
+KindArgument = Annotated[str, typer.Argument(help="risk, acceptance, policy, generator or shield.")]
+PublishOption = Annotated[
+    bool, typer.Option("--publish", help="Publish it as the champion: every running service swaps to it.")
+]
+
+
+@app.command()
+def keys(
+    *,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: where serve.yaml looks.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the pair of keys that checkpoints are signed with.
+
+    The private key stays with those who publish; the public one is added to the file of trusted keys, which
+    every service is given. A key that is there is never overwritten.
+    """
+    from churnsaver.checkpoints.signing import PRIVATE_KEY, Signer, create_key_pair
+
+    folder = out
+    if folder is None:
+        named = load_serve_settings().registry.signing_key
+        folder = named.parent if named is not None else Path()
+    private, public = create_key_pair(folder)
+    found = {"key_id": Signer.read(folder / PRIVATE_KEY).key_id, "private_key": private, "trusted_keys": public}
+    emit(found, as_json=as_json, title="Keys")
+
+
+@app.command()
+def publish(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint that a trainer wrote.")],
+    *,
+    challenger: Annotated[
+        bool, typer.Option("--challenger", help="Publish it without serving it; `promote` makes it champion.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a checkpoint, put it into the registry and make it the champion.
+
+    Running services verify it, run its golden cases and their own, and swap without dropping a request; they
+    refuse and report one that fails. Exit 1 where the checkpoint missed the gate of its trainer.
+    """
+    emit(publish_checkpoint(checkpoint, challenger=challenger), as_json=as_json, title="Published")
+
+
+@app.command()
+def promote(
+    kind: KindArgument,
+    version: Annotated[str | None, typer.Argument(help="A newer release; default: the challenger.")] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the challenger, or a named newer release, the champion."""
+    from churnsaver.events import CheckpointEvent
+
+    settings = load_serve_settings()
+    release = open_for_writing().promote(kind, version)
+    emit(_told(settings, CheckpointEvent.TYPE_PROMOTED, kind, release, "champion"), as_json=as_json, title="Promoted")
+
+
+@app.command()
+def rollback(
+    kind: KindArgument,
+    *,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Version to go back to; default: the previous champion.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back to the previous champion, or to a named older release."""
+    from churnsaver.events import CheckpointEvent
+
+    settings = load_serve_settings()
+    release = open_for_writing().rollback(kind, to)
+    emit(
+        _told(settings, CheckpointEvent.TYPE_ROLLED_BACK, kind, release, "champion"),
+        as_json=as_json,
+        title="Rolled back",
+    )
+
+
+@app.command()
+def checkpoints(
+    kind: Annotated[str | None, typer.Argument(help="One kind; default: all.")] = None, *, as_json: JsonOption = False
+) -> None:
+    """Show what was published: releases, aliases, gates, metrics, and what each was trained from."""
+    from churnsaver.following import open_registry
+
+    registry = open_registry(load_serve_settings().registry)
+    kinds = [kind] if kind else registry.kinds()
+    found = {name: _described(registry, registry.catalogue(name)) for name in kinds}
+    if as_json:
+        emit({"registry": registry.location, "kinds": found}, as_json=True)
+        return
+    if not found:
+        stdout.print(f"{registry.location} is empty; `make up` or `churn-saver train … --publish` fills it")
+    for name, catalogue in found.items():
+        stdout.print(_tree(name, catalogue["releases"]))
+
+
+# -- for the other commands ----------------------------------------------------------------------------
+
+
+def champion(kind: str) -> Checkpoint:
+    """The checkpoint of a kind that services serve: the registry's champion, else the bundled one.
+
+    Raises:
+        RegistryError: there is none, or the registry cannot be read or trusted.
+    """
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.checkpoints.registry import Alias
+    from churnsaver.errors import RegistryError
+    from churnsaver.following import open_registry
+    from churnsaver.safety.bundled import BUNDLED_CHECKPOINT
+
+    settings = load_serve_settings()
+    # Nobody has published yet where there are no keys; the bundled shield needs none.
+    if kind == "shield" and not settings.registry.trusted_keys.exists():
+        return open_checkpoint(BUNDLED_CHECKPOINT, kind)
+    registry = open_registry(settings.registry)
+    release = registry.catalogue(kind).at(Alias.CHAMPION)
+    if release is not None:
+        return registry.fetch(kind, release, settings.state_dir / "fetched" / kind / release.manifest_sha256[:16])
+    if kind == "shield":
+        return open_checkpoint(BUNDLED_CHECKPOINT, kind)
+    raise RegistryError(f"{registry.location}: has no {kind} champion; run `make up`, or train one with --publish")
+
+
+def open_for_writing() -> Registry:
+    """The registry with the signing key."""
+    from churnsaver.following import open_registry
+
+    return open_registry(load_serve_settings().registry, writing=True)
+
+
+def publish_checkpoint(path: Path, *, challenger: bool = False) -> dict[str, Any]:
+    """Publishes a folder and tells the services; returns what happened."""
+    from churnsaver.events import CheckpointEvent
+
+    settings = load_serve_settings()
+    with stderr.status(f"publishing {path}"):
+        manifest, release = open_for_writing().publish(path, challenger=challenger)
+    alias = "challenger" if challenger else "champion"
+    return _told(settings, CheckpointEvent.TYPE_PUBLISHED, manifest.kind, release, alias)
+
+
+def describe(manifest: Manifest, out: Path, *, publish: bool) -> dict[str, object]:
+    """What training made, for people and --json; published first where that is wanted."""
+    published = {"release": publish_checkpoint(out)["release"]} if publish else {}
+    gate = (
+        {} if manifest.gate is None else {"gate": "passed" if manifest.gate.passed else "; ".join(manifest.gate.missed)}
+    )
+    return {"version": manifest.version, "kind": manifest.kind, **published, **gate, **manifest.metrics}
+
+
+def _told(settings: Any, event_type: Any, kind: str, release: Release, alias: str) -> dict[str, Any]:
+    """Sends the hint and says so; without Pub/Sub, services find out by themselves a little later."""
+    from churnsaver.events import EventPublisher, find_pubsub, new_event
+
+    event = new_event(
+        event_type, kind, release.version, alias=alias, manifest_sha256=release.manifest_sha256, source="churn-saver"
+    )
+    sent = EventPublisher(find_pubsub(settings.events)).publish_now(event, HINT_TIMEOUT_S)
+    if not sent:
+        stderr.print(f"no Pub/Sub to tell; running services look by themselves every {settings.registry.poll_s:g} s")
+    return {
+        "kind": kind,
+        "version": release.version,
+        "release": release.number,
+        "alias": alias,
+        "manifest_sha256": release.manifest_sha256,
+        "hint_sent": sent,
+    }
+
+
+def _described(registry: Registry, catalogue: Catalogue) -> dict[str, Any]:
+    releases = []
+    for release in catalogue.releases:
+        manifest = registry.manifest(catalogue.kind, release)
+        releases.append(
+            {
+                "number": release.number,
+                "version": release.version,
+                "published_at": release.published_at.isoformat(timespec="seconds"),
+                "aliases": [alias for alias, pointer in catalogue.aliases.items() if pointer.number == release.number],
+                "parents": manifest.parents,
+                "data_sha256": manifest.data_sha256,
+                "gate": None if manifest.gate is None else manifest.gate.model_dump(),
+                "metrics": manifest.metrics,
+                "manifest_sha256": release.manifest_sha256,
+            }
+        )
+    return {"serial": catalogue.serial, "releases": releases}
+
+
+def _tree(kind: str, releases: list[dict[str, Any]]) -> Any:
+    from rich.tree import Tree
+
+    tree = Tree(kind)
+    for release in reversed(releases):
+        aliases = f"  [bold]{', '.join(release['aliases'])}[/bold]" if release["aliases"] else ""
+        gate = "" if release["gate"] is None or release["gate"]["passed"] else "  [red]gate missed[/red]"
+        said = f"{release['number']}  {release['version']}  {release['published_at']}{aliases}{gate}"
+        branch = tree.add(said)
+        for parent, version in release["parents"].items():
+            branch.add(f"from {parent} {version}")
+    return tree

@@ -1,0 +1,198 @@
+"""The registry: what was published, in order, and never an update lost."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from churnsaver.checkpoints import Gate, open_checkpoint
+from churnsaver.checkpoints.registry import Alias, Registry
+from churnsaver.checkpoints.signing import create_key_pair
+from churnsaver.checkpoints.stores import Conflict, FolderStore, open_store
+from churnsaver.errors import CheckpointError, GateFailed, RegistryError
+from tests.support.registry import KIND, Yard
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    return Yard(tmp_path)
+
+
+def champion(registry: Registry, kind: str = KIND) -> str | None:
+    release = registry.catalogue(kind).at(Alias.CHAMPION)
+    return None if release is None else release.version
+
+
+def test_publish_promote_rollback(yard: Yard) -> None:
+    """The aliases follow; releases are numbered in order; `previous` is where a rollback goes."""
+    one, two = yard.publish("one"), yard.publish("two")
+    manifest, release = yard.registry.publish(yard.checkpoint("three"), challenger=True)
+    assert (champion(yard.registry), release.number) == (two, 3)
+    assert yard.registry.promote(KIND).version == manifest.version
+    catalogue = yard.registry.catalogue(KIND)
+    assert [each.number for each in catalogue.releases] == [1, 2, 3]
+    assert {alias: pointer.number for alias, pointer in catalogue.aliases.items()} == {"champion": 3, "previous": 2}
+    assert yard.registry.rollback(KIND).version == two
+    assert yard.registry.rollback(KIND, one).version == one
+    assert yard.registry.catalogue(KIND).aliases[Alias.CHAMPION].rolled_back
+    assert yard.registry.kinds() == [KIND]
+
+
+def test_publishing_the_champion_again_changes_nothing(yard: Yard) -> None:
+    yard.publish("one")
+    before = yard.registry.catalogue(KIND)
+    yard.publish("one")
+    assert yard.registry.catalogue(KIND) == before
+
+
+def test_publishing_what_served_before_is_a_new_release(yard: Yard) -> None:
+    """Training on the former data again gives the former version; it moves forward all the same."""
+    one = yard.publish("one")
+    yard.publish("two")
+    assert yard.publish("one") == one
+    assert yard.registry.catalogue(KIND).aliases[Alias.CHAMPION].number == 3
+
+
+def test_promotion_moves_forward_only(yard: Yard) -> None:
+    one = yard.publish("one")
+    yard.publish("two")
+    with pytest.raises(RegistryError, match=f"older than the champion.*rollback {KIND} --to {one}"):
+        yard.registry.promote(KIND, one)
+
+
+def test_a_missed_gate_keeps_a_checkpoint_from_serving(yard: Yard) -> None:
+    """It can be looked at as a challenger, and not be promoted."""
+    path = yard.checkpoint("poor", gate=Gate.of((False, "AUC 0.5 is below 0.8")))
+    with pytest.raises(GateFailed, match=r"AUC 0\.5 is below 0\.8"):
+        yard.registry.publish(path)
+    yard.registry.publish(path, challenger=True)
+    with pytest.raises(GateFailed):
+        yard.registry.promote(KIND)
+
+
+@pytest.mark.parametrize(("promote", "said"), [(True, "no challenger"), (False, "no previous champion")])
+def test_an_alias_that_points_to_nothing_is_named(yard: Yard, *, promote: bool, said: str) -> None:
+    yard.publish("one")
+    with pytest.raises(RegistryError, match=said):
+        (yard.registry.promote if promote else yard.registry.rollback)(KIND)
+    with pytest.raises(RegistryError, match="no release is 'risk-nobody'"):
+        yard.registry.rollback(KIND, "risk-nobody")
+
+
+def test_fetch_gives_what_was_published(yard: Yard, tmp_path: Path) -> None:
+    """Also from a folder that was damaged since."""
+    published = open_checkpoint(yard.checkpoint("one"))
+    yard.publish("one")
+    release = yard.registry.catalogue(KIND).releases[0]
+    fetched = yard.registry.fetch(KIND, release, tmp_path / "cache" / "one")
+    assert (fetched.sha256, dict(fetched.contents)) == (published.sha256, dict(published.contents))
+    (tmp_path / "cache" / "one" / "name.json").write_text('"other"')
+    assert yard.registry.fetch(KIND, release, tmp_path / "cache" / "one").contents == published.contents
+
+
+def blob(yard: Yard, content: str) -> Path:
+    return next(path for path in (yard.folder / "blobs").iterdir() if path.read_text() == content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda path: path.write_text('"on'), "truncated or altered"),
+        (
+            lambda path: path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]),
+            "truncated or altered",
+        ),
+        (lambda path: path.unlink(), "is missing; publish the checkpoint again"),
+    ],
+    ids=["truncated", "bit flipped", "missing"],
+)
+def test_damaged_blobs_are_refused(yard: Yard, tmp_path: Path, harm: object, said: str) -> None:
+    """Nothing half-fetched is left behind."""
+    yard.publish("one")
+    harm(blob(yard, '"one"'))  # type: ignore[operator]
+    with pytest.raises((CheckpointError, RegistryError), match=said):
+        yard.registry.fetch(KIND, yard.registry.catalogue(KIND).releases[0], tmp_path / "cache" / "one")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_catalogue_in_the_wrong_place_is_refused(yard: Yard) -> None:
+    """Both are signed; only the kind differs."""
+    yard.publish("one")
+    yard.publish("two", "policy")
+    shutil.copy(yard.folder / "kinds" / "risk.json", yard.folder / "kinds" / "policy.json")
+    with pytest.raises(RegistryError, match="is the catalogue of risk"):
+        yard.registry.catalogue("policy")
+
+
+def test_another_signed_manifest_is_refused(yard: Yard) -> None:
+    """A manifest of another release in the place of one: signed, but not what was published there."""
+    yard.publish("one")
+    yard.publish("two")
+    first, second = yard.registry.catalogue(KIND).releases
+    manifests = yard.folder / "manifests" / KIND
+    shutil.copy(manifests / f"{second.manifest_sha256}.json", manifests / f"{first.manifest_sha256}.json")
+    with pytest.raises(RegistryError, match="is another manifest than"):
+        yard.registry.manifest(KIND, first)
+
+
+def test_who_has_another_key_can_neither_read_nor_write(yard: Yard, tmp_path: Path) -> None:
+    yard.publish("one")
+    create_key_pair(tmp_path / "stranger")
+    stranger = yard.opened(tmp_path / "stranger")
+    with pytest.raises(RegistryError, match="not trusted"):
+        stranger.publish(yard.checkpoint("two"))
+    mixed = yard.opened(tmp_path / "stranger", trusted=yard.keys)
+    mixed.publish(yard.checkpoint("two"))
+    with pytest.raises(RegistryError, match="not trusted"):
+        yard.registry.catalogue(KIND)
+
+
+def test_changes_at_the_same_time_are_never_lost(yard: Yard) -> None:
+    """Eight publish four checkpoints each, at once: each is there, once, and the serial counted them."""
+
+    def publish(worker: int) -> None:
+        for number in range(4):
+            yard.publish(f"{worker}-{number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(publish, range(8)))
+    catalogue = yard.registry.catalogue(KIND)
+    assert [each.number for each in catalogue.releases] == list(range(1, 33))
+    assert len({each.version for each in catalogue.releases}) == 32
+    assert catalogue.serial == 32
+
+
+def test_the_stores_swap_compares(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    assert store.read("a") is None
+    store.replace("a", b"1", None)
+    first = store.read("a")
+    assert first is not None
+    store.replace("a", b"2", first.tag)
+    for tag in (None, first.tag):
+        with pytest.raises(Conflict):
+            store.replace("a", b"3", tag)
+
+
+def test_a_registry_that_cannot_be_written_is_named(yard: Yard, tmp_path: Path) -> None:
+    """A file stands where the folder should: nobody can make the folder, root included."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RegistryError, match=r"file.*cannot be written.*read-only"):
+        Yard(tmp_path, FolderStore(tmp_path / "file" / "registry")).publish("one")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/path", "gs://", "https://bucket"])
+def test_other_schemes_are_refused(url: str) -> None:
+    with pytest.raises(RegistryError, match=r"expected a folder or gs://bucket/path"):
+        open_store(url)
+
+
+def test_a_registry_without_a_signing_key_cannot_be_changed(yard: Yard) -> None:
+    from churnsaver.checkpoints.signing import PUBLIC_KEYS, TrustedKeys
+
+    reader = Registry(yard.store, TrustedKeys.read(yard.keys / PUBLIC_KEYS))
+    with pytest.raises(RegistryError, match="CHURN_SAVER_REGISTRY__SIGNING_KEY"):
+        reader.publish(yard.checkpoint("one"))
