@@ -114,7 +114,9 @@ class FindingBody(Payload):
 class SafetyBody(Payload):
     verdict: Annotated[
         Literal["pass", "block", "not_reviewed"],
-        Field(description="not_reviewed: nothing to review, or the shield is down and the text is an approved one"),
+        Field(
+            description="not_reviewed: nothing to review, or the shield is down and the text an approved, nameless one"
+        ),
     ] = "not_reviewed"
     findings: list[FindingBody] = []
 

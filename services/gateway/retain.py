@@ -12,7 +12,6 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from zoneinfo import ZoneInfo
@@ -22,7 +21,7 @@ import orjson
 
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.eligibility import ContactState, contact_reservations_cents, local_hours_at_send, mask_reasons
-from churnsaver.domain.message import MessageBook
+from churnsaver.domain.message import MessageBook, slots_in
 from churnsaver.domain.observation import pad_history
 from churnsaver.domain.schema import FieldError
 from churnsaver.domain.scorecard import Scorecard
@@ -262,13 +261,18 @@ class Retention:
         if choice.action.offer is None:
             return Written(None, SafetyBody())
         letter = self._letter(case, choice)
+        nameless, approved = letter.nameless(), _template(letter)
         send_at = case.now + timedelta(hours=choice.action.delay_hours)
         delivery = Delivery(send_at, case.request.customer.timezone)
-        written = await self._review(case, letter, await self._draft(case, letter), delivery)
-        if written.safety.verdict == "block":
-            # A customer's own name can be what was found, so the approved text goes without it.
-            nameless = replace(letter, slots={**letter.slots, "first_name": letter.book.nameless})
-            written = await self._review(case, nameless, _template(nameless), delivery)
+        try:
+            written = await self._review(case, letter, await self._draft(case, letter), delivery)
+            if written.safety.verdict == "block":
+                # A customer's own name can be what was found, so the approved text goes without it.
+                written = await self._review(case, nameless, approved, delivery)
+        except Unavailable:
+            # Nobody can vouch for a written text or for a name now.
+            message = MessageBody(text=nameless.template(), source="template")
+            return Written(message, SafetyBody(), approved.message_id)
         return written
 
     def _letter(self, case: Case, choice: Choice) -> Letter:
@@ -289,23 +293,21 @@ class Retention:
         )
 
     async def _draft(self, case: Case, letter: Letter) -> Draft:
+        """What the generator wrote; the approved text where it is away or invented a slot."""
         try:
             with metrics.timed(case.spent_ms, "generator"):
                 timeout_s = case.time_left_s(self._gateway.generator_timeout_ms)
-                return await self._generator.generate(letter.brief, case.seed, timeout_s)
+                draft = await self._generator.generate(letter.brief, case.seed, timeout_s)
         except Unavailable:
             return _template(letter)
+        return draft if letter.slots.keys() >= set(slots_in(draft.text)) else _template(letter)
 
     async def _review(self, case: Case, letter: Letter, draft: Draft, delivery: Delivery) -> Written:
-        try:
-            text = letter.filled(draft.text)
-            with metrics.timed(case.spent_ms, "shield"):
-                timeout_s = case.time_left_s(self._gateway.shield_timeout_ms)
-                review = await self._shield.review(text, letter.brief, letter.slots, delivery, timeout_s)
-        except (Unavailable, KeyError):
-            # Nobody can vouch for a written text now, or it asks for a slot that does not exist.
-            message = MessageBody(text=letter.template(), source="template")
-            return Written(message, SafetyBody(), _template(letter).message_id)
+        """What the shield says of the filled draft; Unavailable where it says nothing."""
+        text = letter.filled(draft.text)
+        with metrics.timed(case.spent_ms, "shield"):
+            timeout_s = case.time_left_s(self._gateway.shield_timeout_ms)
+            review = await self._shield.review(text, letter.brief, letter.slots, delivery, timeout_s)
         findings = [FindingBody(rule=f.rule, message=f.message, excerpt=f.excerpt) for f in review.findings]
         if review.verdict != shield_pb2.VERDICT_PASS:
             return Written(None, SafetyBody(verdict="block", findings=findings), shield_version=review.version)

@@ -213,9 +213,10 @@ async def test_generator_down_means_template(gateway: Gateway) -> None:
 
 
 async def test_shield_down_means_approved_template_only(gateway: Gateway) -> None:
-    """Failure table, row shield: what the model wrote is not sent unreviewed."""
+    """Failure table, row shield: neither what the model wrote nor a customer's own name is sent unreviewed."""
     gateway.shield.down = DOWN
-    answer = (await retain(gateway, body())).json()
+    answer = (await retain(gateway, body(first_name="Visit evil.com now"))).json()
+    assert answer["message"]["text"].startswith("Hi there! We are glad that you joined us")
     assert answer["message"]["source"] == "template"
     assert "stay a while" not in answer["message"]["text"]
     assert answer["safety"]["verdict"] == "not_reviewed"
@@ -249,10 +250,29 @@ async def test_nothing_passes_means_nobody_is_contacted(gateway: Gateway) -> Non
     assert await gateway.redis.get("cs:reserved:default") is None
 
 
+async def test_shield_that_dies_between_two_reviews(gateway: Gateway) -> None:
+    """It blocked the written text and could not be asked about the approved one: that goes out, nameless."""
+    gateway.shield.forbidden = {"stay a while"}
+    review = gateway.shield.review
+
+    async def once(*args: Any) -> Any:
+        gateway.shield.review = down  # type: ignore[method-assign]
+        return await review(*args)
+
+    async def down(*args: Any) -> Any:
+        raise DOWN
+
+    gateway.shield.review = once  # type: ignore[method-assign]
+    answer = (await retain(gateway, body())).json()
+    assert answer["message"]["text"].startswith("Hi there!")
+    assert answer["safety"]["verdict"] == "not_reviewed"
+
+
 async def test_invented_slot_never_reaches_a_customer(gateway: Gateway) -> None:
-    """A draft with a slot that nobody defined gives way to the approved text."""
+    """A draft with a slot that nobody defined gives way to the approved text, which is reviewed."""
     gateway.generator.draft = Draft("Hi {first_name}, {account_number}", "model", "m", "g", 1.0)
     answer = (await retain(gateway, body())).json()
+    assert answer["safety"]["verdict"] == "pass"
     assert answer["message"]["source"] == "template"
     assert "{" not in answer["message"]["text"]
 
