@@ -23,15 +23,14 @@ from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.eligibility import ContactState, contact_reservations_cents, local_hours_at_send, mask_reasons
 from churnsaver.domain.message import MessageBook, slots_in
 from churnsaver.domain.observation import pad_history
-from churnsaver.domain.schema import FieldError
-from churnsaver.domain.scorecard import Scorecard
+from churnsaver.domain.schema import FieldError, Scalar
 from churnsaver.domain.world import World
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb2
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
 from churnsaver.settings import ServeSettings
 from services.gateway import metrics
 from services.gateway.answer import build_answer, build_record, dump, refused
-from services.gateway.baseline import propensity_threshold
+from services.gateway.baseline import ServedScorecard, propensity_threshold
 from services.gateway.case import Case, Choice, Written, body_sha, pseudonym
 from services.gateway.compose import Letter, compose_letter
 from services.gateway.contract import Arm, BaselineReason, FindingBody, MessageBody, RetainRequest, SafetyBody
@@ -61,7 +60,7 @@ class Retention:
         settings: ServeSettings,
         world: World,
         books: Mapping[str, MessageBook],
-        scorecard: Scorecard,
+        scorecard: ServedScorecard,
         *,
         ledger: Ledger,
         journal: Journal,
@@ -148,7 +147,7 @@ class Retention:
         ref = pseudonym(self._settings.pseudonym_key, request.customer.id)
         epoch = int(now.timestamp()) // (self.world.epoch_hours * 3600)
         draw = hashlib.sha256(f"{self._settings.seed}|{ref}|{request.campaign}|{epoch}".encode()).digest()
-        arm, share = self._arm_of(ref, request.campaign)
+        arm = self._drawn_arm(ref, request.campaign)
         reason = self._kill_switch.baseline_reason
         if reason is None and arm is not Arm.CHAMPION:
             reason = BaselineReason.EXPERIMENT
@@ -161,23 +160,22 @@ class Retention:
             customer_ref=ref,
             channel=next((name for name, given in request.customer.channels.items() if given.consent), None),
             now=now,
-            arm=arm if reason in (None, BaselineReason.EXPERIMENT) else Arm.BASELINE,
-            arm_share=share,
+            drawn_arm=arm,
+            shares=self._gateway.experiment,
             started=started,
             deadline=started + self._gateway.deadline_ms / 1000.0,
             seed=int.from_bytes(draw[:8]),
             baseline_reason=reason,
+            nobody_contacted=self._kill_switch.nobody_contacted,
         )
 
-    def _arm_of(self, ref: str, campaign: str) -> tuple[Arm, float]:
-        """The arm of a customer, the same for the whole campaign, and the share of customers in it."""
+    def _drawn_arm(self, ref: str, campaign: str) -> Arm:
+        """The experiment's arm of a customer, the same for the whole campaign."""
         shares = self._gateway.experiment
         point = int.from_bytes(hashlib.sha256(f"arm|{campaign}|{ref}".encode()).digest()[:8]) / 2**64
         if point < shares.holdout:
-            return Arm.HOLDOUT, shares.holdout
-        if point < shares.holdout + shares.baseline:
-            return Arm.BASELINE, shares.baseline
-        return Arm.CHAMPION, 1.0 - shares.holdout - shares.baseline
+            return Arm.HOLDOUT
+        return Arm.BASELINE if point < shares.holdout + shares.baseline else Arm.CHAMPION
 
     def _contact_state(self, case: Case, snapshot: Snapshot) -> ContactState:
         customer, campaign = case.request.customer, self.world.campaigns[case.request.campaign]
@@ -196,18 +194,19 @@ class Retention:
 
     def _slot(self, case: Case) -> str:
         """Which standing decision a request may meet: flipping the switch must take effect at once."""
-        return "no_contact" if self._kill_switch.nobody_contacted else case.baseline_reason or case.mode
+        return "no_contact" if case.nobody_contacted else case.baseline_reason or case.mode
 
     # -- decide ------------------------------------------------------------------------------------
 
     async def _decide(self, case: Case, state: ContactState) -> Choice:
+        if case.baseline_reason is None and case.is_late:
+            case.baseline_reason = BaselineReason.DEADLINE
         if case.baseline_reason is None:
             try:
                 with metrics.timed(case.spent_ms, "decision"):
                     return await self._ask_policy(case, state)
-            except Unavailable as error:
-                late = BaselineReason.DEADLINE if error.timed_out else BaselineReason.DECISION_UNAVAILABLE
-                case.baseline_reason, case.arm = late, Arm.BASELINE
+            except Unavailable:
+                case.baseline_reason = BaselineReason.DECISION_UNAVAILABLE
         return self._baseline(case, state)
 
     async def _ask_policy(self, case: Case, state: ContactState) -> Choice:
@@ -231,6 +230,7 @@ class Retention:
             risk=answer.risk,
             expected_value_usd=answer.expected_value_usd,
             reserved_cents=answer.reserved_cents,
+            features=self._features(case),
             versions=dict(answer.versions),
             sha256=dict(answer.sha256),
             observation=tuple(answer.observation),
@@ -241,7 +241,7 @@ class Retention:
         risk = self.scorecard.risk(case.request.customer.attributes)
         reasons = mask_reasons(self.world, state)[0]
         action = propensity_threshold(self.actions, self.scorecard, risk, reasons)
-        if case.arm is Arm.HOLDOUT or self._kill_switch.nobody_contacted:
+        if case.arm is Arm.HOLDOUT or case.nobody_contacted:
             action = self.actions[NO_CONTACT]
         reserved = contact_reservations_cents(self.world, state)[0, action.index]
         return Choice(
@@ -251,8 +251,14 @@ class Retention:
             risk=risk,
             expected_value_usd=None,
             reserved_cents=int(reserved),
-            versions={"policy": "baseline-propensity", "risk": self.scorecard.version},
+            features=self._features(case),
+            versions=self.scorecard.versions,
+            sha256=self.scorecard.sha256,
         )
+
+    def _features(self, case: Case) -> dict[str, Scalar]:
+        attributes = case.request.customer.attributes
+        return {name: attributes.get(name) for name in self.scorecard.dataset.feature_names}
 
     # -- write and review --------------------------------------------------------------------------
 
@@ -358,7 +364,7 @@ class Retention:
 
     def _answer_without_ledger(self, claim: Claim, case: Case) -> bytes:
         """Nothing can be booked, so nobody is contacted; the record waits in the journal."""
-        case.baseline_reason, case.arm = BaselineReason.LEDGER_UNAVAILABLE, Arm.BASELINE
+        case.baseline_reason = BaselineReason.LEDGER_UNAVAILABLE
         # Not the id that a script may have booked under before its reply was lost.
         case.decision_id = uuid.uuid4().hex
         state = self._contact_state(case, Snapshot(opted_out=False, reserved_cents=0, contact_times_ms=()))

@@ -16,11 +16,11 @@ from redis.asyncio import Redis
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.message import Brief
 from churnsaver.domain.schema import DatasetSchema, Scalar
-from churnsaver.domain.scorecard import Scorecard
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb2
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
 from services.gateway.app import build_app
+from services.gateway.baseline import ServedScorecard
 from services.gateway.downstream import Delivery, Draft, Unavailable
 from services.gateway.journal import Journal
 from services.gateway.kill_switch import KillSwitch
@@ -44,7 +44,7 @@ SCHEMA = DatasetSchema.parse(
         },
     }
 )
-SCORECARD = Scorecard.model_validate(
+SCORECARD = ServedScorecard.model_validate(
     {
         "version": "scorecard-test",
         "dataset": SCHEMA,
@@ -53,6 +53,8 @@ SCORECARD = Scorecard.model_validate(
         "categorical": {"plan": {"basic": 0.5, "plus": -0.5}},
         "threshold": 0.5,
         "offer": "discount_10",
+        "checkpoint_version": "risk-test",
+        "checkpoint_sha256": "5ca1ab1e",
     }
 )
 
@@ -81,6 +83,8 @@ class FakeDecision:
             reserved_cents=600,
             mask_reasons=bytes(len(ActionSpace(self.world))),
             versions={"policy": "policy-test", "risk": "risk-test", "acceptance": "acceptance-test"},
+            sha256={"policy": "a1", "risk": "b2", "acceptance": "c3"},
+            observation=[0.7, 0.1],
         )
 
 
