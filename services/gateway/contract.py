@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator
 
-Identifier = Annotated[str, Field(min_length=1, max_length=128)]
-AttributeValue = StrictBool | float | int | str | None
+from churnsaver.domain.schema import MAX_INTEGER
+
+# Identifiers become keys of Redis and lines of logs: no control characters.
+Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+# Names that some systems' zone databases hold beside the zones: this machine's own, and placeholders.
+NO_ZONES = frozenset({"localtime", "Factory", "posixrules"})
+
+
+def _whole_in_64_bits(value: Any) -> Any:
+    """JSON's numbers have no bound; what is stored and sent on has."""
+    if isinstance(value, int | float) and abs(value) > MAX_INTEGER:
+        raise ValueError("is a number of more than 64 bits; expected a smaller one, or a text")
+    return value
+
+
+AttributeValue = Annotated[StrictBool | float | int | str | None, BeforeValidator(_whole_in_64_bits)]
 
 
 class Payload(BaseModel):
@@ -93,9 +107,12 @@ class DecisionBody(Payload):
     offer: str | None = None
     delay_hours: int | None = None
     channel: str | None = None
-    propensity: Annotated[float, Field(description="of this action under the masked policy, (0, 1]")] = 1.0
+    propensity: Annotated[float, Field(description="of the chosen action under the masked policy, (0, 1]")] = 1.0
     risk: Annotated[float | None, Field(description="calibrated probability of churn")] = None
-    expected_value_usd: Annotated[float | None, Field(description="null where no acceptance model took part")] = None
+    expected_value_usd: Annotated[
+        float | None,
+        Field(description="of what is answered: 0 without contact; null where no acceptance model took part"),
+    ] = None
     masked: Annotated[dict[str, str], Field(description="offers that the hard rules forbid, and why")] = {}
 
 
@@ -126,8 +143,14 @@ class RetainResponse(Payload):
     request_id: str
     customer_id: str
     mode: Mode
-    baseline_reason: BaselineReason | None = None
-    arm: Arm
+    baseline_reason: Annotated[
+        BaselineReason | None,
+        Field(
+            description="why the baseline decided. decision_unavailable: the decision service is down or slow; "
+            "deadline: the request's time was used up before it could be asked"
+        ),
+    ] = None
+    arm: Annotated[Arm, Field(description="a holdout is never contacted; all others get baseline while it is forced")]
     decision: DecisionBody
     message: MessageBody | None = None
     safety: SafetyBody = SafetyBody()
@@ -177,4 +200,4 @@ class ReleaseResponse(Payload):
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - NO_ZONES
