@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import unicodedata
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator
 
 from churnsaver.domain.schema import MAX_INTEGER
 
-# Identifiers become keys of Redis and lines of logs: no control characters.
-Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 # Names that some systems' zone databases hold beside the zones: this machine's own, and placeholders.
 NO_ZONES = frozenset({"localtime", "Factory", "posixrules"})
 
 
-def _whole_in_64_bits(value: Any) -> Any:
+def _printable(identifier: str) -> str:
+    """Identifiers become keys of Redis and lines of logs."""
+    if any(unicodedata.category(ch) == "Cc" for ch in identifier):
+        raise ValueError("holds a control character; remove it")
+    return identifier
+
+
+def _in_64_bits(value: Any) -> Any:
     """JSON's numbers have no bound; what is stored and sent on has."""
     if isinstance(value, int | float) and abs(value) > MAX_INTEGER:
         raise ValueError("is a number of more than 64 bits; expected a smaller one, or a text")
     return value
 
 
-AttributeValue = Annotated[StrictBool | float | int | str | None, BeforeValidator(_whole_in_64_bits)]
+Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+AttributeValue = Annotated[StrictBool | float | int | str | None, BeforeValidator(_in_64_bits)]
 
 
 class Payload(BaseModel):
