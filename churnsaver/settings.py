@@ -7,13 +7,14 @@ and the command line read settings; everything else is handed what it needs.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, RedisDsn, ValidationError
+from pydantic import BaseModel, Field, RedisDsn, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from churnsaver.domain.message import MessageBook
@@ -32,6 +33,21 @@ class ExperimentSettings(Frozen):
 
     baseline: Fraction = 0.0
     holdout: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _at_most_everybody(self) -> Self:
+        total = self.baseline + self.holdout
+        if total > 1.0 and not math.isclose(total, 1.0):  # 0.7 + 0.2 + 0.1 is not quite 1 in binary
+            raise ValueError(
+                f"baseline {self.baseline:g} and holdout {self.holdout:g} are shares of all customers and add up "
+                f"to {total:g}; lower one of them so that they add up to 1 or less"
+            )
+        return self
+
+    @property
+    def champion(self) -> float:
+        """The champion's share."""
+        return max(0.0, 1.0 - self.baseline - self.holdout)
 
 
 class GatewaySettings(Frozen):

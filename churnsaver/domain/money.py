@@ -7,10 +7,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from churnsaver.domain.world import Offer, World
 
+# Schemas refuse such charges. Should one come through, discounts on it cost more than any budget holds, where
+# without a bound they would overflow to negative cents that every budget lets pass.
+MAX_MONTHLY_USD = 1e12
+
 
 def offer_cost_cents(offer: Offer, monthly_usd: ArrayLike) -> NDArray[np.int64]:
-    """What `offer` costs if it is accepted, rounded up to a cent. Shape of `monthly_usd`."""
-    discount = np.asarray(monthly_usd, dtype=np.float64) * 100.0 * offer.discount_fraction * offer.months
+    """What `offer` costs if it is accepted, rounded up to a cent. Shape of `monthly_usd`.
+
+    Charges count as at most MAX_MONTHLY_USD and at least 0; NaN counts as the most.
+    """
+    charge = np.fmax(np.fmin(np.asarray(monthly_usd, dtype=np.float64), MAX_MONTHLY_USD), 0.0)  # fmin drops NaN
+    discount = charge * 100.0 * offer.discount_fraction * offer.months
     # Binary fractions: 29.85 × 100 × 0.1 × 3 is 895.5000000000001; half a millionth of a cent is noise.
     return np.ceil(discount - 1e-6).astype(np.int64) + offer.fixed_cents
 

@@ -19,6 +19,11 @@ from churnsaver.domain.world import Frozen
 
 Scalar = str | float | int | bool | None
 MISSING = ("", " ", None)
+# Where a schema names no range of its own. Nobody's charge is a million dollars a month, and beyond a billion
+# 32-bit floats and integer cents lose what a number meant.
+MAX_NUMBER = 1e9
+MAX_REVENUE_USD = 1e6
+MAX_INTEGER = 2**63 - 1
 
 
 class Role(StrEnum):
@@ -58,7 +63,7 @@ class Column(Frozen):
         yes: for label and outcome, the value that means yes ("Yes", "1", "True.").
         categories: for categorical and treatment, the allowed values; `data prepare` learns them where absent.
         optional: whether the value may be missing (blank in a CSV, null or absent in a request).
-        minimum, maximum: for numeric, the allowed range.
+        minimum, maximum: for numeric, the allowed range; without them MAX_NUMBER and MAX_REVENUE_USD hold.
         unit_months: for tenure, how many months one unit is (a day is 0.03285).
     """
 
@@ -75,6 +80,15 @@ class Column(Frozen):
         if self.role in BINARY_ROLES and self.yes is None:
             raise ValueError(f"a {self.role} column needs `yes`: the value that means yes")
         return self
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest number that the column may hold."""
+        largest = MAX_REVENUE_USD if self.role is Role.REVENUE else MAX_NUMBER
+        return (
+            -largest if self.minimum is None else self.minimum,
+            largest if self.maximum is None else self.maximum,
+        )
 
 
 class FieldError(Frozen):
@@ -126,6 +140,8 @@ class DatasetSchema(Frozen):
         column = self.columns[name]
         if value in MISSING:
             return None if column.optional else "is missing; give it a value"
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:  # neither a float nor a text can be made of any
+            return "is an integer of more than 64 bits; expected one that a 64-bit signed integer holds"
         if column.role in NUMERIC_ROLES:
             return _check_number(column, value)
         if column.role is Role.PROPENSITY:
@@ -206,8 +222,9 @@ def _check_number(column: Column, value: Scalar) -> str | None:
         return f"is {value!r}; expected a number"
     if not math.isfinite(value):
         return f"is {value}; expected a finite number"
-    if column.minimum is not None and value < column.minimum:
-        return f"is {value}; expected {column.minimum:g} or more"
-    if column.maximum is not None and value > column.maximum:
-        return f"is {value}; expected {column.maximum:g} or less"
+    minimum, maximum = column.range
+    if value < minimum:
+        return f"is {value}; expected {minimum:.15g} or more"
+    if value > maximum:
+        return f"is {value}; expected {maximum:.15g} or less"
     return None

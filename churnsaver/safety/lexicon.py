@@ -162,10 +162,19 @@ class Spellings:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """The lists of one language."""
+    """The lists of one language.
+
+    Attributes:
+        phrases: pressure, manipulation and claims.
+        profanity: profanity, slurs and plain threats.
+        never_names: words that a message may hold and nobody is called.
+        also_names: words of `profanity` that are first names.
+    """
 
     phrases: Spellings
     profanity: Spellings
+    never_names: Spellings
+    also_names: frozenset[str]
 
 
 @cache
@@ -181,4 +190,10 @@ def lexicon(language: str) -> Lexicon | None:
     # Short words squashed are other words: "ass" is "as". Only masked ones and sayings may be stretched.
     stretchable = [*masked, *(saying for saying in whole if " " in saying)]
     profanity = Spellings({"profanity": [*masked, *whole]}, {"profanity": stretchable})
-    return Lexicon(Spellings(phrases, phrases), profanity)
+    never_names = {"never_names": words["never_names"]}
+    return Lexicon(
+        phrases=Spellings(phrases, phrases),
+        profanity=profanity,
+        never_names=Spellings(never_names, never_names),
+        also_names=frozenset(words["also_names"]),
+    )

@@ -9,6 +9,7 @@ import structlog
 from churnsaver.safety.elements import required_elements, slot_use
 from churnsaver.safety.form import control_characters, emptiness, length, obfuscation, repetition, script, shouting
 from churnsaver.safety.leaks import links, personal_data
+from churnsaver.safety.names import offensive_name
 from churnsaver.safety.review import Finding, Policy, Review
 from churnsaver.safety.subject import Subject
 from churnsaver.safety.timing import quiet_hours
@@ -26,6 +27,7 @@ RULES: tuple[Rule, ...] = (
     slot_use,
     forbidden_phrases,
     profane_words,
+    offensive_name,
     invented_price,
     personal_data,
     links,

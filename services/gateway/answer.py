@@ -18,11 +18,6 @@ from services.gateway.ledger import REASON_PLACEHOLDER
 def build_answer(world: World, actions: ActionSpace, case: Case, choice: Choice, written: Written) -> RetainResponse:
     """The answer. Nobody is contacted without a message that passed."""
     action = choice.action if written.message else actions[NO_CONTACT]
-    versions = dict(choice.versions)
-    if written.message and written.message.model:
-        versions["generator"] = written.message.model
-    if written.shield_version:
-        versions["shield"] = written.shield_version
     total_ms = (time.perf_counter() - case.started) * 1000.0
     return RetainResponse(
         decision_id=case.decision_id,
@@ -38,12 +33,12 @@ def build_answer(world: World, actions: ActionSpace, case: Case, choice: Choice,
             channel=case.channel if action.contact else None,
             propensity=choice.propensity,
             risk=choice.risk,
-            expected_value_usd=choice.expected_value_usd,
+            expected_value_usd=choice.expected_value_usd if action.contact else _of_nothing(choice.expected_value_usd),
             masked=masked_offers(world, choice.reasons),
         ),
         message=written.message,
         safety=written.safety,
-        versions=versions,
+        versions=_versions(choice, written),
         latency_ms={"total": round(total_ms, 2)} | {step: round(ms, 2) for step, ms in case.spent_ms.items()},
     )
 
@@ -56,7 +51,14 @@ def refused(answer: RetainResponse) -> RetainResponse:
     offer = answer.decision.offer
     masked = {**answer.decision.masked, **({offer: REASON_PLACEHOLDER} if offer else {})}
     decision = answer.decision.model_copy(
-        update={"contact": False, "offer": None, "delay_hours": None, "channel": None, "masked": masked}
+        update={
+            "contact": False,
+            "offer": None,
+            "delay_hours": None,
+            "channel": None,
+            "expected_value_usd": _of_nothing(answer.decision.expected_value_usd),
+            "masked": masked,
+        }
     )
     return answer.model_copy(update={"decision": decision, "message": None, "safety": SafetyBody()})
 
@@ -77,6 +79,7 @@ def build_record(case: Case, state: ContactState, choice: Choice, written: Writt
             "decided_at": case.now.isoformat(),
             "mode": case.mode,
             "baseline_reason": case.baseline_reason,
+            "nobody_contacted": case.nobody_contacted,
             "arm": case.arm,
             "seed": case.seed,
             "action": {"index": choice.action.index, "label": choice.action.label},
@@ -85,13 +88,15 @@ def build_record(case: Case, state: ContactState, choice: Choice, written: Writt
             "channel": case.channel,
             "reserved_cents": choice.reserved_cents,
             "propensity": {
-                "arm": case.arm_share,
+                "arm": case.arm_propensity,
                 "policy": choice.propensity,
                 "message": written.propensity,
-                "total": case.arm_share * choice.propensity * written.propensity,
+                "total": case.arm_propensity * choice.propensity * written.propensity,
             },
             "risk": choice.risk,
-            "observation": choice.observation,
+            "features": choice.features,
+            # The policy's floats have 32 bits; written as such they are half as long and no less exact.
+            "observation": np.array(choice.observation, dtype=np.float32),
             "mask_reasons": choice.reasons.tolist(),
             "multipliers": choice.multipliers,
             "contact_state": {
@@ -104,10 +109,26 @@ def build_record(case: Case, state: ContactState, choice: Choice, written: Writt
             },
             "message": {"id": written.message_id, "source": message.source if message else None},
             "safety": written.safety.model_dump(),
-            "versions": choice.versions,
+            "versions": _versions(choice, written),
             "sha256": choice.sha256,
-        }
+        },
+        option=orjson.OPT_SERIALIZE_NUMPY,
     )
+
+
+def _versions(choice: Choice, written: Written) -> dict[str, str]:
+    """Of everything that took part, by kind: what decided, what wrote the message, what reviewed it."""
+    versions = dict(choice.versions)
+    if written.message and written.message.model:
+        versions["generator"] = written.message.model
+    if written.shield_version:
+        versions["shield"] = written.shield_version
+    return versions
+
+
+def _of_nothing(expected_value_usd: float | None) -> float | None:
+    """The expected value of contacting nobody: 0, or None where the decision stated no value."""
+    return None if expected_value_usd is None else 0.0
 
 
 def dump(answer: RetainResponse) -> bytes:

@@ -23,6 +23,7 @@ from services.gateway.contract import (
     RetainRequest,
     RetainResponse,
 )
+from services.gateway.json_body import JsonRoute
 from services.gateway.kill_switch import AlreadySet, KillSwitch
 from services.gateway.problems import Problem, unavailable
 from services.gateway.records import Records
@@ -39,6 +40,7 @@ RETAIN_PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: PROBLEM,
     409: PROBLEM,
     413: PROBLEM,
+    415: PROBLEM,
     422: PROBLEM,
 }
 LEDGER_PROBLEMS: dict[int | str, dict[str, Any]] = {404: PROBLEM, 422: PROBLEM, 503: PROBLEM}
@@ -78,6 +80,7 @@ def build_app(
         max_body_bytes: larger bodies are refused.
     """
     app = FastAPI(title="Churn-Saver", version=__version__, description=DESCRIPTION, strict_content_type=False)
+    app.router.route_class = JsonRoute
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     problems.install(app)
     metrics.KILL_SWITCH_ON.set_function(lambda: float(kill_switch.baseline_reason is not None))
@@ -101,7 +104,7 @@ def _add_retain(app: FastAPI, retention: Callable[[], Retention]) -> None:
 def _add_records(app: FastAPI, records: Records) -> None:
     @app.get("/v1/decisions/{decision_id}", responses=LEDGER_PROBLEMS, tags=["records"])
     async def get_decision(decision_id: str) -> Response:
-        """The record of a decision: everything needed to replay and measure it."""
+        """The record of a decision, to replay and measure it: features as read, seed, mask, propensity, versions."""
         return _json(orjson.dumps(await records.get(decision_id)))
 
     @app.post("/v1/decisions/{decision_id}/release", responses=LEDGER_PROBLEMS, tags=["records"])

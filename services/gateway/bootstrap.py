@@ -26,6 +26,7 @@ from churnsaver.rpc.channels import open_channel
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
 from churnsaver.tasks import stop_tasks
 from services.gateway.app import build_app
+from services.gateway.baseline import ServedScorecard
 from services.gateway.downstream import GrpcDecision, GrpcGenerator, GrpcShield, serving_models
 from services.gateway.journal import Journal, keep_ledger
 from services.gateway.kill_switch import KillSwitch
@@ -39,14 +40,15 @@ RISK = "risk"  # the checkpoint that carries the scorecard
 SECONDS_PER_DAY = 86_400
 
 
-def read_scorecard(checkpoint: Checkpoint) -> Scorecard:
+def read_scorecard(checkpoint: Checkpoint) -> ServedScorecard:
     """The baseline's scorecard from a risk checkpoint; CheckpointError where it has none."""
     try:
-        return Scorecard.model_validate(checkpoint.read_json("scorecard.json"))
+        card = Scorecard.model_validate(checkpoint.read_json("scorecard.json"))
     except ValidationError as error:
         raise CheckpointError(
             f"{checkpoint.path / 'scorecard.json'}: {error.error_count()} values are no scorecard; train risk again"
         ) from None
+    return ServedScorecard(**dict(card), checkpoint_version=checkpoint.version, checkpoint_sha256=checkpoint.sha256)
 
 
 def open_redis(settings: ServeSettings) -> Redis:

@@ -14,12 +14,21 @@ import orjson
 from numpy.typing import NDArray
 
 from churnsaver.domain.actions import Action
+from churnsaver.domain.schema import Scalar
+from churnsaver.settings import ExperimentSettings
 from services.gateway.contract import Arm, BaselineReason, MessageBody, Mode, RetainRequest, SafetyBody
 
 
 @dataclass(slots=True)
 class Case:
-    """One request on its way: what came in, what is known, and when it must be answered."""
+    """One request on its way: what came in, what is known, and when it must be answered.
+
+    Attributes:
+        drawn_arm: the experiment's arm of this customer, the same for the whole campaign.
+        shares: the experiment's arms.
+        baseline_reason: why the baseline decides; None while the policy does.
+        nobody_contacted: whether the kill switch forbids every contact.
+    """
 
     request: RetainRequest
     key: str
@@ -28,12 +37,13 @@ class Case:
     customer_ref: str
     channel: str | None
     now: datetime
-    arm: Arm
-    arm_share: float
+    drawn_arm: Arm
+    shares: ExperimentSettings
     started: float
     deadline: float
     seed: int
     baseline_reason: BaselineReason | None
+    nobody_contacted: bool
     spent_ms: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -41,8 +51,33 @@ class Case:
         return Mode.BASELINE if self.baseline_reason else Mode.POLICY
 
     @property
+    def arm(self) -> Arm:
+        """The drawn arm; but where the baseline must decide for everybody, baseline for all but the holdout."""
+        if self._experiment_runs or self.drawn_arm is Arm.HOLDOUT:
+            return self.drawn_arm
+        return Arm.BASELINE
+
+    @property
+    def arm_propensity(self) -> float:
+        """The probability with which a customer gets this arm under the conditions of this request."""
+        if self.arm is Arm.HOLDOUT:
+            return self.shares.holdout
+        if not self._experiment_runs:
+            return 1.0 - self.shares.holdout
+        return self.shares.baseline if self.arm is Arm.BASELINE else self.shares.champion
+
+    @property
+    def _experiment_runs(self) -> bool:
+        return self.baseline_reason in (None, BaselineReason.EXPERIMENT)
+
+    @property
     def now_ms(self) -> int:
         return int(self.now.timestamp() * 1000)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the request's deadline is used up."""
+        return time.perf_counter() >= self.deadline
 
     def time_left_s(self, slice_ms: int) -> float:
         """The slice of a call, or what is left of the request's deadline if that is less."""
@@ -51,7 +86,13 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was decided and everything needed to replay it."""
+    """What was decided and everything needed to replay it.
+
+    Attributes:
+        features: the schema's feature columns as they were read, neither id nor name.
+        versions, sha256: of the models that decided, by kind.
+        observation, multipliers: what the policy saw, and its Lagrange multipliers; empty for the baseline.
+    """
 
     action: Action
     reasons: NDArray[np.uint8]
@@ -59,8 +100,9 @@ class Choice:
     risk: float | None
     expected_value_usd: float | None
     reserved_cents: int
+    features: Mapping[str, Scalar]
     versions: Mapping[str, str]
-    sha256: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str]
     observation: tuple[float, ...] = ()
     multipliers: Mapping[str, float] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ Offer, expiry and opt-out come from the decision and the approved texts alone (l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -31,6 +31,10 @@ class Letter:
     def template(self) -> str:
         """The approved text, filled."""
         return self.filled(self.book.template(self.brief))
+
+    def nameless(self) -> Letter:
+        """This letter without the customer's name, the one value in it that nobody approved."""
+        return replace(self, slots={**self.slots, "first_name": self.book.nameless})
 
 
 def compose_letter(

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import unicodedata
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, field_validator
 
-Identifier = Annotated[str, Field(min_length=1, max_length=128)]
-AttributeValue = StrictBool | float | int | str | None
+from churnsaver.domain.schema import MAX_INTEGER
+
+# Names that some systems' zone databases hold beside the zones: this machine's own, and placeholders.
+NO_ZONES = frozenset({"localtime", "Factory", "posixrules"})
+
+
+def _printable(identifier: str) -> str:
+    """Identifiers become keys of Redis and lines of logs."""
+    if any(unicodedata.category(ch) == "Cc" for ch in identifier):
+        raise ValueError("holds a control character; remove it")
+    return identifier
+
+
+def _in_64_bits(value: Any) -> Any:
+    """JSON's numbers have no bound; what is stored and sent on has."""
+    if isinstance(value, int | float) and abs(value) > MAX_INTEGER:
+        raise ValueError("is a number of more than 64 bits; expected a smaller one, or a text")
+    return value
+
+
+Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+AttributeValue = Annotated[StrictBool | float | int | str | None, BeforeValidator(_in_64_bits)]
 
 
 class Payload(BaseModel):
@@ -93,9 +114,12 @@ class DecisionBody(Payload):
     offer: str | None = None
     delay_hours: int | None = None
     channel: str | None = None
-    propensity: Annotated[float, Field(description="of this action under the masked policy, (0, 1]")] = 1.0
+    propensity: Annotated[float, Field(description="of the chosen action under the masked policy, (0, 1]")] = 1.0
     risk: Annotated[float | None, Field(description="calibrated probability of churn")] = None
-    expected_value_usd: Annotated[float | None, Field(description="null where no acceptance model took part")] = None
+    expected_value_usd: Annotated[
+        float | None,
+        Field(description="of what is answered: 0 without contact; null where no acceptance model took part"),
+    ] = None
     masked: Annotated[dict[str, str], Field(description="offers that the hard rules forbid, and why")] = {}
 
 
@@ -114,7 +138,9 @@ class FindingBody(Payload):
 class SafetyBody(Payload):
     verdict: Annotated[
         Literal["pass", "block", "not_reviewed"],
-        Field(description="not_reviewed: nothing to review, or the shield is down and the text is an approved one"),
+        Field(
+            description="not_reviewed: nothing to review, or the shield is down and the text an approved, nameless one"
+        ),
     ] = "not_reviewed"
     findings: list[FindingBody] = []
 
@@ -124,8 +150,14 @@ class RetainResponse(Payload):
     request_id: str
     customer_id: str
     mode: Mode
-    baseline_reason: BaselineReason | None = None
-    arm: Arm
+    baseline_reason: Annotated[
+        BaselineReason | None,
+        Field(
+            description="why the baseline decided. decision_unavailable: the decision service is down or slow; "
+            "deadline: the request's time was used up before it could be asked"
+        ),
+    ] = None
+    arm: Annotated[Arm, Field(description="a holdout is never contacted; all others get baseline while it is forced")]
     decision: DecisionBody
     message: MessageBody | None = None
     safety: SafetyBody = SafetyBody()
@@ -175,4 +207,4 @@ class ReleaseResponse(Payload):
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - NO_ZONES

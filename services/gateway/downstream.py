@@ -29,15 +29,7 @@ SOURCES = {
 
 
 class Unavailable(Exception):
-    """A service did not answer in its slice of the deadline.
-
-    Attributes:
-        timed_out: whether it was too slow rather than down.
-    """
-
-    def __init__(self, service: str, *, timed_out: bool) -> None:
-        super().__init__(f"{service} {'timed out' if timed_out else 'is unavailable'}")
-        self.timed_out = timed_out
+    """A service is down, or did not answer in its slice of the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,4 +127,4 @@ async def serving_models(channel: grpc.aio.Channel, timeout_s: float) -> dict[st
 
 
 def _unavailable(service: str, error: grpc.aio.AioRpcError) -> Unavailable:
-    return Unavailable(service, timed_out=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+    return Unavailable(f"{service}: {error.code().name}")

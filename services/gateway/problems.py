@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 import orjson
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from churnsaver.domain.schema import FieldError
+from services.gateway.json_body import unusable_value
 
-MEDIA_TYPE = "application/problem+json"
+log = structlog.get_logger()
+
+JSON, MEDIA_TYPE = "application/json", "application/problem+json"
+_JSON_TYPE = re.compile(r"application/([\w.+-]+\+)?json\b", re.IGNORECASE)
 TYPE_PREFIX = "urn:churn-saver:problem:"
 
 
@@ -66,7 +72,11 @@ def install(app: FastAPI) -> None:
         return problem.response()
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(_: Request, error: RequestValidationError) -> Response:
+    async def _validation(request: Request, error: RequestValidationError) -> Response:
+        sent_as = request.headers.get("content-type", JSON)
+        whole_body_is_wrong = any(item["loc"] == ("body",) for item in error.errors())
+        if whole_body_is_wrong and not _JSON_TYPE.match(sent_as):
+            return _not_sent_as_json(sent_as).response()
         return _from_validation(error).response()
 
     @app.exception_handler(HTTPException)
@@ -77,10 +87,29 @@ def install(app: FastAPI) -> None:
         response.headers.update(error.headers or {})
         return response
 
+    @app.exception_handler(Exception)
+    async def _last_resort(request: Request, error: Exception) -> Response:
+        # The route and not the path, which may hold a customer's id.
+        route = getattr(request.scope.get("route"), "path", None)
+        log.error("gateway.request_failed", method=request.method, route=route, exc_info=error)
+        return Problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "internal-error",
+            "the gateway failed on this request and logged why; report it if it happens again",
+        ).response()
+
+
+def _not_sent_as_json(sent_as: str) -> Problem:
+    """415, because a browser sends other types across sites without asking first."""
+    detail = f"the body was sent as {sent_as}; send it with content-type: {JSON}"
+    return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
+
 
 def _from_validation(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
+        if fault := unusable_value(error.body):
+            return invalid([fault])
         item = found[0]
         where = item["loc"][-1]
         what = item.get("ctx", {}).get("error", item["msg"])

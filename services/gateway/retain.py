@@ -12,7 +12,6 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from zoneinfo import ZoneInfo
@@ -22,17 +21,16 @@ import orjson
 
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.eligibility import ContactState, contact_reservations_cents, local_hours_at_send, mask_reasons
-from churnsaver.domain.message import MessageBook
+from churnsaver.domain.message import MessageBook, slots_in
 from churnsaver.domain.observation import pad_history
-from churnsaver.domain.schema import FieldError
-from churnsaver.domain.scorecard import Scorecard
+from churnsaver.domain.schema import FieldError, Scalar
 from churnsaver.domain.world import World
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb2
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
 from churnsaver.settings import ServeSettings
 from services.gateway import metrics
 from services.gateway.answer import build_answer, build_record, dump, refused
-from services.gateway.baseline import propensity_threshold
+from services.gateway.baseline import ServedScorecard, propensity_threshold
 from services.gateway.case import Case, Choice, Written, body_sha, pseudonym
 from services.gateway.compose import Letter, compose_letter
 from services.gateway.contract import Arm, BaselineReason, FindingBody, MessageBody, RetainRequest, SafetyBody
@@ -62,7 +60,7 @@ class Retention:
         settings: ServeSettings,
         world: World,
         books: Mapping[str, MessageBook],
-        scorecard: Scorecard,
+        scorecard: ServedScorecard,
         *,
         ledger: Ledger,
         journal: Journal,
@@ -154,7 +152,7 @@ class Retention:
         ref = pseudonym(self._settings.pseudonym_key, request.customer.id)
         epoch = int(now.timestamp()) // (self.world.epoch_hours * 3600)
         draw = hashlib.sha256(f"{self._settings.seed}|{ref}|{request.campaign}|{epoch}".encode()).digest()
-        arm, share = self._arm_of(ref, request.campaign)
+        arm = self._drawn_arm(ref, request.campaign)
         reason = self._kill_switch.baseline_reason
         if reason is None and arm is not Arm.CHAMPION:
             reason = BaselineReason.EXPERIMENT
@@ -167,23 +165,22 @@ class Retention:
             customer_ref=ref,
             channel=next((name for name, given in request.customer.channels.items() if given.consent), None),
             now=now,
-            arm=arm if reason in (None, BaselineReason.EXPERIMENT) else Arm.BASELINE,
-            arm_share=share,
+            drawn_arm=arm,
+            shares=self._gateway.experiment,
             started=started,
             deadline=started + self._gateway.deadline_ms / 1000.0,
             seed=int.from_bytes(draw[:8]),
             baseline_reason=reason,
+            nobody_contacted=self._kill_switch.nobody_contacted,
         )
 
-    def _arm_of(self, ref: str, campaign: str) -> tuple[Arm, float]:
-        """The arm of a customer, the same for the whole campaign, and the share of customers in it."""
+    def _drawn_arm(self, ref: str, campaign: str) -> Arm:
+        """The experiment's arm of a customer, the same for the whole campaign."""
         shares = self._gateway.experiment
         point = int.from_bytes(hashlib.sha256(f"arm|{campaign}|{ref}".encode()).digest()[:8]) / 2**64
         if point < shares.holdout:
-            return Arm.HOLDOUT, shares.holdout
-        if point < shares.holdout + shares.baseline:
-            return Arm.BASELINE, shares.baseline
-        return Arm.CHAMPION, 1.0 - shares.holdout - shares.baseline
+            return Arm.HOLDOUT
+        return Arm.BASELINE if point < shares.holdout + shares.baseline else Arm.CHAMPION
 
     def _contact_state(self, case: Case, snapshot: Snapshot) -> ContactState:
         customer, campaign = case.request.customer, self.world.campaigns[case.request.campaign]
@@ -202,18 +199,19 @@ class Retention:
 
     def _slot(self, case: Case) -> str:
         """Which standing decision a request may meet: flipping the switch must take effect at once."""
-        return "no_contact" if self._kill_switch.nobody_contacted else case.baseline_reason or case.mode
+        return "no_contact" if case.nobody_contacted else case.baseline_reason or case.mode
 
     # -- decide ------------------------------------------------------------------------------------
 
     async def _decide(self, case: Case, state: ContactState) -> Choice:
+        if case.baseline_reason is None and case.is_late:
+            case.baseline_reason = BaselineReason.DEADLINE
         if case.baseline_reason is None:
             try:
                 with metrics.timed(case.spent_ms, "decision"):
                     return await self._ask_policy(case, state)
-            except Unavailable as error:
-                late = BaselineReason.DEADLINE if error.timed_out else BaselineReason.DECISION_UNAVAILABLE
-                case.baseline_reason, case.arm = late, Arm.BASELINE
+            except Unavailable:
+                case.baseline_reason = BaselineReason.DECISION_UNAVAILABLE
         return self._baseline(case, state)
 
     async def _ask_policy(self, case: Case, state: ContactState) -> Choice:
@@ -237,6 +235,7 @@ class Retention:
             risk=answer.risk,
             expected_value_usd=answer.expected_value_usd,
             reserved_cents=answer.reserved_cents,
+            features=self._features(case),
             versions=dict(answer.versions),
             sha256=dict(answer.sha256),
             observation=tuple(answer.observation),
@@ -247,7 +246,7 @@ class Retention:
         risk = self.scorecard.risk(case.request.customer.attributes)
         reasons = mask_reasons(self.world, state)[0]
         action = propensity_threshold(self.actions, self.scorecard, risk, reasons)
-        if case.arm is Arm.HOLDOUT or self._kill_switch.nobody_contacted:
+        if case.arm is Arm.HOLDOUT or case.nobody_contacted:
             action = self.actions[NO_CONTACT]
         reserved = contact_reservations_cents(self.world, state)[0, action.index]
         return Choice(
@@ -257,8 +256,14 @@ class Retention:
             risk=risk,
             expected_value_usd=None,
             reserved_cents=int(reserved),
-            versions={"policy": "baseline-propensity", "risk": self.scorecard.version},
+            features=self._features(case),
+            versions=self.scorecard.versions,
+            sha256=self.scorecard.sha256,
         )
+
+    def _features(self, case: Case) -> dict[str, Scalar]:
+        attributes = case.request.customer.attributes
+        return {name: attributes.get(name) for name in self.scorecard.dataset.feature_names}
 
     # -- write and review --------------------------------------------------------------------------
 
@@ -267,13 +272,18 @@ class Retention:
         if choice.action.offer is None:
             return Written(None, SafetyBody())
         letter = self._letter(case, choice)
+        nameless, approved = letter.nameless(), _template(letter)
         send_at = case.now + timedelta(hours=choice.action.delay_hours)
         delivery = Delivery(send_at, case.request.customer.timezone)
-        written = await self._review(case, letter, await self._draft(case, letter), delivery)
-        if written.safety.verdict == "block":
-            # A customer's own name can be what was found, so the approved text goes without it.
-            nameless = replace(letter, slots={**letter.slots, "first_name": letter.book.nameless})
-            written = await self._review(case, nameless, _template(nameless), delivery)
+        try:
+            written = await self._review(case, letter, await self._draft(case, letter), delivery)
+            if written.safety.verdict == "block":
+                # A customer's own name can be what was found, so the approved text goes without it.
+                written = await self._review(case, nameless, approved, delivery)
+        except Unavailable:
+            # Nobody can vouch for a written text or for a name now.
+            message = MessageBody(text=nameless.template(), source="template")
+            return Written(message, SafetyBody(), approved.message_id)
         return written
 
     def _letter(self, case: Case, choice: Choice) -> Letter:
@@ -294,23 +304,21 @@ class Retention:
         )
 
     async def _draft(self, case: Case, letter: Letter) -> Draft:
+        """What the generator wrote; the approved text where it is away or invented a slot."""
         try:
             with metrics.timed(case.spent_ms, "generator"):
                 timeout_s = case.time_left_s(self._gateway.generator_timeout_ms)
-                return await self._generator.generate(letter.brief, case.seed, timeout_s)
+                draft = await self._generator.generate(letter.brief, case.seed, timeout_s)
         except Unavailable:
             return _template(letter)
+        return draft if letter.slots.keys() >= set(slots_in(draft.text)) else _template(letter)
 
     async def _review(self, case: Case, letter: Letter, draft: Draft, delivery: Delivery) -> Written:
-        try:
-            text = letter.filled(draft.text)
-            with metrics.timed(case.spent_ms, "shield"):
-                timeout_s = case.time_left_s(self._gateway.shield_timeout_ms)
-                review = await self._shield.review(text, letter.brief, letter.slots, delivery, timeout_s)
-        except (Unavailable, KeyError):
-            # Nobody can vouch for a written text now, or it asks for a slot that does not exist.
-            message = MessageBody(text=letter.template(), source="template")
-            return Written(message, SafetyBody(), _template(letter).message_id)
+        """What the shield says of the filled draft; Unavailable where it says nothing."""
+        text = letter.filled(draft.text)
+        with metrics.timed(case.spent_ms, "shield"):
+            timeout_s = case.time_left_s(self._gateway.shield_timeout_ms)
+            review = await self._shield.review(text, letter.brief, letter.slots, delivery, timeout_s)
         findings = [FindingBody(rule=f.rule, message=f.message, excerpt=f.excerpt) for f in review.findings]
         if review.verdict != shield_pb2.VERDICT_PASS:
             return Written(None, SafetyBody(verdict="block", findings=findings), shield_version=review.version)
@@ -369,7 +377,7 @@ class Retention:
             answer_again = self._replay_waiting(claim, waiting)
             self._journal.add_unsent(waiting.model_copy(update={"token": claim.token}))
             return answer_again
-        case.baseline_reason, case.arm = BaselineReason.LEDGER_UNAVAILABLE, Arm.BASELINE
+        case.baseline_reason = BaselineReason.LEDGER_UNAVAILABLE
         # Not the id that a script may have booked under before its reply was lost.
         case.decision_id = uuid.uuid4().hex
         state = self._contact_state(case, Snapshot(opted_out=False, reserved_cents=0, contact_times_ms=()))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from churnsaver.domain.message import REQUIRED_SLOTS
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as pb
+from churnsaver.safety.names import classified_name
 from churnsaver.safety.review import Finding, Policy, Review, Stage
 from churnsaver.safety.rules import failed, review_with_rules
 from churnsaver.safety.slots import blank_slots
@@ -25,7 +26,7 @@ BUILT_IN_CASES = (
 
 
 class Reviewer:
-    """Rules on every text; the classifier on drafts, which a person's name has not entered yet."""
+    """Rules on every text; the classifier on drafts, and on the name that enters one when it is filled."""
 
     def __init__(self, policy: Policy, toxicity: ToxicityModel, threshold: float, version: str) -> None:
         self._policy, self._toxicity, self._threshold, self._version = policy, toxicity, threshold, version
@@ -39,8 +40,8 @@ class Reviewer:
         review = read_review(self._policy, request)
         findings = review_with_rules(review, self._policy)
         scores: dict[str, float] = {}
-        if review.stage is Stage.DRAFT:
-            scores, found = self._classify(review.text)
+        if (unread := _not_yet_classified(review)) is not None:
+            scores, found = self._classify(unread)
             findings += found
         return pb.ReviewResponse(
             verdict=pb.VERDICT_BLOCK if findings else pb.VERDICT_PASS,
@@ -61,10 +62,15 @@ class Reviewer:
 
     def _classify(self, text: str) -> tuple[dict[str, float], list[Finding]]:
         try:
-            score, found = self._toxicity.review(blank_slots(text), self._threshold)
-        except Exception as error:  # fail closed: an unscored draft is not sent
+            score, found = self._toxicity.review(text, self._threshold)
+        except Exception as error:  # fail closed: an unscored text is not sent
             return {}, [failed("toxicity", error)]
         return {"toxicity": score}, found
+
+
+def _not_yet_classified(review: Review) -> str | None:
+    """A draft's own words; of a filled text, whose draft was classified, only the name that was added."""
+    return blank_slots(review.text) if review.stage is Stage.DRAFT else classified_name(review)
 
 
 def read_review(policy: Policy, request: pb.ReviewRequest) -> Review:

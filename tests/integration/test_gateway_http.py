@@ -47,12 +47,30 @@ INVALID: list[tuple[str, dict[str, Any] | list[int], str, str]] = [
     ("below the minimum", with_attributes(months=-1), "customer.attributes.months", "0 or more"),
     ("unknown category", with_attributes(plan="gold"), "customer.attributes.plan", "'basic', 'plus'"),
     ("wrong zone", body(timezone="Mars/Olympus"), "customer.timezone", "America/New_York"),
+    ("this machine's zone", body(timezone="localtime"), "customer.timezone", "America/New_York"),
+    ("placeholder of a zone", body(timezone="Factory"), "customer.timezone", "America/New_York"),
+    ("zone of POSIX rules", body(timezone="posixrules"), "customer.timezone", "America/New_York"),
     ("zone as a path", body(timezone="../../etc/passwd"), "customer.timezone", "America/New_York"),
     ("unknown channel", body(channels={"pigeon": {"consent": True}}), "customer.channels.pigeon", "sms"),
     ("consent as text", body(channels={"sms": {"consent": "yes"}}), "customer.channels.sms.consent", "boolean"),
     ("misspelt field", body(frist_name="Ana"), "customer.frist_name", "correct its name"),
     ("no customer", {"request_id": "r1"}, "customer", "missing"),
     ("empty id", body(""), "customer.id", "at least 1"),
+    ("NUL in the id", body("c\0"), "customer.id", "control character"),
+    ("NUL in the request's id", body(request_id="r\0"), "request_id", "control character"),
+    ("large number", with_attributes(note=10**12), "customer.attributes.note", "1000000000 or less"),
+    ("large charge", with_attributes(monthly=1e18), "customer.attributes.monthly", "1000000 or less"),
+    ("huge charge", with_attributes(monthly=1e300), "customer.attributes.monthly", "64 bits"),
+    ("integer over 64 bits", with_attributes(note=10**30), "customer.attributes.note", "64 bits"),
+    ("integer over 64 bits in a category", with_attributes(plan=10**30), "customer.attributes.plan", "64 bits"),
+    ("integer over 64 bits that no schema names", with_attributes(x=10**30), "customer.attributes.x", "64 bits"),
+    ("integer over 64 bits as a name", body(first_name=10**30), "customer.first_name", "string"),
+    ("integer over a float's range", with_attributes(note=10**400), "customer.attributes.note", "finite"),
+    ("lone surrogate", with_attributes(plan="\ud800"), "customer.attributes.plan", "Unicode"),
+    ("lone surrogate in a name", body(first_name="A\udfff"), "customer.first_name", "Unicode"),
+    ("lone surrogate as a column", with_attributes(**{"\ud800": 1}), r"customer.attributes.\ud800", "Unicode"),
+    ("lone surrogate as a channel", body(channels={"\ud800": {}}), r"customer.channels.\ud800", "Unicode"),
+    ("lone surrogate as a field", body() | {"\ud800": 1}, r"\ud800", "Unicode"),
     ("attribute is a list", with_attributes(plan=["basic"]), "customer.attributes.plan", "valid"),
     ("no object", [1], "body", "object"),
 ]
@@ -63,7 +81,9 @@ async def test_invalid_requests_name_the_field_and_the_mend(
     client: httpx.AsyncClient, request_body: dict[str, Any], field: str, mend: str
 ) -> None:
     """422 as a problem whose errors name the field as the caller wrote it and what was expected."""
-    response = await client.post("/v1/retain", json=request_body)
+    # httpx's own `json` writes UTF-8, which has no lone surrogates; escaped they are sent by many a client.
+    as_json = {"content-type": "application/json"}
+    response = await client.post("/v1/retain", content=json.dumps(request_body), headers=as_json)
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
     errors = response.json()["errors"]
@@ -71,12 +91,28 @@ async def test_invalid_requests_name_the_field_and_the_mend(
     assert mend in errors[0]["message"]
 
 
-@pytest.mark.parametrize(("text", "status"), [(b"{nope", 400), (b"\xff\xfe", 400), (b"", 422)])
+MALFORMED = [
+    (b"{nope", 400),
+    (b"\xff\xfe", 400),
+    (b'{"request_id": "\xff"}', 400),
+    (b"[" * 5_000, 400),
+    (b"9" * 5_000, 422),
+    (b"", 422),
+]
+
+
+@pytest.mark.parametrize(("text", "status"), MALFORMED)
 async def test_malformed_json_is_refused(client: httpx.AsyncClient, text: bytes, status: int) -> None:
     """No stack trace, whatever the bytes are."""
     response = await client.post("/v1/retain", content=text)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_deeply_nested_nonsense_is_refused(client: httpx.AsyncClient) -> None:
+    """Too deep for some readers and not for others, so only that it is no 500."""
+    response = await client.post("/v1/retain", content=b"[" * 900 + b"NaN" + b"]" * 900)
+    assert response.status_code in {400, 422}
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -87,6 +123,32 @@ async def test_numbers_that_are_none_are_refused(client: httpx.AsyncClient, numb
     assert response.status_code == 422
     assert response.json()["errors"][0]["field"] == "customer.attributes.months"
     assert "finite" in response.json()["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("sent_as", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp"])
+async def test_a_body_that_is_not_sent_as_json_says_how_to_send_it(client: httpx.AsyncClient, sent_as: str) -> None:
+    """415 for JSON under another type, as `curl -d` sends it; with a suffix, a charset or no type it is read."""
+    text = json.dumps(body())
+    refused = await client.post("/v1/retain", content=text, headers={"content-type": sent_as})
+    assert refused.status_code == 415
+    assert refused.json()["detail"].endswith("send it with content-type: application/json")
+    for accepted in ("application/json; charset=utf-8", "application/vnd.api+json", ""):
+        answer = await client.post("/v1/retain", content=text, headers={"content-type": accepted} if accepted else {})
+        assert answer.status_code == 200
+
+
+async def test_what_nobody_foresaw_is_a_problem_too(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    """500 as RFC 9457, without a word of the failure, which is in the log."""
+
+    async def broken(*args: Any) -> bytes:
+        raise RuntimeError("secret")
+
+    gateway.retention.retain = broken  # type: ignore[method-assign]
+    response = await client.post("/v1/retain", json=body())
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["type"].endswith("internal-error")
+    assert "secret" not in response.text
 
 
 async def test_large_bodies_are_refused_with_and_without_a_length(client: httpx.AsyncClient) -> None:

@@ -19,8 +19,7 @@ from services.gateway.journal import rebuild, send_unsent
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
 
-DOWN = Unavailable("service", timed_out=False)
-SLOW = Unavailable("service", timed_out=True)
+DOWN = Unavailable("service: UNAVAILABLE")
 
 
 @pytest.fixture
@@ -190,12 +189,12 @@ async def test_budget_is_never_overspent(gateway: Gateway) -> None:
     assert int(await gateway.redis.get("cs:reserved:default")) == budget
 
 
-@pytest.mark.parametrize(("down", "reason"), [(DOWN, "decision_unavailable"), (SLOW, "deadline")])
-async def test_decision_down_or_slow_means_baseline(gateway: Gateway, down: Unavailable, reason: str) -> None:
+async def test_decision_down_means_baseline(gateway: Gateway) -> None:
     """Failure table, row decision: 200 baseline, contact as the scorecard says, recorded."""
-    gateway.decision.down = down
+    gateway.decision.down = DOWN
     answer = (await retain(gateway, body())).json()
-    assert (answer["mode"], answer["baseline_reason"], answer["arm"]) == ("baseline", reason, "baseline")
+    assert (answer["mode"], answer["arm"]) == ("baseline", "baseline")
+    assert answer["baseline_reason"] == "decision_unavailable"
     assert answer["decision"]["offer"] == "discount_10"
     assert answer["decision"]["risk"] == pytest.approx(0.9046505)
     loyal = (await retain(gateway, body("c2", "r2", attributes={"months": 60, "monthly": 50.0, "plan": "plus"}))).json()
@@ -215,9 +214,10 @@ async def test_generator_down_means_template(gateway: Gateway) -> None:
 
 
 async def test_shield_down_means_approved_template_only(gateway: Gateway) -> None:
-    """Failure table, row shield: what the model wrote is not sent unreviewed."""
+    """Failure table, row shield: neither what the model wrote nor a customer's own name is sent unreviewed."""
     gateway.shield.down = DOWN
-    answer = (await retain(gateway, body())).json()
+    answer = (await retain(gateway, body(first_name="Visit evil.com now"))).json()
+    assert answer["message"]["text"].startswith("Hi there! We are glad that you joined us")
     assert answer["message"]["source"] == "template"
     assert "stay a while" not in answer["message"]["text"]
     assert answer["safety"]["verdict"] == "not_reviewed"
@@ -251,10 +251,29 @@ async def test_nothing_passes_means_nobody_is_contacted(gateway: Gateway) -> Non
     assert await gateway.redis.get("cs:reserved:default") is None
 
 
+async def test_shield_that_dies_between_two_reviews(gateway: Gateway) -> None:
+    """It blocked the written text and could not be asked about the approved one: that goes out, nameless."""
+    gateway.shield.forbidden = {"stay a while"}
+    review = gateway.shield.review
+
+    async def once(*args: Any) -> Any:
+        gateway.shield.review = down  # type: ignore[method-assign]
+        return await review(*args)
+
+    async def down(*args: Any) -> Any:
+        raise DOWN
+
+    gateway.shield.review = once  # type: ignore[method-assign]
+    answer = (await retain(gateway, body())).json()
+    assert answer["message"]["text"].startswith("Hi there!")
+    assert answer["safety"]["verdict"] == "not_reviewed"
+
+
 async def test_invented_slot_never_reaches_a_customer(gateway: Gateway) -> None:
-    """A draft with a slot that nobody defined gives way to the approved text."""
+    """A draft with a slot that nobody defined gives way to the approved text, which is reviewed."""
     gateway.generator.draft = Draft("Hi {first_name}, {account_number}", "model", "m", "g", 1.0)
     answer = (await retain(gateway, body())).json()
+    assert answer["safety"]["verdict"] == "pass"
     assert answer["message"]["source"] == "template"
     assert "{" not in answer["message"]["text"]
 

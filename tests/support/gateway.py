@@ -19,11 +19,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.message import Brief
 from churnsaver.domain.schema import DatasetSchema, Scalar
-from churnsaver.domain.scorecard import Scorecard
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb2
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
 from services.gateway.app import build_app
+from services.gateway.baseline import ServedScorecard
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import Delivery, Draft, Unavailable
 from services.gateway.journal import Journal, rebuild
@@ -48,7 +48,7 @@ SCHEMA = DatasetSchema.parse(
         },
     }
 )
-SCORECARD = Scorecard.model_validate(
+SCORECARD = ServedScorecard.model_validate(
     {
         "version": "scorecard-test",
         "dataset": SCHEMA,
@@ -57,6 +57,8 @@ SCORECARD = Scorecard.model_validate(
         "categorical": {"plan": {"basic": 0.5, "plus": -0.5}},
         "threshold": 0.5,
         "offer": "discount_10",
+        "checkpoint_version": "risk-test",
+        "checkpoint_sha256": "5ca1ab1e",
     }
 )
 
@@ -85,6 +87,8 @@ class FakeDecision:
             reserved_cents=600,
             mask_reasons=bytes(len(ActionSpace(self.world))),
             versions={"policy": "policy-test", "risk": "risk-test", "acceptance": "acceptance-test"},
+            sha256={"policy": "a1", "risk": "b2", "acceptance": "c3"},
+            observation=[0.7, 0.1],
         )
 
 
@@ -140,7 +144,8 @@ class Gateway:
         **overrides: Any,
     ) -> None:
         settings = load_serve_settings()
-        gateway = settings.gateway.model_copy(update=overrides)
+        # A busy machine must not use up a deadline that no test is about.
+        gateway = settings.gateway.model_copy(update={"deadline_ms": 5_000, **overrides})
         self.settings: ServeSettings = settings.model_copy(update={"gateway": gateway})
         self.world = load_world()
         self.now = NOON

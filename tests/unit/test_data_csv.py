@@ -98,6 +98,8 @@ def test_broken_files(tmp_path: Path, content: str | bytes, expected: str) -> No
         (GOOD.replace("20.5", "NaN"), "f.csv, row 3, column usd: is nan; expected a finite number"),
         (GOOD.replace("20.5", "-inf"), "f.csv, row 3, column usd: is -inf; expected a finite number"),
         (GOOD.replace("20.5", "-1"), "f.csv, row 3, column usd: is -1.0; expected 0 or more"),
+        (GOOD.replace("20.5", "1e300"), "f.csv, row 3, column usd: is 1e+300; expected 1000000 or less"),
+        (GOOD.replace("10,1,", "10,1e30,"), "f.csv, row 2, column calls: is 1e+30; expected 1000000000 or less"),
         (GOOD.replace("20.5", ""), "f.csv, row 3, column usd: is missing; give it a value"),
         (GOOD.replace("2,b", "2,c"), "f.csv, row 3, column plan: is 'c'; expected one of 'a', 'b'"),
         (GOOD.replace("3,a", "1,a"), "f.csv, row 4, column id: is '1' again (first in row 2); ids are unique"),

@@ -96,12 +96,26 @@ def test_good_row_passes() -> None:
         ("usd", math.inf, "is inf; expected a finite number"),
         ("calls", math.nan, "is nan; expected a finite number"),
         ("calls", -math.inf, "is -inf; expected a finite number"),
+        ("calls", 1e30, "is 1e+30; expected 1000000000 or less"),
+        ("calls", -2e9, "is -2000000000.0; expected -1000000000 or more"),
+        ("calls", 10**400, "is an integer of more than 64 bits; expected one that a 64-bit signed integer holds"),
+        ("plan", 10**400, "is an integer of more than 64 bits; expected one that a 64-bit signed integer holds"),
     ],
 )
 def test_faults_say_what_was_expected(column: str, value: Scalar, message: str) -> None:
     """Each faulty value is named with what was expected; NaN is no way to say missing."""
     errors = SCHEMA.check_row({**ROW, column: value})
     assert [(error.field, error.message) for error in errors] == [(column, message)]
+
+
+def test_a_charge_is_bounded_unless_the_schema_says_otherwise() -> None:
+    """A million dollars a month without a `maximum`; with one, that."""
+    columns = {"usd": {"role": "revenue"}}
+    schema = DatasetSchema.parse({"name": "s", "columns": columns})
+    assert schema.check_value("usd", 1e6) is None
+    assert schema.check_value("usd", 1e300) == "is 1e+300; expected 1000000 or less"
+    wide = DatasetSchema.parse({"name": "s", "columns": {"usd": {"role": "revenue", "maximum": 2e6}}})
+    assert wide.check_value("usd", 1.5e6) is None
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.01, math.nan, "x", True])

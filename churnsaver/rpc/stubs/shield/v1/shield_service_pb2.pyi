@@ -30,7 +30,7 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     STAGE_DRAFT: _Stage.ValueType  # 1
     """A slotted draft, reviewed with every rule and classifier."""
     STAGE_FILLED: _Stage.ValueType  # 2
-    """The filled text that would be sent, reviewed with the fast rules."""
+    """The filled text that would be sent, reviewed with the fast rules; the classifiers read only the name."""
 
 class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
     """Which text is reviewed."""
@@ -40,7 +40,7 @@ STAGE_UNSPECIFIED: Stage.ValueType  # 0
 STAGE_DRAFT: Stage.ValueType  # 1
 """A slotted draft, reviewed with every rule and classifier."""
 STAGE_FILLED: Stage.ValueType  # 2
-"""The filled text that would be sent, reviewed with the fast rules."""
+"""The filled text that would be sent, reviewed with the fast rules; the classifiers read only the name."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 class _Verdict:
