@@ -245,7 +245,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), _YamlLoader)  # noqa: S506 – it is a SafeLoader
     except FileNotFoundError:
-        raise SettingsError(f"{path}: no such file; run from the project's root or set CHURN_SAVER_CONFIGS") from None
+        ours = "; run from the project's root or set CHURN_SAVER_CONFIGS" if path.parent == configs_dir() else ""
+        raise SettingsError(f"{path}: no such file{ours}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read ({error})") from None
     except yaml.YAMLError as error:

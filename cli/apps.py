@@ -6,7 +6,17 @@ import typer
 
 HELP = """Decide whom to contact, write the message, prove it safe, and see what it earned.
 
-Start with `churn-saver up`, then `churn-saver retain --csv customers.csv --limit 20`.
+Begin with `make up`, which trains what `churn-saver up` serves. Then, for example:
+
+churn-saver retain --csv customers.csv --limit 20 --riskiest
+
+churn-saver kill on --reason "wrong prices"
+
+churn-saver train risk --data customers.csv --out models/risk --publish
+
+Settings are configs/*.yaml; CHURN_SAVER_GATEWAY__PORT=8081 sets gateway.port.
+
+Exit codes: 0 done, 1 a gate failed, 2 bad input.
 """
 
 app = typer.Typer(name="churn-saver", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -51,7 +51,11 @@ def accept(
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
-    """Trains the acceptance model on a log of contacts."""
+    """Trains the acceptance model on a log of contacts, such as `data simulate` writes.
+
+    `configs/schemas/contacts.yaml` describes one: for each contact the churn risk, monthly charge, tenure, the
+    offer that was made, its propensity, and whether it was accepted.
+    """
     from trainers.models.accept import train_accept
 
     manifest = _train(train_accept, data, schema, out, quick=quick, seed=seed)

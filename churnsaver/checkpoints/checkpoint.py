@@ -196,7 +196,7 @@ def open_checkpoint(path: Path, kind: str | None = None) -> Checkpoint:
         ) from None
     manifest = read_manifest(raw, str(path / MANIFEST))
     if kind is not None and manifest.kind != kind:
-        raise CheckpointError(f"{path}: is a {manifest.kind} checkpoint; expected a {kind} checkpoint")
+        raise CheckpointError(f"{path}: is a checkpoint of kind {manifest.kind}; expected {kind}")
     contents = {}
     for name, digest in manifest.files.items():
         if (content := _verified(path / name, digest)) is not None:

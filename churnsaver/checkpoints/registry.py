@@ -147,7 +147,7 @@ class Registry:
         raw = self._manifest_bytes(kind, release)
         manifest = read_manifest(raw, f"{release.version} in {self.location}")
         if manifest.kind != kind:
-            raise CheckpointError(f"{release.version}: is a {manifest.kind} checkpoint; expected a {kind} checkpoint")
+            raise CheckpointError(f"{release.version}: is a checkpoint of kind {manifest.kind}; expected {kind}")
         if (folder / MANIFEST).exists():
             try:
                 return open_checkpoint(folder, kind)

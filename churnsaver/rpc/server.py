@@ -113,11 +113,13 @@ async def serve(
     address = f"{settings.host}:{settings.port}"
     try:
         server.add_insecure_port(address)
+    except RuntimeError:
+        raise BadInput(f"{address} is in use; stop what listens there or set another port in serve.yaml") from None
+    try:
         start_http_server(settings.metrics_port, addr=settings.host)
-    except (RuntimeError, OSError):
+    except OSError:
         raise BadInput(
-            f"{address} or metrics port {settings.metrics_port} is in use; "
-            "stop what listens there or set another port in serve.yaml"
+            f"metrics_port {settings.metrics_port} is in use; stop what listens there or set another in serve.yaml"
         ) from None
     await server.start()
     for service in (name, ""):

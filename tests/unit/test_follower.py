@@ -195,7 +195,7 @@ def _rewrite(yard: Yard, change: Callable[[Catalogue], Catalogue]) -> None:
         (bit_flipped, "truncated or altered"),
         (unsigned, "is not signed"),
         (wrong_key, "not trusted"),
-        (wrong_kind, "is a policy checkpoint; expected a risk checkpoint"),
+        (wrong_kind, "is a checkpoint of kind policy; expected risk"),
         (failing_golden_case, "golden case 0 differs"),
         (crashing, "ZeroDivisionError"),
         (pickle_inside, "holds a pickle"),
