@@ -18,7 +18,7 @@ PUBLISHED := $(REGISTRY)/kinds
 $(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)),$(if $(wildcard $(file)),,\
   $(error $(file): no such file; give DATA=customers.csv SCHEMA=schema.yaml, paths without spaces)))
 
-export CHURN_SAVER_REGISTRY__URL ?= $(REGISTRY)
+export CHURN_SAVER_REGISTRY__URL := $(REGISTRY)
 export HF_HUB_OFFLINE := 1
 # Two cores: more threads than this make the small models slower, not faster.
 export OMP_NUM_THREADS ?= 2

@@ -32,7 +32,10 @@ SCHEMA = ROOT / "configs" / "schemas" / "default.yaml"
 def bodies() -> list[dict[str, Any]]:
     """Requests for simulated customers; every test takes its own, so that none meets a standing decision."""
     schema = load_schema(SCHEMA)
-    return [request_body(schema, row, seed=42) for row in read_customers(CUSTOMERS, schema)[:2000]]
+    made = [request_body(schema, row, seed=42) for row in read_customers(CUSTOMERS, schema)[:2000]]
+    for body in made:
+        body["customer"]["id"] = f"e2e-{body['customer']['id']}"  # not those whom `churn-saver retain` sends
+    return made
 
 
 def take(bodies: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
