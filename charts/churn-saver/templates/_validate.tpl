@@ -1,19 +1,18 @@
 {{/* What values.schema.json cannot say: what is missing here, and what contradicts itself. Every fault is one line
      with the field and the mend, and all are shown at once, before anything is changed. */}}
 {{- define "churn-saver.validate" -}}
-{{- $faults := list "services" "settings" "secrets" "exposure" "networkPolicy" "trainers" -}}
 {{- $found := "" -}}
-{{- range $faults }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
+{{- range list "services" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
 {{- with trim $found }}{{ fail (print "these values cannot be installed:\n" .) }}{{ end -}}
 {{- end -}}
 
 {{- define "churn-saver.faults.services" -}}
 {{- $images := list "gateway" "decision" "generator" "shield" -}}
 {{- if .Values.trainers.enabled }}{{ $images = append $images "trainers" }}{{ end -}}
-{{- range $images }}
-{{- if not (or $.Values.image.tag (index $.Values .).image.digest) }}
-- image.tag: is empty and {{ . }}.image.digest too; set the tag that the pipeline built, never `latest`
-{{- end }}
+{{- $untagged := list -}}
+{{- range $images }}{{ if not (or $.Values.image.tag (index $.Values .).image.digest) }}{{ $untagged = append $untagged . }}{{ end }}{{ end -}}
+{{- with $untagged }}
+- image.tag: is empty, and there is no image.digest of {{ join ", " . }}; set the tag that the pipeline built, never `latest`
 {{- end }}
 {{- range $service := list "gateway" "decision" "generator" "shield" }}
 {{- $values := index $.Values $service }}
