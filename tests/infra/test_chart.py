@@ -44,7 +44,7 @@ FOREIGN = {
 }
 # Everything that is off in every values file, on.
 EVERYTHING: dict[str, Any] = merged(TRAINERS, at("monitoring.serviceMonitor.enabled", True))
-INGRESS = {"exposure": {"kind": "ingress"}}
+INGRESS = {"exposure": {"kind": "ingress"}, "networkPolicy": {"loadBalancerCidrs": ["35.191.0.0/16"]}}
 
 every_installation = pytest.mark.parametrize("installation", FILES)
 

@@ -15,6 +15,7 @@ spec:
   # Pods may still be starting: tried again for some minutes.
   backoffLimit: 6
   activeDeadlineSeconds: 900
+  ttlSecondsAfterFinished: 86400  # Helm does not take hooks away with a release
   template:
     metadata:
       labels: {{ include "churn-saver.labels" $labels | nindent 8 }}

@@ -44,7 +44,7 @@
 {{- define "churn-saver.faults.settings" -}}
 {{- $settings := include "churn-saver.settings" . | fromYaml }}
 {{- $url := .Values.settings.registry.url }}
-{{- if not (regexMatch "^(gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?|/.+)$" $url) }}
+{{- if not (regexMatch "^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?$" $url) }}
 - settings.registry.url: {{ $url | quote }} is no gs://bucket/path; set Terraform's output registry_url
 {{- end }}
 {{- if and (not $settings.events.embedded) (not (regexMatch "^[a-z][a-z0-9-]{4,28}[a-z0-9]$" .Values.settings.events.project)) }}
