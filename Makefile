@@ -90,13 +90,14 @@ $(PUBLISHED)/policy.json: $(DATASET) configs/env.yaml configs/ppo.yaml | $(PUBLI
 
 # -- checks ----------------------------------------------------------------------------------------
 
-lint: | $(SETUP)  ## ruff, mypy, import-linter, buf, and stubs that match their protos
+lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their protos, a chart that matches the settings
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/buf lint
 	.venv/bin/python tools/generate_stubs.py --check
+	.venv/bin/python tools/generate_chart_schema.py --check
 
 test: lint  ## every check that takes seconds; no stack needed
 	.venv/bin/pytest -m "not stack"

@@ -1,0 +1,142 @@
+{{/* What values.schema.json cannot say: what is missing here, and what contradicts itself. Every fault is one line
+     with the field and the mend, and all are shown at once, before anything is changed. */}}
+{{- define "churn-saver.validate" -}}
+{{- $found := "" -}}
+{{- range list "services" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
+{{- with trim $found }}{{ fail (print "these values cannot be installed:\n" .) }}{{ end -}}
+{{- end -}}
+
+{{- define "churn-saver.faults.services" -}}
+{{- $images := list "gateway" "decision" "generator" "shield" -}}
+{{- if .Values.trainers.enabled }}{{ $images = append $images "trainers" }}{{ end -}}
+{{- $untagged := list -}}
+{{- range $images }}{{ if not (or $.Values.image.tag (index $.Values .).image.digest) }}{{ $untagged = append $untagged . }}{{ end }}{{ end -}}
+{{- with $untagged }}
+- image.tag: is empty, and there is no image.digest of {{ join ", " . }}; set the tag that the pipeline built, never `latest`
+{{- end }}
+{{- range $service := list "gateway" "decision" "generator" "shield" }}
+{{- $values := index $.Values $service }}
+{{- $scale := $values.autoscaling }}
+{{- if $scale.enabled }}
+{{- if gt (int $scale.minReplicas) (int $scale.maxReplicas) }}
+- {{ $service }}.autoscaling.minReplicas: {{ $scale.minReplicas }} is more than maxReplicas, {{ $scale.maxReplicas }}; raise maxReplicas or lower minReplicas
+{{- end }}
+{{- if not (or $scale.targetCPUUtilizationPercentage $scale.metrics) }}
+- {{ $service }}.autoscaling: has nothing to scale on; set targetCPUUtilizationPercentage or metrics
+{{- end }}
+{{- $demand := list }}
+{{- range $scale.metrics }}{{ if has .type (list "External" "Object") }}{{ $demand = append $demand .type }}{{ end }}{{ end }}
+{{- if and (eq (int $scale.minReplicas) 0) (not $demand) }}
+- {{ $service }}.autoscaling.minReplicas: 0 needs a metric that is there without pods; add an External or Object one to metrics, or set 1
+{{- end }}
+{{- end }}
+{{- $drain := include "churn-saver.drainSeconds" (dict "root" $ "of" $service) | float64 }}
+{{- $needed := addf (float64 $values.preStopSeconds) $drain }}
+{{- if le (float64 $values.terminationGracePeriodSeconds) $needed }}
+- {{ $service }}.terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }} is not longer than preStopSeconds ({{ $values.preStopSeconds }}) and drain ({{ $drain }}) together; set more than {{ $needed }}
+{{- end }}
+{{- end }}
+{{- if .Values.vllm.enabled }}
+- vllm.enabled: the generator of this version speaks to no vLLM server; leave it false
+{{- end }}
+{{- end -}}
+
+{{- define "churn-saver.faults.settings" -}}
+{{- $settings := include "churn-saver.settings" . | fromYaml }}
+{{- $url := .Values.settings.registry.url }}
+{{- if not (regexMatch "^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?$" $url) }}
+- settings.registry.url: {{ $url | quote }} is no gs://bucket/path; set Terraform's output registry_url
+{{- end }}
+{{- if and (not $settings.events.embedded) (not (regexMatch "^[a-z][a-z0-9-]{4,28}[a-z0-9]$" .Values.settings.events.project)) }}
+- settings.events.project: {{ .Values.settings.events.project | quote }} is no Google Cloud project id (6 to 30 lower-case letters, digits and hyphens); set the project of the Pub/Sub topic
+{{- end }}
+{{- range $slice := list "decision_timeout_ms" "generator_timeout_ms" "shield_timeout_ms" "ledger_timeout_ms" }}
+{{- if ge (int (index $settings.gateway $slice)) (int $settings.gateway.deadline_ms) }}
+- settings.gateway.{{ $slice }}: {{ index $settings.gateway $slice }} leaves nothing of deadline_ms, {{ $settings.gateway.deadline_ms }}; lower it or raise the deadline
+{{- end }}
+{{- end }}
+{{- if gt (addf $settings.gateway.experiment.baseline $settings.gateway.experiment.holdout) 1.0 }}
+- settings.gateway.experiment: baseline and holdout are shares and add up to more than 1; lower one
+{{- end }}
+{{- range $service := list "decision" "generator" "shield" }}
+{{- with index $settings $service }}
+{{- if eq (int .port) (int .metrics_port) }}
+- settings.{{ $service }}.metrics_port: {{ .metrics_port }} is the port of gRPC too; choose another
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "churn-saver.faults.secrets" -}}
+{{- with .Values.secrets }}
+{{- if and .existingSecret .externalSecret.enabled }}
+- secrets: existingSecret and externalSecret.enabled are both set; choose one
+{{- else if not (or .existingSecret .externalSecret.enabled) }}
+- secrets: there are none; name a Secret in existingSecret, or enable externalSecret
+{{- end }}
+{{- if .externalSecret.enabled }}
+{{- if not .externalSecret.storeRef.name }}
+- secrets.externalSecret.storeRef.name: is empty; name the (Cluster)SecretStore
+{{- end }}
+{{- range $name, $key := .keys }}
+{{- if and $key (not (index $.Values.secrets.externalSecret.remoteKeys $name)) }}
+- secrets.externalSecret.remoteKeys.{{ $name }}: is empty; name the secret in the store
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "churn-saver.faults.exposure" -}}
+{{- $exposure := .Values.exposure }}
+{{- if ne $exposure.kind "none" }}
+{{- if and (ne $exposure.kind "backend") (not $exposure.host) }}
+- exposure.host: is empty; name the host that callers use
+{{- end }}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.loadBalancerCidrs) }}
+- networkPolicy.loadBalancerCidrs: is empty, so no load balancer reaches the gateway; name its ranges (values.yaml says which)
+{{- end }}
+{{- end }}
+{{- if eq $exposure.kind "gateway" }}
+{{- $certificates := compact (list $exposure.gateway.certificate.map (join "," $exposure.gateway.certificate.names) $exposure.gateway.certificate.secretName) }}
+{{- if and (not $exposure.gateway.existing.name) (ne (len $certificates) 1) }}
+- exposure.gateway.certificate: {{ len $certificates }} of map, names and secretName are set; set exactly one
+{{- end }}
+{{- end }}
+{{- if eq $exposure.kind "ingress" }}
+{{- if eq $exposure.ingress.managedCertificate (not (empty $exposure.ingress.secretName)) }}
+- exposure.ingress: set either managedCertificate or secretName
+{{- end }}
+{{- end }}
+{{- if $exposure.canary.weight }}
+{{- if ne $exposure.kind "gateway" }}
+- exposure.canary.weight: only exposure.kind gateway shares requests out; set it, or weight 0
+{{- end }}
+{{- if not $exposure.canary.service }}
+- exposure.canary.service: is empty; name the gateway's Service of the canary release
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "churn-saver.faults.networkPolicy" -}}
+{{- with .Values.networkPolicy }}
+{{- if and .enabled (not .redis.peers) }}
+- networkPolicy.redis.peers: is empty, so nothing reaches Redis; give [{ipBlock: {cidr: …/32}}] or a podSelector
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "churn-saver.faults.trainers" -}}
+{{- with .Values.trainers }}
+{{- if .enabled }}
+{{- if not .signingKey.secretName }}
+- trainers.signingKey.secretName: is empty; name the Secret with the key that publishes (`churn-saver keys`)
+{{- end }}
+{{- range $job, $spec := .jobs }}
+{{- if and (has "--publish" $spec.args | not) (not (hasPrefix "eval" (first $spec.args))) }}
+- trainers.jobs.{{ $job }}.args: what it trains is thrown away with its pod; add --publish
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}

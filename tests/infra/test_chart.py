@@ -1,0 +1,394 @@
+"""What the chart renders: valid objects, guarded pods, and nothing from values that contradict."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+
+from tests.support.chart import (
+    CHART,
+    FILES,
+    SERVICES,
+    TRAINERS,
+    at,
+    chart,
+    container,
+    environment,
+    merged,
+    of_kind,
+    pods,
+    render,
+    the,
+    values_of,
+    workload,
+)
+
+ROOT = CHART.parents[1]
+# Kinds of operators and of GKE, which no Kubernetes schema describes.
+FOREIGN = {
+    "BackendConfig",
+    "ExternalSecret",
+    "GCPBackendPolicy",
+    "Gateway",
+    "HTTPRoute",
+    "HealthCheckPolicy",
+    "ManagedCertificate",
+    "PodMonitoring",
+    "ServiceMonitor",
+}
+# Everything that is off in every values file, on.
+EVERYTHING: dict[str, Any] = merged(TRAINERS, at("monitoring.serviceMonitor.enabled", True))
+INGRESS = {"exposure": {"kind": "ingress"}, "networkPolicy": {"loadBalancerCidrs": ["35.191.0.0/16"]}}
+
+every_installation = pytest.mark.parametrize("installation", FILES)
+
+
+# -- valid -------------------------------------------------------------------------------------------
+
+
+@every_installation
+def test_lint_finds_nothing(installation: str) -> None:
+    """Only a missing icon may be remarked upon."""
+    result = helm_python.lint(CHART, values_of(installation), strict=True)
+    assert not result["errors"]
+    assert [each["error"] for each in result["messages"]] == ["icon is recommended"]
+
+
+def check_objects(version: str, values: dict[str, Any]) -> None:
+    objects = render(values)
+    assert objects
+    for each in objects:
+        try:
+            kubernetes_validate.validate(each, version, strict=True)
+        except kubernetes_validate.SchemaNotFoundError:
+            assert each["kind"] in FOREIGN
+
+
+@every_installation
+@pytest.mark.parametrize("version", ["1.27", "1.37"])
+def test_objects_are_valid(installation: str, version: str) -> None:
+    """Every object is one that the API server of this version accepts, with no unknown field."""
+    check_objects(version, values_of(installation))
+
+
+@pytest.mark.stack
+@every_installation
+@pytest.mark.parametrize("minor", range(25, 38))
+@pytest.mark.parametrize("more", [EVERYTHING, INGRESS], ids=["everything", "ingress"])
+def test_objects_are_valid_in_every_known_version(installation: str, minor: int, more: dict[str, Any]) -> None:
+    """The same with everything on, for each version that there is a schema of."""
+    check_objects(f"1.{minor}", values_of(installation, more, at("kubeVersion", f"1.{minor}.0")))
+
+
+def test_optional_parts_are_valid() -> None:
+    """Trainers, ServiceMonitors and an Ingress, which no values file turns on."""
+    check_objects("1.32", values_of("production", EVERYTHING, INGRESS))
+
+
+def test_chart_is_of_this_version() -> None:
+    """The chart says which version of the project it installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert chart().metadata["appVersion"] == project["version"]
+
+
+@every_installation
+def test_names_within_a_release_lead_somewhere(installation: str) -> None:
+    """Services, autoscalers, budgets and monitors point to pods that exist, and to ports that these have."""
+    objects = render(values_of(installation, EVERYTHING))
+    labels = {name: (pod["metadata"]["labels"], pod["spec"]) for name, pod in pods(objects)}
+
+    def selected(wanted: dict[str, str]) -> list[dict[str, Any]]:
+        return [spec for have, spec in labels.values() if wanted.items() <= have.items()]
+
+    for each in of_kind(objects, "Service"):
+        (spec,) = selected(each["spec"]["selector"])
+        named = {port["name"] for port in spec["containers"][0]["ports"]}
+        assert {port["targetPort"] for port in each["spec"]["ports"]} <= named
+        assert all(port["protocol"] == "TCP" for port in each["spec"]["ports"])
+    for each in of_kind(objects, "PodDisruptionBudget", "PodMonitoring"):
+        (spec,) = selected(each["spec"]["selector"]["matchLabels"])
+        for endpoint in each["spec"].get("endpoints", []):
+            assert endpoint["port"] in {port["name"] for port in spec["containers"][0]["ports"]}
+    for each in of_kind(objects, "HorizontalPodAutoscaler"):
+        target = each["spec"]["scaleTargetRef"]
+        assert "replicas" not in the(objects, target["kind"], target["name"])["spec"]
+    accounts = {each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")}
+    assert {spec["serviceAccountName"] for _, spec in labels.values() if "serviceAccountName" in spec} == accounts
+
+
+# -- pods --------------------------------------------------------------------------------------------
+
+
+@every_installation
+def test_every_pod_is_confined(installation: str) -> None:
+    """No root, no writable image, no capability, no token; requests and limits everywhere."""
+    for name, pod in pods(render(values_of(installation, EVERYTHING))):
+        spec = pod["spec"]
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for each in spec["containers"]:
+            context = each["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert {"cpu", "memory"} <= each["resources"]["requests"].keys(), name
+            assert "memory" in each["resources"]["limits"], name
+            assert re.search(r":[\w.-]+$", each["image"]), name
+            mounted = {mount["name"] for mount in each.get("volumeMounts", [])}
+            claimed = {"state"} if name == "StatefulSet/churn-saver-gateway" else set()
+            assert mounted == {volume["name"] for volume in spec.get("volumes", [])} | claimed, name
+
+
+@every_installation
+def test_every_service_is_probed_and_drains(installation: str) -> None:
+    """Three probes each, and a grace period that is longer than what comes before the end."""
+    objects = render(values_of(installation))
+    for service in SERVICES:
+        each = container(objects, service)
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = each[probe].get("grpc") or each[probe]["httpGet"]
+            assert asked["port"] in {"http", *(port["containerPort"] for port in each["ports"])}
+        wait = int(re.findall(r"sleep\((\d+)\)", each["lifecycle"]["preStop"]["exec"]["command"][2])[0])
+        assert workload(objects, service)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > wait + 10
+
+
+def test_gateways_drain_is_its_own() -> None:
+    """The one drain that is no setting stands in the chart as in the code."""
+    code = (ROOT / "services/gateway/bootstrap.py").read_text()
+    (seconds,) = re.findall(r"timeout_graceful_shutdown=(\d+)", code)
+    template = (CHART / "templates/_helpers.tpl").read_text()
+    assert f'{{{{- if eq .of "gateway" }}}}{seconds}{{{{ else }}}}' in template
+
+
+def test_old_clusters_get_what_they_know() -> None:
+    """Before 1.24 a process probes; before 1.23 and 1.21 the API had other versions."""
+    objects = render(values_of("production", EVERYTHING, at("kubeVersion", "v1.20.15-gke.100")))
+    probe = container(objects, "decision")["livenessProbe"]
+    assert probe["exec"]["command"] == ["python", "-m", "churnsaver.rpc.probe", "127.0.0.1:8101"]
+    versions = {each["kind"]: each["apiVersion"] for each in objects}
+    assert versions["HorizontalPodAutoscaler"] == "autoscaling/v2beta2"
+    assert versions["PodDisruptionBudget"] == "policy/v1beta1"
+    assert versions["CronJob"] == "batch/v1beta1"
+
+
+def test_secrets_are_held_by_those_who_need_them() -> None:
+    """The pseudonym key is the gateway's alone, Redis the generator's too; nobody who serves can sign."""
+    objects = render(values_of("production"))
+    held = {
+        service: {value for value in environment(container(objects, service)).values() if value.startswith("secret:")}
+        for service in SERVICES
+    }
+    redis = {"secret:redis-url"}
+    assert held == {
+        "gateway": {"secret:pseudonym-key", *redis},
+        "decision": set(),
+        "generator": redis,
+        "shield": set(),
+    }
+    for service in SERVICES:
+        (keys,) = (v for v in workload(objects, service)["spec"]["template"]["spec"]["volumes"] if v["name"] == "keys")
+        assert [item["key"] for item in keys["secret"]["items"]] == ["trusted.pem"]
+
+
+def test_persistent_journal_is_a_volume_a_replica() -> None:
+    """With persistence the gateway is a StatefulSet whose state is a claim of each replica; without, a Deployment."""
+    gateway = workload(render(values_of("production")), "gateway")
+    assert gateway["kind"] == "StatefulSet"
+    (claim,) = gateway["spec"]["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == "state"
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    plain = workload(render(values_of("dev")), "gateway")
+    assert plain["kind"] == "Deployment"
+    assert plain["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_new_settings_make_new_pods() -> None:
+    """The checksum follows what is read, and nothing else, so a release without a change restarts nobody."""
+
+    def checksum(*more: dict[str, Any]) -> str:
+        pod = workload(render(values_of("production", *more)), "shield")["spec"]["template"]
+        return str(pod["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum() != checksum(at("settings.shield.toxicity_threshold", 0.4))
+    assert checksum() != checksum(at("configs.env", "offers: []"))
+    assert checksum() == checksum(at("gateway.replicas", 7))
+
+
+# -- who reaches whom --------------------------------------------------------------------------------
+
+
+def test_callers_reach_only_what_is_for_them() -> None:
+    """The kill switch, metrics and documentation are not routed; the route is the gateway's alone."""
+    route = the(render(values_of("production")), "HTTPRoute", "churn-saver")
+    paths = [match["path"]["value"] for rule in route["spec"]["rules"] for match in rule["matches"]]
+    assert paths == ["/v1/retain", "/retain", "/v1/decisions", "/v1/outcomes", "/v1/customers"]
+    ingress = the(render(values_of("production", INGRESS)), "Ingress", "churn-saver")
+    assert [each["path"] for each in ingress["spec"]["rules"][0]["http"]["paths"]] == paths
+
+
+def test_canary_gets_its_share() -> None:
+    """Production's route leads to the canary's gateway, which the canary's release has told the load balancer about."""
+    canary = {"exposure": {"canary": {"service": "churn-saver-canary-gateway", "weight": 5}}}
+    route = the(render(values_of("production", canary)), "HTTPRoute", "churn-saver")
+    assert [(each["name"], each["weight"]) for each in route["spec"]["rules"][0]["backendRefs"]] == [
+        ("churn-saver-gateway", 95),
+        ("churn-saver-canary-gateway", 5),
+    ]
+    released = render(values_of("canary"))
+    assert of_kind(released, "HealthCheckPolicy")
+    assert not of_kind(released, "HTTPRoute", "Gateway", "ExternalSecret")
+
+
+def test_trainers_wait_or_follow_a_schedule() -> None:
+    """Only a job with a schedule starts by itself; each can publish, and sees the settings that services see."""
+    objects = render(values_of("production", TRAINERS))
+    suspended = {each["metadata"]["name"]: each["spec"]["suspend"] for each in of_kind(objects, "CronJob")}
+    assert suspended == {"churn-saver-risk": False, "churn-saver-policy": True}
+    pod = of_kind(objects, "CronJob")[0]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (config,) = (each["configMap"] for each in pod["volumes"] if each["name"] == "config")
+    data = the(objects, "ConfigMap", "churn-saver-trainers")["data"]
+    assert {item["key"] for item in config["items"]} == set(data)
+    wanted = {path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.yaml")}
+    assert {item["path"] for item in config["items"]} == wanted
+    assert data["env.yaml"] == the(objects, "ConfigMap", "churn-saver-config")["data"]["env.yaml"]
+
+
+def test_hooks_run_when_they_should() -> None:
+    """The preflight before upgrades, with settings of its own; the switch after an install; the test on demand."""
+    objects = render(values_of("production"))
+    hooks = {
+        each["metadata"]["name"]: each["metadata"]["annotations"]["helm.sh/hook"]
+        for each in objects
+        if "helm.sh/hook" in each["metadata"].get("annotations", {})
+    }
+    assert hooks == {
+        "churn-saver-preflight": "pre-upgrade",
+        "churn-saver-kill-switch": "post-install",
+        "churn-saver-test": "test",
+    }
+    data = [the(objects, "ConfigMap", f"churn-saver-{name}")["data"] for name in ("config", "preflight")]
+    assert data[0] == data[1]
+
+
+# -- refused -----------------------------------------------------------------------------------------
+
+AGAINST_THE_SCHEMA = [
+    ("image.tag", "latest"),
+    ("image.tag", "with space"),
+    ("image.pullPolicy", "Sometimes"),
+    ("gateway.image.digest", "sha256:short"),
+    ("gateway.replicas", -1),
+    ("gateway.replica", 3),
+    ("gateway.autoscaling.maxReplicas", 0),
+    ("gateway.terminationGracePeriodSeconds", -1),
+    ("gateway.preStopSeconds", -5),
+    ("gateway.podDisruptionBudget.maxUnavailable", 0),
+    ("gateway.resources.requests", {"cpu": None}),
+    ("gateway.persistence.size", "big"),
+    ("decision.env", {"lower": "x"}),
+    ("settings.gateway.port", 70000),
+    ("settings.gateway.prot", 8080),
+    ("settings.gateway.host", "127.0.0.1"),
+    ("settings.shield.toxicity_threshold", 1.5),
+    ("settings.decision.drain_s", 0),
+    ("settings.generator.quantization", "int4"),
+    ("settings.pseudonym_key", "secret"),
+    ("settings.redis", {"url": "redis://x"}),
+    ("killSwitch.initial", "maybe"),
+    ("kubeVersion", "latest"),
+    ("workloadIdentity.serviceAccount", "app-runtime"),
+    ("exposure.kind", "loadbalancer"),
+    ("exposure.host", "no spaces.example"),
+    ("exposure.canary.weight", 101),
+    ("networkPolicy.loadBalancerCidrs", ["10.0.0.0"]),
+    ("networkPolicy.dns", []),
+    ("networkPolicy.redis.port", 0),
+    ("monitoring.podMonitoring.interval", "often"),
+    ("preflight.kinds", ["weather"]),
+    ("trainers.jobs", {"risk": {"schedule": "daily", "args": ["train"]}}),
+    ("trainers.jobs", {"Risk!": {"args": ["train"]}}),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), AGAINST_THE_SCHEMA)
+def test_schema_refuses(path: str, value: Any) -> None:
+    """The message names the field."""
+    with pytest.raises(helm_python.HelmValuesError) as refused:
+        chart().validate_schema(values_of("production", at(path, value)))
+    parent, _, field = path.rpartition(".")
+    said = str(refused.value)
+    assert path.replace(".", "/") in said or (parent.replace(".", "/") in said and f"'{field}'" in said)
+
+
+CONTRADICTIONS = [
+    (at("image.tag", ""), "image.tag: is empty", "set the tag"),
+    (at("gateway.autoscaling", {"minReplicas": 11}), "gateway.autoscaling.minReplicas: 11 is more", "raise"),
+    (at("shield.autoscaling.targetCPUUtilizationPercentage", None), "shield.autoscaling: has nothing", "metrics"),
+    (at("decision.autoscaling.minReplicas", 0), "decision.autoscaling.minReplicas: 0 needs", "External"),
+    (at("shield.terminationGracePeriodSeconds", 15), "shield.terminationGracePeriodSeconds: 15", "set more than 15"),
+    (at("settings.decision.drain_s", 40), "decision.terminationGracePeriodSeconds: 30", "set more than 45"),
+    (at("gateway.preStopSeconds", 50), "gateway.terminationGracePeriodSeconds: 60", "set more than 60"),
+    (at("vllm.enabled", True), "vllm.enabled", "leave it false"),
+    (at("settings.registry.url", ""), "settings.registry.url", "gs://bucket/path"),
+    (at("settings.registry.url", "models/registry"), "settings.registry.url", "gs://bucket/path"),
+    (at("settings.events.project", ""), "settings.events.project", "set the project"),
+    (at("settings.events.project", "Not_A_Project"), "settings.events.project", "set the project"),
+    (at("settings.gateway.shield_timeout_ms", 450), "settings.gateway.shield_timeout_ms: 450", "deadline"),
+    (at("settings.gateway.experiment", {"baseline": 0.6, "holdout": 0.5}), "settings.gateway.experiment", "lower one"),
+    (at("settings.shield.metrics_port", 8103), "settings.shield.metrics_port: 8103", "choose another"),
+    (at("secrets.externalSecret.enabled", False), "secrets: there are none", "existingSecret"),
+    (at("secrets.existingSecret", "mine"), "secrets: existingSecret and externalSecret", "choose one"),
+    (at("secrets.externalSecret.storeRef.name", ""), "secrets.externalSecret.storeRef.name", "name the"),
+    (at("secrets.externalSecret.remoteKeys.redisUrl", ""), "secrets.externalSecret.remoteKeys.redisUrl", "name the"),
+    (at("exposure.host", ""), "exposure.host", "name the host"),
+    (at("exposure.gateway.certificate.names", []), "exposure.gateway.certificate: 0", "exactly one"),
+    (at("exposure.gateway.certificate.map", "both"), "exposure.gateway.certificate: 2", "exactly one"),
+    (at("exposure.canary.weight", 5), "exposure.canary.service", "name the gateway's Service"),
+    (merged(INGRESS, at("exposure.canary.weight", 5)), "exposure.canary.weight", "gateway"),
+    (merged(INGRESS, at("exposure.ingress.secretName", "tls")), "exposure.ingress", "either"),
+    (at("networkPolicy.loadBalancerCidrs", []), "networkPolicy.loadBalancerCidrs", "name its ranges"),
+    (at("networkPolicy.redis.peers", []), "networkPolicy.redis.peers", "podSelector"),
+    (at("trainers.enabled", True), "trainers.signingKey.secretName", "churn-saver keys"),
+    (
+        merged(TRAINERS, at("trainers.jobs.risk.args", ["train", "risk"])),
+        "trainers.jobs.risk.args",
+        "add --publish",
+    ),
+]
+
+
+@pytest.mark.parametrize(("bad", "field", "mend"), CONTRADICTIONS)
+def test_contradictions_are_refused(bad: dict[str, Any], field: str, mend: str) -> None:
+    """The message names the field and the mend."""
+    with pytest.raises(helm_python.HelmRenderError) as refused:
+        render(values_of("production", bad))
+    (line,) = (each for each in str(refused.value).splitlines() if field in each)
+    assert mend in line
+
+
+def test_all_faults_are_shown_at_once() -> None:
+    """Nobody has to mend one to see the next: the chart as it is names everything that it must be told."""
+    with pytest.raises(helm_python.HelmRenderError) as refused:
+        render({})
+    for field in ("image.tag", "settings.registry.url", "settings.events.project", "secrets", "networkPolicy.redis"):
+        assert f"- {field}" in str(refused.value)
+
+
+def test_readme_knows_every_value() -> None:
+    """The table of the chart's README names each block of values.yaml."""
+    readme = (CHART / "README.md").read_text()
+    assert not [name for name in chart().values if f"| `{name}" not in readme]
+
+
+def test_values_say_no_more_than_they_know() -> None:
+    """No registry host, project or address of somebody's stands in the chart."""
+    for path in [*CHART.glob("*.yaml"), *Path(CHART / "templates").rglob("*")]:
+        if path.is_file():
+            assert not re.search(r"[a-z-]+-docker\.pkg\.dev|\bgcr\.io|amazonaws|/home/", path.read_text()), path
