@@ -1,0 +1,9 @@
+output "emails" {
+  description = "E-mails of the accounts app_runtime, trainer, ci_builder and nodes."
+  value       = { for key, account in google_service_account.this : key => account.email }
+}
+
+output "members" {
+  description = "The same as IAM members."
+  value       = { for key, account in google_service_account.this : key => account.member }
+}

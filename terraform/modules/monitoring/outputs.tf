@@ -1,0 +1,4 @@
+output "alerts" {
+  description = "Names of the alerts."
+  value       = keys(local.alerts)
+}

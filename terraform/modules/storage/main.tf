@@ -1,0 +1,131 @@
+# Three buckets: data to train on, models (the checkpoint registry of docs/adr/0008), and who touched either.
+
+locals {
+  lifecycle = {
+    # Records of decisions and outcomes go when Redis forgets them as well; data sets stay.
+    data = [{ age = var.retention_days, prefixes = ["records/"] }]
+    # Blobs are named by the catalogues and are never deleted by age.
+    models = []
+  }
+}
+
+resource "google_storage_bucket" "logs" {
+  project                     = var.project_id
+  name                        = "${var.project_id}-${var.name}-logs"
+  location                    = var.region
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = var.force_destroy
+
+  versioning {
+    enabled = true
+  }
+
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+
+    condition {
+      age = var.retention_days
+    }
+  }
+
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+
+    condition {
+      days_since_noncurrent_time = 30
+    }
+  }
+}
+
+# Access logs are written by a group of Google's.
+resource "google_storage_bucket_iam_member" "access_logs" {
+  bucket = google_storage_bucket.logs.name
+  role   = "roles/storage.objectCreator"
+  member = "group:cloud-storage-analytics@google.com"
+}
+
+resource "google_storage_bucket" "this" {
+  for_each = local.lifecycle
+
+  project                     = var.project_id
+  name                        = "${var.project_id}-${var.name}-${each.key}"
+  location                    = var.region
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = var.force_destroy
+
+  # What was replaced or deleted by mistake can be had back for 30 days.
+  versioning {
+    enabled = true
+  }
+
+  lifecycle_rule {
+    action {
+      type = "Delete"
+    }
+
+    condition {
+      days_since_noncurrent_time = 30
+    }
+  }
+
+  lifecycle_rule {
+    action {
+      type = "AbortIncompleteMultipartUpload"
+    }
+
+    condition {
+      age = 7
+    }
+  }
+
+  dynamic "lifecycle_rule" {
+    for_each = each.value
+
+    content {
+      action {
+        type = "Delete"
+      }
+
+      condition {
+        age            = lifecycle_rule.value.age
+        matches_prefix = lifecycle_rule.value.prefixes
+      }
+    }
+  }
+
+  logging {
+    log_bucket        = google_storage_bucket.logs.name
+    log_object_prefix = each.key
+  }
+}
+
+resource "google_storage_bucket_iam_member" "models_readers" {
+  for_each = var.models_readers
+
+  bucket = google_storage_bucket.this["models"].name
+  role   = "roles/storage.objectViewer"
+  member = each.value
+}
+
+# Replacing a kind's catalogue needs the right to delete, which objectCreator lacks.
+resource "google_storage_bucket_iam_member" "models_writers" {
+  for_each = var.models_writers
+
+  bucket = google_storage_bucket.this["models"].name
+  role   = "roles/storage.objectUser"
+  member = each.value
+}
+
+resource "google_storage_bucket_iam_member" "data_readers" {
+  for_each = var.data_readers
+
+  bucket = google_storage_bucket.this["data"].name
+  role   = "roles/storage.objectViewer"
+  member = each.value
+}
