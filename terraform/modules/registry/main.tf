@@ -5,6 +5,7 @@ locals {
 }
 
 resource "google_artifact_registry_repository" "this" {
+  # checkov:skip=CKV_GCP_84:Google encrypts it; keys of our own would be one more thing whose loss loses everything
   project       = var.project_id
   location      = var.region
   repository_id = var.name
