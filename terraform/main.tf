@@ -21,6 +21,12 @@ resource "google_project_service" "this" {
   service = "${each.key}.googleapis.com"
   # Others in the project may use it too, and switching an API off deletes what it made.
   disable_on_destroy = false
+
+  # Everything waits for this, and this for every value that a person gives: with a wrong one, nothing is planned.
+  depends_on = [
+    var.alert_emails, var.allowed_images, var.environment, var.namespace, var.network_cidr,
+    var.record_days, var.redis, var.region, var.release_channel,
+  ]
 }
 
 module "network" {
@@ -73,6 +79,8 @@ module "identity" {
   namespace     = var.namespace
   runtime       = local.services
   trainer       = ["trainer"]
+
+  depends_on = [google_project_service.this]
 }
 
 module "storage" {

@@ -58,7 +58,7 @@ output "ci_builder" {
 
 output "secrets_to_fill" {
   description = "Secrets whose values are added by hand before the chart is installed."
-  value       = ["pseudonym-key", "trusted-keys", "checkpoint-signing-key"]
+  value       = module.secrets.to_fill
 }
 
 output "buckets" {

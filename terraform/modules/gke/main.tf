@@ -5,7 +5,6 @@ resource "google_container_cluster" "this" {
   # checkov:skip=CKV_GCP_12:Autopilot enforces network policies by Dataplane V2, and refuses this setting
   # checkov:skip=CKV_GCP_20:the control plane has no IP address to restrict; IAM guards its DNS name
   # checkov:skip=CKV_GCP_21:labels come from the provider's default_labels, which the check does not see
-  # checkov:skip=CKV_GCP_24:pod security policies went with Kubernetes 1.25; Autopilot enforces the baseline standard
   # checkov:skip=CKV_GCP_61:Autopilot has intranode visibility always on, and refuses this setting
   # checkov:skip=CKV_GCP_65:groups need a Workspace domain that not everyone has; people get in by IAM
   # checkov:skip=CKV_GCP_68:Autopilot's nodes always boot securely
