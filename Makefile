@@ -18,12 +18,12 @@ PUBLISHED := $(REGISTRY)/kinds
 $(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)),$(if $(wildcard $(file)),,\
   $(error $(file): no such file; give DATA=customers.csv SCHEMA=schema.yaml, paths without spaces)))
 
-export CHURN_SAVER_REGISTRY__URL := $(REGISTRY)
 export HF_HUB_OFFLINE := 1
 # Two cores: more threads than this make the small models slower, not faster.
 export OMP_NUM_THREADS ?= 2
 
-RUN := .venv/bin/churn-saver
+WITH_REGISTRY := CHURN_SAVER_REGISTRY__URL=$(REGISTRY)
+RUN := $(WITH_REGISTRY) .venv/bin/churn-saver
 SETUP := .venv/.setup
 
 .DEFAULT_GOAL := help
@@ -49,7 +49,7 @@ serve: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## redis, Pub/Sub, 
 	$(RUN) up
 
 down:  ## stop everything that `up` started
-	@if [ -x $(RUN) ]; then $(RUN) down; else echo "nothing was running"; fi
+	@if [ -x .venv/bin/churn-saver ]; then .venv/bin/churn-saver down; else echo "nothing was running"; fi
 
 # -- data, models, training ------------------------------------------------------------------------
 
@@ -106,9 +106,9 @@ test-stack: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## the slow su
 	.venv/bin/pytest -m stack
 
 bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturation, kill switch, failures and hot swaps under load, into reports/
-	.venv/bin/python -m tests.load.bench
-	.venv/bin/python -m tests.load.chaos
-	.venv/bin/python -m tests.load.swap
+	$(WITH_REGISTRY) .venv/bin/python -m tests.load.bench
+	$(WITH_REGISTRY) .venv/bin/python -m tests.load.chaos
+	$(WITH_REGISTRY) .venv/bin/python -m tests.load.swap
 
 protos: | $(SETUP)  ## generate the gRPC stubs
 	.venv/bin/python tools/generate_stubs.py

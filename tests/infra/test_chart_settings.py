@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def install(values: dict[str, Any], service: str, folder: Path, monkeypatch: pyt
     data = the(objects, "ConfigMap", "churn-saver-config")["data"]
     for name, text in data.items():
         (folder / name).write_text(text)
+    for name in [name for name in os.environ if name.startswith("CHURN_SAVER_")]:
+        monkeypatch.delenv(name)  # a pod has what the chart gives it, and nothing of this shell
     samples = {"secret:pseudonym-key": "sample", "secret:redis-url": "rediss://10.0.0.3:6379/0"}
     for name, value in environment(container(objects, service)).items():
         monkeypatch.setenv(name, samples.get(value, value))
