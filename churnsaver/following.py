@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,7 +41,7 @@ async def following(
     service: str,
     settings: ServeSettings,
     kinds: Sequence[str],
-    load: Callable[[Mapping[str, Checkpoint]], Served],
+    load: Callable[[Mapping[str, Checkpoint], Served | None], Served],
     *,
     bundled: Mapping[str, Path] | None = None,
     retire: Callable[[Served], Awaitable[None]] | None = None,
@@ -60,10 +61,13 @@ async def following(
             new_event(what, said.kind, said.version, manifest_sha256=sha256, source=service, reason=said.reason)
         )
 
+    registry = open_registry(settings.registry)
+    # Serials and champions are a registry's own, so what served is remembered for each.
+    name = hashlib.sha256(registry.location.encode()).hexdigest()[:12]
     follower = Follower(
-        open_registry(settings.registry),
+        registry,
         kinds,
-        settings.state_dir / service / "checkpoints",
+        settings.state_dir / service / "checkpoints" / name,
         load,
         bundled=bundled,
         report=report,

@@ -27,6 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from churnsaver.errors import BadInput, ChurnSaverError
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2, models_service_pb2_grpc
 from churnsaver.settings import ServeSettings, configs_dir
+from cli.registry import FOLLOWED
 
 # What the services rely on is ready before they start.
 FOUNDATIONS = ("redis", "pubsub")
@@ -114,6 +115,7 @@ class LocalStack:
                     self._wait(name, progress)
             for name in self._names:
                 self._wait(name, progress)
+            (self._state / FOLLOWED).write_text(self._settings.registry.url)
         except ChurnSaverError:
             for name in reversed(started):
                 self._stop(name)  # half a stack helps nobody; what ran before goes on running
@@ -122,7 +124,9 @@ class LocalStack:
 
     def down(self) -> list[str]:
         """Stops what runs, each service after those that call it; returns what it stopped."""
-        return [name for name in reversed(SERVICES) if self._stop(name)]
+        stopped = [name for name in reversed(SERVICES) if self._stop(name)]
+        (self._state / FOLLOWED).unlink(missing_ok=True)
+        return stopped
 
     def status(self) -> dict[str, Any]:
         """What runs, where, and what it serves with."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from churnsaver.settings import load_serve_settings
+from churnsaver.settings import ServeSettings, load_serve_settings
 from cli.apps import app
 from cli.common import JsonOption, emit, stderr, stdout
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from churnsaver.checkpoints.registry import Catalogue, Registry, Release
 
 HINT_TIMEOUT_S = 2.0
+REGISTRY_VARIABLE = "CHURN_SAVER_REGISTRY__URL"
+FOLLOWED = "followed-registry"  # file in the state folder, there while the local stack runs
 
 KindArgument = Annotated[str, typer.Argument(help="risk, acceptance, policy, generator or shield.")]
 PublishOption = Annotated[
@@ -52,6 +55,9 @@ def publish(
     challenger: Annotated[
         bool, typer.Option("--challenger", help="Publish it without serving it; `promote` makes it champion.")
     ] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Begin the kind's catalogue again where it is damaged or not trusted.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a checkpoint, put it into the registry and make it the champion.
@@ -59,7 +65,7 @@ def publish(
     Running services verify it, run its golden cases and their own, and swap without dropping a request; they
     refuse and report one that fails. Exit 1 where the checkpoint missed the gate of its trainer.
     """
-    emit(publish_checkpoint(checkpoint, challenger=challenger), as_json=as_json, title="Published")
+    emit(publish_checkpoint(checkpoint, challenger=challenger, anew=anew), as_json=as_json, title="Published")
 
 
 @app.command()
@@ -72,7 +78,7 @@ def promote(
     """Make the challenger, or a named newer release, the champion."""
     from churnsaver.events import CheckpointEvent
 
-    settings = load_serve_settings()
+    settings = stack_settings()
     release = open_for_writing().promote(kind, version)
     emit(_told(settings, CheckpointEvent.TYPE_PROMOTED, kind, release, "champion"), as_json=as_json, title="Promoted")
 
@@ -89,7 +95,7 @@ def rollback(
     """Go back to the previous champion, or to a named older release."""
     from churnsaver.events import CheckpointEvent
 
-    settings = load_serve_settings()
+    settings = stack_settings()
     release = open_for_writing().rollback(kind, to)
     emit(
         _told(settings, CheckpointEvent.TYPE_ROLLED_BACK, kind, release, "champion"),
@@ -103,21 +109,57 @@ def checkpoints(
     kind: Annotated[str | None, typer.Argument(help="One kind; default: all.")] = None, *, as_json: JsonOption = False
 ) -> None:
     """Show what was published: releases, aliases, gates, metrics, and what each was trained from."""
+    from churnsaver.errors import ChurnSaverError, RegistryError
     from churnsaver.following import open_registry
 
-    registry = open_registry(load_serve_settings().registry)
-    kinds = [kind] if kind else registry.kinds()
-    found = {name: _described(registry, registry.catalogue(name)) for name in kinds}
+    registry = open_registry(stack_settings().registry)
+    published = registry.kinds()
+    if kind is not None and kind not in published:
+        raise RegistryError(
+            f"{registry.location}: nothing of kind {kind!r} was published, only {published or 'nothing'}"
+        )
+    found: dict[str, Any] = {}
+    faults: list[ChurnSaverError] = []
+    for name in [kind] if kind else published:
+        try:
+            found[name] = _described(registry, registry.catalogue(name))
+        except ChurnSaverError as fault:  # the others are shown all the same
+            faults.append(fault)
     if as_json:
-        emit({"registry": registry.location, "kinds": found}, as_json=True)
-        return
-    if not found:
-        stdout.print(f"{registry.location} is empty; `make up` or `churn-saver train … --publish` fills it")
-    for name, catalogue in found.items():
-        stdout.print(_tree(name, catalogue["releases"]))
+        emit({"registry": registry.location, "kinds": found, "faults": [str(fault) for fault in faults]}, as_json=True)
+    elif not published:
+        stdout.print(f"{registry.location}: nothing is published here; `make up` or `train … --publish` does")
+    else:
+        stdout.print(f"{registry.location}")
+        for name, catalogue in found.items():
+            stdout.print(_tree(name, catalogue["releases"]))
+    if faults:
+        raise faults[0]
 
 
 # -- for the other commands ----------------------------------------------------------------------------
+
+
+def stack_settings() -> ServeSettings:
+    """The settings, with the registry that the running local stack follows unless the environment names one.
+
+    `make up DATA=…` keeps a registry for each dataset; what is published afterwards is meant for what runs.
+    """
+    settings = load_serve_settings()
+    followed = followed_registry(settings.state_dir)
+    if followed is None or followed == settings.registry.url or REGISTRY_VARIABLE in os.environ:
+        return settings
+    stderr.print(f"using the registry that the running stack follows, {followed}")
+    registry = settings.registry.model_copy(update={"url": followed})
+    return settings.model_copy(update={"registry": registry})
+
+
+def followed_registry(state_dir: Path) -> str | None:
+    """The registry that the running local stack follows; None where none runs."""
+    try:
+        return (state_dir / FOLLOWED).read_text().strip() or None
+    except OSError:
+        return None
 
 
 def champion(kind: str) -> Checkpoint:
@@ -132,7 +174,7 @@ def champion(kind: str) -> Checkpoint:
     from churnsaver.following import open_registry
     from churnsaver.safety.bundled import BUNDLED_CHECKPOINT
 
-    settings = load_serve_settings()
+    settings = stack_settings()
     # Nobody has published yet where there are no keys; the bundled shield needs none.
     if kind == "shield" and not settings.registry.trusted_keys.exists():
         return open_checkpoint(BUNDLED_CHECKPOINT, kind)
@@ -149,16 +191,16 @@ def open_for_writing() -> Registry:
     """The registry with the signing key."""
     from churnsaver.following import open_registry
 
-    return open_registry(load_serve_settings().registry, writing=True)
+    return open_registry(stack_settings().registry, writing=True)
 
 
-def publish_checkpoint(path: Path, *, challenger: bool = False) -> dict[str, Any]:
+def publish_checkpoint(path: Path, *, challenger: bool = False, anew: bool = False) -> dict[str, Any]:
     """Publishes a folder and tells the services; returns what happened."""
     from churnsaver.events import CheckpointEvent
 
-    settings = load_serve_settings()
+    settings = stack_settings()
     with stderr.status(f"publishing {path}"):
-        manifest, release = open_for_writing().publish(path, challenger=challenger)
+        manifest, release = open_for_writing().publish(path, challenger=challenger, anew=anew)
     alias = "challenger" if challenger else "champion"
     return _told(settings, CheckpointEvent.TYPE_PUBLISHED, manifest.kind, release, alias)
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from churnsaver.errors import BadInput
 from churnsaver.settings import ServeSettings, load_serve_settings
 from cli.apps import app, kill_app
-from cli.common import JsonOption, emit, progress, stderr, stdout
+from cli.common import JsonOption, emit, flatten, progress, stderr, stdout
+from cli.registry import stack_settings
 
 BANK_TIMEOUT_S = 180.0
 
@@ -32,7 +33,7 @@ def up(
     """
     from cli.local_stack import LocalStack
 
-    settings = load_serve_settings()
+    settings = stack_settings()
     stack = LocalStack(settings)
     with stderr.status("starting") as line:
         started = stack.up(line.update)
@@ -103,7 +104,8 @@ def kill_off(*, reason: ReasonOption, url: UrlOption = None, as_json: JsonOption
 @kill_app.command("status")
 def kill_status(*, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show the switch as the gateway knows it."""
-    emit(_gateway("GET", url), as_json=as_json, title="kill switch")
+    known = _gateway("GET", url)
+    emit(known if as_json else flatten(known), as_json=as_json, title="kill switch")
 
 
 def gateway_url(url: str | None) -> str:

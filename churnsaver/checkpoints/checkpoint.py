@@ -23,6 +23,7 @@ from churnsaver.errors import CheckpointError
 MANIFEST = "manifest.json"
 MODEL_CARD = "MODEL_CARD.md"
 GOLDEN = "golden.json"
+KINDS = frozenset({"risk", "acceptance", "policy", "generator", "shield"})
 # `.bin` is CTranslate2's format: sizes and numbers. Whatever its name, a file that begins as a pickle does is refused.
 ALLOWED_SUFFIXES = frozenset({".bin", ".json", ".onnx", ".safetensors", ".ubj", ".md", ".txt"})
 # A pickle of protocol 2 and later begins with its version, one that torch.save wrote is a zip archive.
@@ -210,8 +211,12 @@ def read_manifest(raw: bytes, where: str) -> Manifest:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError:
         raise CheckpointError(f"{where}: is truncated or no manifest; train the checkpoint again") from None
+    if manifest.kind not in KINDS:
+        raise CheckpointError(f"{where}: is of kind {manifest.kind[:40]!r}; expected one of {', '.join(sorted(KINDS))}")
     if bad := [name for name in manifest.files if not _may_be_named(name)]:
-        raise CheckpointError(f"{where}: a checkpoint is data, not code; {bad[0]} is refused")
+        raise CheckpointError(f"{where}: a checkpoint is data, not code; {bad[0]!r} is refused")
+    if manifest.version != version_of(manifest.kind, manifest.files):
+        raise CheckpointError(f"{where}: its version is not that of its files; train the checkpoint again")
     return manifest
 
 

@@ -24,6 +24,7 @@ from churnsaver.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from churnsaver.checkpoints.registry import Alias, Catalogue, Registry, Release
 from churnsaver.domain.world import Frozen
 from churnsaver.errors import CheckpointError, ChurnSaverError, RegistryError
+from churnsaver.tasks import in_thread
 from churnsaver.telemetry import CHECKPOINT_SWAPS, CHECKPOINTS_REFUSED, REGISTRY_SEEN
 
 log = structlog.get_logger()
@@ -41,10 +42,11 @@ class LastServed(Frozen):
     """What a kind served with, remembered beside its files: for a start without the registry, and against replays.
 
     Attributes:
-        serial: of the newest catalogue that was followed.
+        lineage, serial: of the catalogue that was followed last.
         number: of the release.
     """
 
+    lineage: str
     serial: int
     number: int
     version: str
@@ -67,7 +69,8 @@ class Follower(Generic[Served]):
         registry: where they are published.
         kinds: the kinds that are loaded together.
         cache: folder for what is fetched; it survives a restart.
-        load: makes what serves from a checkpoint of each kind; raises where a golden case fails. Runs in a thread.
+        load: makes what serves from a checkpoint of each kind, given also what serves now (None at the start);
+            raises where a golden case fails. Runs in a thread.
         bundled: checkpoints that the project ships, for kinds of which nothing was published.
         report: told what serves and what was refused.
         retire: told what served until now, after the swap.
@@ -83,7 +86,7 @@ class Follower(Generic[Served]):
         registry: Registry,
         kinds: Sequence[str],
         cache: Path,
-        load: Callable[[Mapping[str, Checkpoint]], Served],
+        load: Callable[[Mapping[str, Checkpoint], Served | None], Served],
         *,
         bundled: Mapping[str, Path] | None = None,
         report: Callable[[Report], None] = lambda _: None,
@@ -113,14 +116,15 @@ class Follower(Generic[Served]):
         Raises:
             ChurnSaverError: a kind has nothing that can serve; the message is about its champion.
         """
-        options = {kind: await self._options(kind) for kind in self._kinds}
+        found = await asyncio.gather(*map(self._options, self._kinds))
+        options = dict(zip(self._kinds, found, strict=True))
         fault: ChurnSaverError | None = None
         # The best of every kind first; then as few second choices in their place as possible.
         ranks = sorted(itertools.product(*(range(len(options[kind])) for kind in self._kinds)), key=sum)
         for rank in ranks:
             chosen = {kind: options[kind][n] for kind, n in zip(self._kinds, rank, strict=True)}
             try:
-                self.served = await asyncio.to_thread(self._load, chosen)
+                self.served = await self._try(chosen, None)
             except ChurnSaverError as error:
                 fault = fault or error
                 continue
@@ -140,7 +144,7 @@ class Follower(Generic[Served]):
         fault: ChurnSaverError | None = None
         for find in (self._champion, self._served_before, self._shipped):
             try:
-                found = await asyncio.to_thread(find, kind)
+                found = await in_thread(find, kind)
             except ChurnSaverError as error:
                 self._refuse(kind, "", "", error)
                 fault = fault or error
@@ -155,12 +159,23 @@ class Follower(Generic[Served]):
         return options
 
     def _champion(self, kind: str) -> Checkpoint | None:
-        champion = self._followed(self._registry.catalogue(kind))
+        champion = self._champion_release(kind)
         return None if champion is None else self._fetch(kind, champion)
+
+    def _champion_release(self, kind: str) -> Release | None:
+        catalogue = self._registry.catalogue(kind)
+        if catalogue.serial or self._last[kind] is None:
+            REGISTRY_SEEN.labels(kind).set(time.time())
+        return self._followed(catalogue)
 
     def _served_before(self, kind: str) -> Checkpoint | None:
         last = self._last[kind]
-        return None if last is None else open_checkpoint(self._folder(kind, last.manifest_sha256), kind)
+        if last is None:
+            return None
+        checkpoint = open_checkpoint(self._folder(kind, last.manifest_sha256), kind)
+        if checkpoint.sha256 != last.manifest_sha256:
+            raise CheckpointError(f"{checkpoint.path}: is not what served last; it was altered since")
+        return checkpoint
 
     def _shipped(self, kind: str) -> Checkpoint | None:
         return open_checkpoint(self._bundled[kind], kind) if kind in self._bundled else None
@@ -180,25 +195,30 @@ class Follower(Generic[Served]):
         for kind in self._kinds:
             version, sha256 = "", ""
             try:
-                catalogue = await asyncio.to_thread(self._registry.catalogue, kind)
-                REGISTRY_SEEN.labels(kind).set(time.time())
-                champion = self._followed(catalogue)
+                champion = await in_thread(self._champion_release, kind)
                 if champion is None or champion.manifest_sha256 == self.checkpoints[kind].sha256:
                     self._refused.pop(kind, None)
                     continue
                 version, sha256 = champion.version, champion.manifest_sha256
                 if self._was_refused(kind, sha256):
                     continue
-                checkpoint = await asyncio.to_thread(self._fetch, kind, champion)
-                served = await asyncio.to_thread(self._load, {**self.checkpoints, kind: checkpoint})
+                checkpoint = await in_thread(self._fetch, kind, champion)
+                served = await self._try({**self.checkpoints, kind: checkpoint}, self.served)
             except ChurnSaverError as error:
                 self._refuse(kind, version, sha256, error)
-            except Exception as error:
-                # Whatever a broken checkpoint makes a library raise, the old one keeps serving.
-                log.exception("checkpoint.failed", kind=kind, version=version)
-                self._refuse(kind, version, sha256, CheckpointError(f"{version}: {type(error).__name__}: {error}"))
             else:
                 await self._swap(kind, checkpoint, served)
+
+    async def _try(self, chosen: Mapping[str, Checkpoint], serving: Served | None) -> Served:
+        """What serves with these checkpoints; CheckpointError whatever a broken one makes a library raise."""
+        try:
+            return await in_thread(self._load, chosen, serving)
+        except ChurnSaverError:
+            raise
+        except Exception as error:
+            versions = ", ".join(checkpoint.version for checkpoint in chosen.values())
+            log.exception("checkpoint.failed", versions=versions)
+            raise CheckpointError(f"{versions}: cannot be loaded ({type(error).__name__}: {error})") from None
 
     async def _swap(self, kind: str, checkpoint: Checkpoint, served: Served) -> None:
         former, self.served = self.served, served
@@ -207,7 +227,10 @@ class Follower(Generic[Served]):
         CHECKPOINT_SWAPS.labels(kind).inc()
         await self._note(kind, checkpoint)
         if self._retire is not None:
-            await self._retire(former)
+            try:
+                await self._retire(former)
+            except Exception:
+                log.exception("checkpoint.not_retired", kind=kind)  # what was swapped serves all the same
 
     # -- what may serve ----------------------------------------------------------------------------
 
@@ -216,14 +239,19 @@ class Follower(Generic[Served]):
         last, release = self._last[catalogue.kind], catalogue.at(Alias.CHAMPION)
         if release is not None:
             self._found[catalogue.kind] = LastServed(
+                lineage=catalogue.lineage,
                 serial=catalogue.serial,
                 number=release.number,
                 version=release.version,
                 manifest_sha256=release.manifest_sha256,
             )
-        if last is None or release is None:
+        if last is None:
             return release
         where = f"{self._registry.location}/kinds/{catalogue.kind}.json"
+        if not catalogue.serial:
+            raise RegistryError(f"{where}: is gone, and {last.version} served from it; bring the registry back")
+        if release is None or catalogue.lineage != last.lineage:
+            return release  # a registry that was begun anew
         if catalogue.serial < last.serial:
             raise RegistryError(
                 f"{where}: is older (serial {catalogue.serial}) than what was seen before (serial {last.serial}); "
@@ -253,7 +281,7 @@ class Follower(Generic[Served]):
     async def _note(self, kind: str, checkpoint: Checkpoint) -> None:
         found = self._found.get(kind)
         if found is not None and found.manifest_sha256 == checkpoint.sha256:
-            await asyncio.to_thread(self._remember, kind, found)
+            await in_thread(self._remember, kind, found)
         log.info("checkpoint.serving", kind=kind, version=checkpoint.version, path=str(checkpoint.path))
         self._report(Report(kind=kind, version=checkpoint.version, manifest_sha256=checkpoint.sha256))
 

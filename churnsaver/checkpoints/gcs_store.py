@@ -6,11 +6,13 @@ An object's generation is its tag; `if_generation_match` is the compare-and-swap
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import google_crc32c
 from google.api_core.exceptions import GoogleAPIError, NotFound, PreconditionFailed
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
@@ -23,8 +25,9 @@ from churnsaver.checkpoints.stores import Conflict, Stored
 from churnsaver.errors import RegistryError
 
 # Each try, and all tries of one call; a service looks again every few seconds anyway.
-TRY_S = 10.0
-RETRY = DEFAULT_RETRY.with_timeout(30.0)
+TRY_S = 5.0
+FILE_TRY_S = 60.0
+RETRY = DEFAULT_RETRY.with_timeout(10.0)
 ATTEMPTS = 5
 OUTAGES = (GoogleAPIError, GoogleAuthError, RequestException, DataCorruption, InvalidResponse)
 
@@ -79,18 +82,23 @@ class GcsStore:
                 raise Conflict(name) from None
 
     def upload(self, source: Path, name: str) -> None:
-        blob = self._bucket.blob(self._prefix + name)
-        # Who came first stored the same bytes, for the name is their hash.
+        # Who comes first stores the same bytes, for the name is their hash.
         with self._explained(name, "written"), contextlib.suppress(PreconditionFailed):
-            if not blob.exists(timeout=TRY_S, retry=RETRY):
-                blob.upload_from_filename(
-                    str(source), if_generation_match=0, timeout=6 * TRY_S, retry=RETRY, checksum="crc32c"
-                )
+            found = self._bucket.get_blob(self._prefix + name, timeout=TRY_S, retry=RETRY)
+            if found is not None and found.crc32c == _crc32c(source):
+                return
+            self._bucket.blob(self._prefix + name).upload_from_filename(
+                str(source),
+                if_generation_match=found.generation if found is not None else 0,
+                timeout=FILE_TRY_S,
+                retry=RETRY,
+                checksum="crc32c",
+            )
 
     def download(self, name: str, target: Path) -> None:
         with self._explained(name, "downloaded"):
             blob = self._bucket.blob(self._prefix + name)
-            blob.download_to_filename(str(target), timeout=6 * TRY_S, retry=RETRY, checksum="crc32c")
+            blob.download_to_filename(str(target), timeout=FILE_TRY_S, retry=RETRY, checksum="crc32c")
 
     def names(self, prefix: str) -> list[str]:
         with self._explained(prefix, "listed"):
@@ -109,3 +117,12 @@ class GcsStore:
             raise RegistryError(f"{where}: cannot be {done} ({type(error).__name__}: {error})") from None
         except OSError as error:
             raise RegistryError(f"{where}: cannot be {done} ({error.strerror or error}); is the disk full?") from None
+
+
+def _crc32c(path: Path) -> str:
+    """A file's checksum as Cloud Storage writes it."""
+    checksum = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            checksum.update(chunk)  # type: ignore[no-untyped-call]
+    return base64.b64encode(checksum.digest()).decode()  # type: ignore[no-untyped-call]

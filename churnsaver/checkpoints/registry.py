@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import secrets
 import shutil
 import tempfile
 import time
@@ -62,9 +63,15 @@ class Pointer(Frozen):
 
 
 class Catalogue(Frozen):
-    """Everything that was published of one kind."""
+    """Everything that was published of one kind.
+
+    Attributes:
+        lineage: random, from the first release on; another one is another catalogue, whose serials begin anew.
+        serial: grows with every change.
+    """
 
     kind: str
+    lineage: str = ""
     serial: int = 0
     releases: tuple[Release, ...] = ()
     aliases: dict[Alias, Pointer] = Field(default_factory=dict)
@@ -149,10 +156,10 @@ class Registry:
         if manifest.kind != kind:
             raise CheckpointError(f"{release.version}: is a checkpoint of kind {manifest.kind}; expected {kind}")
         if (folder / MANIFEST).exists():
-            try:
-                return open_checkpoint(folder, kind)
-            except CheckpointError:  # damaged since; it is fetched again
-                shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(CheckpointError):  # damaged since; it is fetched again
+                if (cached := open_checkpoint(folder, kind)).sha256 == release.manifest_sha256:
+                    return cached
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             beside = Path(tempfile.mkdtemp(prefix=".fetching-", dir=folder.parent))
@@ -160,7 +167,11 @@ class Registry:
                 for name, digest in manifest.files.items():
                     self._store.download(f"blobs/{digest}", beside / name)
                 (beside / MANIFEST).write_bytes(raw)
-                checkpoint = open_checkpoint(beside, kind)
+                try:
+                    checkpoint = open_checkpoint(beside, kind)
+                except CheckpointError as error:
+                    said = str(error).replace(str(beside), f"{release.version} in {self.location}")
+                    raise CheckpointError(f"{said}; `churn-saver publish` puts a whole one in its place") from None
                 beside.chmod(0o755)
                 beside.rename(folder)
             finally:
@@ -171,10 +182,14 @@ class Registry:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def publish(self, path: Path, *, challenger: bool = False) -> tuple[Manifest, Release]:
+    def publish(self, path: Path, *, challenger: bool = False, anew: bool = False) -> tuple[Manifest, Release]:
         """Uploads the checkpoint in the folder `path` and makes it champion, or challenger.
 
         It becomes a new release, unless it is what the alias points to already.
+
+        Args:
+            challenger: it does not serve yet.
+            anew: the kind's catalogue begins with it, whatever stands there and cannot be trusted or read.
 
         Raises:
             GateFailed: it missed its gate and is not to be a mere challenger.
@@ -185,6 +200,7 @@ class Registry:
         manifest, raw = checkpoint.manifest, (path / MANIFEST).read_bytes()
         if not challenger and manifest.gate is not None and not manifest.gate.passed:
             raise GateFailed(f"{manifest.version}: {'; '.join(manifest.gate.missed)}; it may be a --challenger only")
+        self._sign(raw, MANIFEST_TYPE)  # who may not sign uploads nothing
         for name, digest in manifest.files.items():
             self._store.upload(path / name, f"blobs/{digest}")
         self._upload_manifest(manifest.kind, raw, checkpoint.sha256)
@@ -202,7 +218,7 @@ class Registry:
             longer = catalogue.model_copy(update={"releases": (*catalogue.releases, release)})
             return longer.pointed(release) if challenger else longer.moved(release)
 
-        return manifest, self._at(alias, self._change(manifest.kind, published))
+        return manifest, self._at(alias, self._change(manifest.kind, published, anew=anew))
 
     def promote(self, kind: str, version: str | None = None) -> Release:
         """Makes a newer release the champion: the challenger, or the one of `version`."""
@@ -211,9 +227,7 @@ class Registry:
             release = catalogue.named(version) if version else catalogue.at(Alias.CHALLENGER)
             if release is None:
                 raise RegistryError(f"{kind}: there is no challenger; name a version, or publish one with --challenger")
-            manifest = self.manifest(kind, release)
-            if manifest.gate is not None and not manifest.gate.passed:
-                raise GateFailed(f"{release.version}: {'; '.join(manifest.gate.missed)}")
+            self._require_gate(kind, release)
             return _promoted(catalogue, release)
 
         return self._at(Alias.CHAMPION, self._change(kind, promoted))
@@ -225,6 +239,7 @@ class Registry:
             release = catalogue.named(version) if version else catalogue.at(Alias.PREVIOUS)
             if release is None:
                 raise RegistryError(f"{kind}: there is no previous champion; name a version with --to")
+            self._require_gate(kind, release)
             return catalogue.moved(release, rolled_back=True)
 
         return self._at(Alias.CHAMPION, self._change(kind, rolled_back))
@@ -238,7 +253,10 @@ class Registry:
         if stored is None:
             return Catalogue(kind=kind), None
         where = f"{self.location}/{name}"
-        payload = self._trusted.verify(stored.content, CATALOGUE_TYPE, where)
+        try:
+            payload = self._trusted.verify(stored.content, CATALOGUE_TYPE, where)
+        except RegistryError as error:
+            raise RegistryError(f"{error}; `churn-saver publish --anew` begins the catalogue again") from None
         try:
             catalogue = Catalogue.model_validate_json(payload)
         except ValidationError as error:
@@ -249,14 +267,19 @@ class Registry:
             raise RegistryError(f"{where}: is the catalogue of {catalogue.kind}; somebody put it in the wrong place")
         return catalogue, stored.tag
 
-    def _change(self, kind: str, change: Callable[[Catalogue], Catalogue]) -> Catalogue:
+    def _change(self, kind: str, change: Callable[[Catalogue], Catalogue], *, anew: bool = False) -> Catalogue:
         """Replaces the catalogue by what `change` makes of it, again and again until nobody came in between."""
         for _ in range(CHANGE_ATTEMPTS):
-            catalogue, tag = self._read(kind)
+            if anew:
+                stored = self._store.read(f"kinds/{kind}.json")
+                catalogue, tag = Catalogue(kind=kind), stored.tag if stored else None
+            else:
+                catalogue, tag = self._read(kind)
             changed = change(catalogue)
             if changed == catalogue:
                 return catalogue
-            changed = changed.model_copy(update={"serial": catalogue.serial + 1})
+            lineage = catalogue.lineage or secrets.token_hex(8)
+            changed = changed.model_copy(update={"serial": catalogue.serial + 1, "lineage": lineage})
             payload = changed.model_dump_json().encode()
             try:
                 self._store.replace(f"kinds/{kind}.json", self._sign(payload, CATALOGUE_TYPE), tag)
@@ -268,9 +291,10 @@ class Registry:
 
     def _upload_manifest(self, kind: str, raw: bytes, sha256: str) -> None:
         name = f"manifests/{kind}/{sha256}.json"
-        if self._store.read(name) is None:
+        stored, signed = self._store.read(name), self._sign(raw, MANIFEST_TYPE)
+        if stored is None or stored.content != signed:  # none, damaged, or signed by a key that was changed since
             with contextlib.suppress(Conflict):  # somebody published the same checkpoint at this moment
-                self._store.replace(name, self._sign(raw, MANIFEST_TYPE), None)
+                self._store.replace(name, signed, stored.tag if stored else None)
 
     def _manifest_bytes(self, kind: str, release: Release) -> bytes:
         name = f"manifests/{kind}/{release.manifest_sha256}.json"
@@ -287,7 +311,16 @@ class Registry:
             raise RegistryError(
                 f"{self.location}: changing it needs a signing key; set CHURN_SAVER_REGISTRY__SIGNING_KEY"
             )
-        return self._signer.sign(payload, payload_type)
+        signed = self._signer.sign(payload, payload_type)
+        # Nobody could read what a stranger signed, not even to mend it.
+        self._trusted.verify(signed, payload_type, f"what would be written to {self.location}")
+        return signed
+
+    def _require_gate(self, kind: str, release: Release) -> None:
+        """GateFailed where a release is not to serve."""
+        manifest = self.manifest(kind, release)
+        if manifest.gate is not None and not manifest.gate.passed:
+            raise GateFailed(f"{release.version}: {'; '.join(manifest.gate.missed)}")
 
     @staticmethod
     def _at(alias: Alias, catalogue: Catalogue) -> Release:
@@ -298,7 +331,9 @@ class Registry:
 
 def _promoted(catalogue: Catalogue, release: Release) -> Catalogue:
     """Forward only: what is older than the champion comes back by a rollback, which says so."""
-    champion = catalogue.at(Alias.CHAMPION)
+    champion = None
+    with contextlib.suppress(RegistryError):  # an alias that points to nothing is mended by moving it
+        champion = catalogue.at(Alias.CHAMPION)
     if champion is not None and release.number < champion.number:
         raise RegistryError(
             f"{release.version} (release {release.number}) is older than the champion {champion.version} "

@@ -118,16 +118,16 @@ class TrustedKeys:
             payload = base64.b64decode(envelope.payload, validate=True)
             signatures = [(each.keyid, base64.b64decode(each.sig, validate=True)) for each in envelope.signatures]
         except (ValidationError, binascii.Error):
-            raise RegistryError(f"{where}: is not signed, or truncated; publish it again") from None
+            raise RegistryError(f"{where}: is not signed, or truncated") from None
         if envelope.payloadType != payload_type:
             raise RegistryError(f"{where}: is a signed {envelope.payloadType}; expected {payload_type}")
         if not signatures:
-            raise RegistryError(f"{where}: is not signed; publish it with a trusted key")
+            raise RegistryError(f"{where}: is not signed")
         known = [(self._keys[name], signature) for name, signature in signatures if name in self._keys]
         if not known:
             raise RegistryError(
                 f"{where}: is signed by {', '.join(name for name, _ in signatures)}, which is not trusted here "
-                f"(trusted: {', '.join(self._keys)}); publish it with a trusted key or trust this one"
+                f"(trusted: {', '.join(self._keys)})"
             )
         for key, signature in known:
             try:
@@ -135,7 +135,7 @@ class TrustedKeys:
             except InvalidSignature:
                 continue
             return payload
-        raise RegistryError(f"{where}: was altered after it was signed; publish it again")
+        raise RegistryError(f"{where}: was altered after it was signed")
 
 
 def create_key_pair(folder: Path) -> tuple[Path, Path]:

@@ -48,7 +48,7 @@ class Store(Protocol):
         ...
 
     def upload(self, source: Path, name: str) -> None:
-        """Stores a file under a name that says what is in it; does nothing where that is there already."""
+        """Stores a file under a name that says what is in it; does nothing where that is there and whole."""
         ...
 
     def download(self, name: str, target: Path) -> None:
@@ -108,8 +108,9 @@ class FolderStore:
                 file.write_bytes(content)
 
     def upload(self, source: Path, name: str) -> None:
-        if (self._root / name).exists():
-            return
+        with contextlib.suppress(OSError):  # none there; where it is something worse, writing says so
+            if _digest(self._root / name) == _digest(source):
+                return
         with self._writing(name) as file:
             copy_file(source, file)
 
@@ -168,6 +169,11 @@ def copy_file(source: Path, target: Path) -> None:
 
 def _tag(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _sync(path: Path) -> None:

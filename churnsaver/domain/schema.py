@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
 from churnsaver.domain.world import Frozen
+from churnsaver.errors import SchemaError
 
 Scalar = str | float | int | bool | None
 MISSING = ("", " ", None)
@@ -123,6 +124,14 @@ class DatasetSchema(Frozen):
     @property
     def feature_names(self) -> list[str]:
         return self.names(*FEATURE_ROLES)
+
+    def require_same_features(self, other: DatasetSchema) -> None:
+        """SchemaError where customers would have to be described by other columns from one request to the next."""
+        if changed := sorted(set(self.feature_names) ^ set(other.feature_names)):
+            raise SchemaError(
+                f"the risk model reads other attributes than the one that serves (only one of them has "
+                f"{', '.join(changed[:5])}); callers would be refused, so restart the services to begin with it"
+            )
 
     def with_categories(self, learned: Mapping[str, Sequence[str]]) -> Self:
         """This schema with the categories of the columns in `learned`."""

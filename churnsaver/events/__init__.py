@@ -4,7 +4,8 @@ They are hints and nothing more: whoever gets one looks into the registry, and a
 none comes. So nothing here raises or blocks because Pub/Sub is down.
 """
 
-from churnsaver.events.event import KINDS, new_event
+from churnsaver.checkpoints.checkpoint import KINDS
+from churnsaver.events.event import new_event
 from churnsaver.events.publisher import EventPublisher
 from churnsaver.events.subscriber import checkpoint_events
 from churnsaver.events.where import PubSub, find_pubsub

@@ -25,7 +25,12 @@ from churnsaver.rpc.channels import CHANNEL_OPTIONS
 CALL_TIMEOUT_S = 5.0
 SCOPES = ["https://www.googleapis.com/auth/pubsub"]
 # An address that settings give is on this machine or beside it, never behind a proxy.
-DIRECT = [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)]
+DIRECT = [
+    *CHANNEL_OPTIONS,
+    ("grpc.enable_http_proxy", 0),
+    # A stranger's message may have 10 MB; one that could not be received would come again and again.
+    ("grpc.max_receive_message_length", 32 << 20),
+]
 
 # What a call raises while Pub/Sub is down, refuses, or has no credentials for us.
 PubSubError = (GoogleAPICallError, GoogleAuthError)

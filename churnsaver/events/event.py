@@ -7,10 +7,10 @@ import uuid
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from churnsaver.checkpoints.checkpoint import KINDS
 from churnsaver.rpc.stubs.events.v1.checkpoint_event_pb2 import CheckpointEvent
 
 SCHEMA_VERSION = 1
-KINDS = frozenset({"risk", "acceptance", "policy", "generator", "shield"})
 
 
 def new_event(

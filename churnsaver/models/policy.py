@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN
@@ -48,7 +50,7 @@ class GoldenCase(Frozen):
 
 
 class GoldenCases(Frozen):
-    cases: tuple[GoldenCase, ...]
+    cases: Annotated[tuple[GoldenCase, ...], Field(min_length=1)]
 
 
 def masked_softmax(logits: NDArray[np.floating], allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -127,6 +129,13 @@ class OnnxPolicy:
             golden = GoldenCases.model_validate(checkpoint.read_json(GOLDEN)).cases
         except ValidationError:
             raise CheckpointError(f"{checkpoint.path / GOLDEN}: is no list of cases; train the policy again") from None
+        for number, case in enumerate(golden):
+            widths = (len(case.observation), len(case.allowed), len(case.probabilities))
+            if widths != (len(self.observation_names), len(self.action_labels), len(self.action_labels)):
+                raise CheckpointError(
+                    f"{checkpoint.path / GOLDEN}: case {number} has {widths} observations, actions and probabilities, "
+                    "which is not what the policy has; train the policy again"
+                )
         observation = np.array([case.observation for case in golden], dtype=np.float32)
         found = self.probabilities(observation, np.array([case.allowed for case in golden]))
         distance = np.abs(found - np.array([case.probabilities for case in golden])).max(axis=1)

@@ -18,7 +18,7 @@ from services.decision.server import register
 async def main() -> None:
     """Serves until told to stop; BadInput where a setting is wrong, or no checkpoint can serve."""
     settings, world = load_serve_settings(), load_world()
-    async with following("decision", settings, KINDS, lambda found: build_decider(world, found)) as follower:
+    async with following("decision", settings, KINDS, lambda *found: build_decider(world, *found)) as follower:
         await serve(
             settings.decision,
             register=lambda server: register(server, lambda: follower.served),
@@ -26,8 +26,15 @@ async def main() -> None:
         )
 
 
-def build_decider(world: World, checkpoints: Mapping[str, Checkpoint]) -> Decider:
-    """What decides with these checkpoints; CheckpointError where one of their golden cases, or of ours, fails."""
-    decider = Decider(world, load_models(checkpoints, world))
+def build_decider(world: World, checkpoints: Mapping[str, Checkpoint], serving: Decider | None) -> Decider:
+    """What decides with these checkpoints.
+
+    Raises:
+        CheckpointError: a golden case of theirs, or of ours, fails, or callers would have to send other attributes.
+    """
+    models = load_models(checkpoints, world)
+    if serving is not None:
+        serving.schema.require_same_features(models.risk.schema)
+    decider = Decider(world, models)
     check_built_in_cases(decider, world)
     return decider

@@ -32,12 +32,14 @@ class Decider:
 
     Attributes:
         versions: of the models, by kind.
+        schema: what requests' attributes must follow.
     """
 
     def __init__(self, world: World, models: Models) -> None:
         self._world = world
         self._models = models
         self._actions = ActionSpace(world)
+        self.schema = models.risk.schema
         self.versions = {kind: checkpoint.version for kind, checkpoint in models.checkpoints.items()}
         self._sha256 = {kind: checkpoint.sha256 for kind, checkpoint in models.checkpoints.items()}
 

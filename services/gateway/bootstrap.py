@@ -83,16 +83,24 @@ async def wired(settings: ServeSettings) -> AsyncIterator[FastAPI]:
         record_s=gateway.record_days * SECONDS_PER_DAY,
     )
     journal = Journal(settings.state_dir / "gateway")
-    kill_switch = KillSwitch(redis, force_baseline=settings.force_baseline, poll_s=gateway.kill_switch_poll_ms / 1000.0)
+    kill_switch = KillSwitch(
+        redis,
+        force_baseline=settings.force_baseline,
+        poll_s=gateway.kill_switch_poll_ms / 1000.0,
+        memory=settings.state_dir / "gateway" / "kill_switch.json",
+    )
     channels = {name: open_channel(address) for name, address in settings.addresses.model_dump().items()}
 
-    def retention(found: Mapping[str, Checkpoint]) -> Retention:
+    def retention(found: Mapping[str, Checkpoint], serving: Retention | None) -> Retention:
         """A request keeps the scorecard that it began with, so a new one comes with a new `Retention`."""
+        scorecard = read_scorecard(found[RISK])
+        if serving is not None:
+            serving.scorecard.dataset.require_same_features(scorecard.dataset)
         return Retention(
             settings,
             world,
             books,
-            read_scorecard(found[RISK]),
+            scorecard,
             ledger=ledger,
             journal=journal,
             kill_switch=kill_switch,

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -49,14 +50,24 @@ class KillSwitch:
 
     Attributes:
         state: None while it is unknown: never read, missing or unreadable.
-        last_known: the last state that was not unknown; None where there was none.
+        last_known: the last state that was not unknown, over restarts; None where there was none.
+
+    Args:
+        memory: file that remembers `last_known`.
     """
 
     def __init__(
-        self, redis: Redis, *, force_baseline: bool, poll_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        redis: Redis,
+        *,
+        force_baseline: bool,
+        poll_s: float,
+        memory: Path,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.state: KillState | None = None
-        self.last_known: KillState | None = None
+        self._memory = memory
+        self.last_known: KillState | None = self._remembered()
         self._force_baseline = force_baseline
         self._redis, self._poll_s, self._clock = redis, poll_s, clock
         self._read_at = clock()
@@ -133,7 +144,24 @@ class KillSwitch:
         if state != self.state:
             log.warning("kill_switch.changed", state=state.model_dump() if state else "unknown")
         self.state, self._read_at = state, self._clock()
-        self.last_known = state or self.last_known
+        if state is not None and state != self.last_known:
+            self.last_known = state
+            self._remember(state)
+
+    def _remembered(self) -> KillState | None:
+        try:
+            return KillState.model_validate_json(self._memory.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _remember(self, state: KillState) -> None:
+        """Redis is who knows; this is for the day when it comes back without its data after everything was down."""
+        try:
+            beside = self._memory.with_suffix(".new")
+            beside.write_text(state.model_dump_json())
+            beside.replace(self._memory)
+        except OSError as error:
+            log.warning("kill_switch.not_remembered", file=str(self._memory), reason=str(error))
 
 
 @contextlib.contextmanager

@@ -65,14 +65,14 @@ class Shift:
         self._on_duty: Writer | None = None
         self._filling: asyncio.Task[None] | None = None
 
-    def prepare(self, checkpoints: Mapping[str, Checkpoint]) -> Writer:
+    def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
         """A writer with the model of a checkpoint, after its golden texts; CheckpointError where one fails."""
         chosen = self._settings.generator
         engine = InProcessEngine(checkpoints[GENERATOR], chosen)
         bank = Bank(chosen, self._world, self._books, engine, self._review, self._redis, seed=self._settings.seed)
         check_books(self._books, bank.cells)
-        if self._on_duty is not None:
-            bank.take_over(self._on_duty.bank)
+        if serving is not None:
+            bank.take_over(serving.bank)
         self._prepared = Writer(self._world, self._books, bank, engine, self._review)
         return self._prepared
 

@@ -136,6 +136,7 @@ class InProcessEngine:
             del model
         if not given_up.is_set():
             self._note_time(len(prompts), time.perf_counter() - started)
+        _give_memory_back()
         self._model = self._load()
         return candidates
 

@@ -34,7 +34,7 @@ async def main() -> None:
         "shield",
         settings,
         (KIND,),
-        lambda found: build_reviewer(settings, found[KIND]),
+        lambda found, _: build_reviewer(settings, found[KIND]),
         bundled={KIND: BUNDLED_CHECKPOINT},
     ) as follower:
         await serve(

@@ -154,7 +154,8 @@ class Gateway:
         self.redis = Redis.from_url(redis_url, socket_timeout=redis_timeout_s, retry=retry)
         self.ledger = RedisLedger(self.redis, self.world, claim_ms=900, idempotency_s=3600, record_s=86_400)
         self.journal = Journal(state_dir)
-        self.kill_switch = KillSwitch(self.redis, force_baseline=force_baseline, poll_s=0.05)
+        memory = state_dir / "kill_switch.json"
+        self.kill_switch = KillSwitch(self.redis, force_baseline=force_baseline, poll_s=0.05, memory=memory)
         self.retention = Retention(
             self.settings,
             self.world,

@@ -46,6 +46,15 @@ class Yard:
         return registry_environment(self.folder, self.keys)
 
 
+def stranger_with_access(yard: Yard) -> Registry:
+    """The registry as somebody sees it who can write to it and trusts a key of their own, too."""
+    folder = yard.root / "stranger"
+    if not folder.exists():
+        create_key_pair(folder)
+        (folder / PUBLIC_KEYS).write_bytes((folder / PUBLIC_KEYS).read_bytes() + (yard.keys / PUBLIC_KEYS).read_bytes())
+    return yard.opened(folder)
+
+
 def registry_environment(folder: Path, keys: Path) -> dict[str, str]:
     """The settings that point a process at a registry and its keys."""
     return {

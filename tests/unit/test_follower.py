@@ -16,10 +16,10 @@ from churnsaver.checkpoints import Checkpoint, write_checkpoint
 from churnsaver.checkpoints import follower as follower_module
 from churnsaver.checkpoints.follower import Follower, Report
 from churnsaver.checkpoints.registry import Alias, Catalogue, Pointer
-from churnsaver.checkpoints.signing import PRIVATE_KEY, create_key_pair
+from churnsaver.checkpoints.signing import PRIVATE_KEY
 from churnsaver.checkpoints.stores import FolderStore
 from churnsaver.errors import CheckpointError, ChurnSaverError, RegistryError
-from tests.support.registry import KIND, Yard
+from tests.support.registry import KIND, Yard, stranger_with_access
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Service:
             retire=retire,
         )
 
-    def load(self, found: Mapping[str, Checkpoint]) -> tuple[str, ...]:
+    def load(self, found: Mapping[str, Checkpoint], serving: tuple[str, ...] | None) -> tuple[str, ...]:
         names = tuple(str(found[kind].read_json("name.json")) for kind in self.kinds)
         if "crash" in names:
             raise ZeroDivisionError("division by zero")
@@ -139,8 +139,7 @@ def unsigned(yard: Yard) -> None:
 
 
 def wrong_key(yard: Yard) -> None:
-    create_key_pair(yard.root / "stranger")
-    yard.opened(yard.root / "stranger", trusted=yard.keys).publish(yard.checkpoint("two"))
+    stranger_with_access(yard).publish(yard.checkpoint("two"))
 
 
 def wrong_kind(yard: Yard) -> None:
@@ -320,6 +319,43 @@ async def test_an_old_catalogue_is_remembered_over_a_restart(service: Service) -
     (service.yard.folder / "kinds" / f"{KIND}.json").write_bytes(old)
     assert (await service.started()).served == ("two",)
     assert "old catalogue" in service.refusals[0]
+
+
+async def test_a_registry_begun_anew_is_followed(service: Service) -> None:
+    """Its serials start at 1 again; that is no old catalogue put back."""
+    for name in ("one", "two", "three"):
+        service.yard.publish(name)
+    follower = await service.started()
+    shutil.rmtree(service.yard.folder)
+    await follower.look()
+    assert "is gone" in service.refusals[0]
+    service.yard.publish("four")
+    await follower.look()
+    assert follower.served == ("four",)
+    assert (await service.started()).served == ("four",)
+
+
+@pytest.mark.parametrize("registry_is_there", [True, False])
+async def test_what_was_altered_in_the_cache_never_serves(service: Service, *, registry_is_there: bool) -> None:
+    """Files, hashes and manifest changed together on the pod's own disk: fetched again, or refused."""
+    service.yard.publish("one")
+    await service.started()
+    (cached,) = (path for path in (service.yard.root / "cache" / KIND).iterdir() if path.is_dir())
+    write_checkpoint(cached, KIND, {"name.json": b'"hacked"'}, seed=42, metrics={})
+    if registry_is_there:
+        assert (await service.started()).served == ("one",)
+    else:
+        shutil.rmtree(service.yard.folder)
+        with pytest.raises(ChurnSaverError):
+            await service.started()
+
+
+async def test_a_champion_that_crashes_its_loader_at_the_start_is_passed_over(service: Service) -> None:
+    service.yard.publish("one")
+    await service.started()
+    service.yard.publish("crash")
+    assert (await service.started()).served == ("one",)
+    assert "ZeroDivisionError" in service.refusals[0]
 
 
 async def test_what_the_project_ships_serves_where_nothing_was_published(service: Service) -> None:

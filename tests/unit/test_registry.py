@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ from churnsaver.checkpoints.registry import Alias, Registry
 from churnsaver.checkpoints.signing import create_key_pair
 from churnsaver.checkpoints.stores import Conflict, FolderStore, open_store
 from churnsaver.errors import CheckpointError, GateFailed, RegistryError
-from tests.support.registry import KIND, Yard
+from tests.support.registry import KIND, Yard, stranger_with_access
 
 
 @pytest.fixture
@@ -144,10 +146,55 @@ def test_who_has_another_key_can_neither_read_nor_write(yard: Yard, tmp_path: Pa
     stranger = yard.opened(tmp_path / "stranger")
     with pytest.raises(RegistryError, match="not trusted"):
         stranger.publish(yard.checkpoint("two"))
-    mixed = yard.opened(tmp_path / "stranger", trusted=yard.keys)
-    mixed.publish(yard.checkpoint("two"))
-    with pytest.raises(RegistryError, match="not trusted"):
-        yard.registry.catalogue(KIND)
+    before = yard.registry.catalogue(KIND)
+    with pytest.raises(RegistryError, match=r"what would be written.*not trusted"):
+        yard.opened(tmp_path / "stranger", trusted=yard.keys).publish(yard.checkpoint("two"))
+    assert yard.registry.catalogue(KIND) == before, "a key that nobody trusts writes nothing"
+
+
+def test_a_catalogue_that_cannot_be_trusted_can_be_begun_anew(yard: Yard) -> None:
+    """Every other command says how; the manifest that a stranger signed is signed again, too."""
+    yard.publish("one")
+    stranger_with_access(yard).publish(yard.checkpoint("two"))
+    with pytest.raises(RegistryError, match=r"not trusted.*publish --anew"):
+        yard.registry.publish(yard.checkpoint("three"))
+    _, release = yard.registry.publish(yard.checkpoint("two"), anew=True)
+    assert release.number == 1
+    assert yard.registry.manifest(KIND, release).version == release.version
+
+
+def test_a_damaged_blob_is_mended_by_publishing(yard: Yard, tmp_path: Path) -> None:
+    yard.publish("one")
+    blob(yard, '"one"').write_text('"on')
+    yard.publish("one")
+    release = yard.registry.catalogue(KIND).releases[0]
+    assert yard.registry.fetch(KIND, release, tmp_path / "cache" / "one").read_json("name.json") == "one"
+
+
+def test_a_rollback_needs_the_gate_as_well(yard: Yard) -> None:
+    yard.publish("one")
+    path = yard.checkpoint("poor", gate=Gate.of((False, "AUC 0.5 is below 0.8")))
+    manifest, _ = yard.registry.publish(path, challenger=True)
+    with pytest.raises(GateFailed):
+        yard.registry.rollback(KIND, manifest.version)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("kind", "../../../elsewhere", "is of kind '../../../elsewhere'; expected one of acceptance"),
+        ("kind", "banana", "is of kind 'banana'"),
+        ("version", "risk-000000000000", "its version is not that of its files"),
+    ],
+)
+def test_a_manifest_that_lies_is_refused(yard: Yard, field: str, value: str, said: str) -> None:
+    """Nothing is written for it, inside the registry or outside."""
+    path = yard.checkpoint("one")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, field: value}))
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        yard.registry.publish(path)
+    assert not yard.folder.exists()
 
 
 def test_changes_at_the_same_time_are_never_lost(yard: Yard) -> None:
