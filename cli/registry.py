@@ -115,9 +115,8 @@ def checkpoints(
     registry = open_registry(stack_settings().registry)
     published = registry.kinds()
     if kind is not None and kind not in published:
-        raise RegistryError(
-            f"{registry.location}: nothing of kind {kind!r} was published, only {published or 'nothing'}"
-        )
+        known = ", ".join(published) or "nothing"
+        raise RegistryError(f"{registry.location}: nothing of kind {kind!r} was published; there is {known}")
     found: dict[str, Any] = {}
     faults: list[ChurnSaverError] = []
     for name in [kind] if kind else published:

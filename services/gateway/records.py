@@ -193,6 +193,9 @@ class Records:
 
     async def _fields(self, decision_id: str, detail: str) -> dict[bytes, bytes]:
         """The stored fields of a decision; a Problem with `detail` while the ledger is away, or a 404."""
+        for waiting in self._journal.unsent():
+            if waiting.decision_id == decision_id:  # answered without the ledger, which has not got it yet
+                return {b"record": waiting.record.encode(), b"answer": waiting.answer.encode(), b"booking": b"none"}
         try:
             fields = await self._ledger.decision(decision_id)
         except LedgerUnavailable:

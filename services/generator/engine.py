@@ -194,7 +194,7 @@ def _give_way() -> None:
 
 
 def _give_memory_back() -> None:
-    """Glibc keeps what is freed in small pieces; after a whole model, the system gets it back."""
+    """The system gets back what the C library keeps of freed models, so that memory does not creep up."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL("libc.so.6").malloc_trim(0)
