@@ -105,8 +105,10 @@ def measure_swaps(mesh: Mesh, arguments: argparse.Namespace) -> dict[str, Any]:
     for number, kind in enumerate(islice(cycle(KINDS), arguments.swaps)):
         seconds.append({"kind": kind, "seconds": publish_and_wait(mesh, kind, number)})
         time.sleep(BETWEEN_S)
-    after = mesh.memory_mb()
     samples = run.finish().samples
+    # The generator's new model writes its bank meanwhile, and holds what it works with.
+    time.sleep(arguments.settle_s)
+    after = mesh.memory_mb()
     latency = latency_of(samples)
     return {
         "swaps": len(seconds),
@@ -201,6 +203,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20.0, help="requests per second")
     parser.add_argument("--swaps", type=int, default=50, help="publications, the kinds in turn")
     parser.add_argument("--expected-s", type=float, default=1.0, help="of load to plan for each swap")
+    parser.add_argument("--settle-s", type=float, default=60.0, help="until memory is read again")
     parser.add_argument("--outage-s", type=float, default=60.0, help="how long Pub/Sub is down")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--csv", type=Path, help="real customers that follow the served checkpoint's schema")
