@@ -294,6 +294,8 @@ async def test_redis_down_means_no_contact_and_a_journaled_record(
     assert refused.status_code == switch.status_code == 503
     assert refused.headers["retry-after"] == "1"
     assert ready.status_code == 200
+    waiting = await gateway.records.get(answer["decision_id"])
+    assert (waiting["answer"], waiting["booking"]) == (answer, "none"), "it waits in the journal, and was made"
     redis_instance.start()
     await send_unsent(gateway.ledger, gateway.journal)
     assert (await gateway.records.get(answer["decision_id"]))["answer"] == answer

@@ -15,7 +15,7 @@ from cli.stack import _set_switch_if_unset
 from services.gateway import metrics
 from services.gateway.contract import BaselineReason, KillSwitchRequest
 from services.gateway.journal import keep_ledger, rebuild
-from services.gateway.kill_switch import KEY, KillSwitch
+from services.gateway.kill_switch import KEY, AlreadySet, KillSwitch
 from tests.conftest import RedisServer, free_port
 from tests.support.gateway import Gateway, body
 
@@ -238,3 +238,20 @@ async def test_upkeep_of_the_ledger_survives_any_error(gateway: Gateway, monkeyp
             break
     assert not await gateway.ledger.is_lost()
     await stop_tasks([keeping])
+
+
+async def test_nobody_is_contacted_after_redis_and_gateway_were_lost_together(
+    redis_instance: RedisServer, tmp_path: Path
+) -> None:
+    """What the switch last was is on the gateway's disk; the next process knows it, and `up` may not overwrite it."""
+    before = Gateway(redis_instance.url, tmp_path / "state")
+    await before.kill_switch.write(NO_CONTACT)
+    await before.redis.flushall()
+    await before.close()
+    after = Gateway(redis_instance.url, tmp_path / "state")
+    await after.kill_switch.refresh()
+    assert after.kill_switch.baseline_reason is BaselineReason.KILL_STATE_UNKNOWN
+    assert after.kill_switch.nobody_contacted
+    with pytest.raises(AlreadySet):
+        await after.kill_switch.write(OFF, only_if_unset=True)
+    await after.close()

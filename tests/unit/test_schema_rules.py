@@ -147,3 +147,11 @@ def test_learned_categories_make_a_new_schema() -> None:
     assert learned.columns["plan"].categories == ("x",)
     assert SCHEMA.columns["plan"].categories == ("a", "b")
     assert learned.name_of(Role.LABEL) is None
+
+
+def test_models_that_read_other_attributes_are_named() -> None:
+    """A risk model may not change what callers must send while they are being served."""
+    SCHEMA.require_same_features(SCHEMA)
+    columns = {name: column for name, column in SCHEMA.columns.items() if name != "calls"}
+    with pytest.raises(SchemaError, match=r"other attributes.*\(only one of them has calls\).*restart"):
+        SCHEMA.require_same_features(SCHEMA.model_copy(update={"columns": columns}))
