@@ -306,7 +306,7 @@ def test_vllm_is_off() -> None:
 
 
 def test_rules_and_dashboards_are_the_projects_own() -> None:
-    """Prometheus Operator gets the rules that the repository tests, Grafana's sidecar every dashboard, word for word."""
+    """Prometheus Operator gets the rules that are tested here, Grafana's sidecar every dashboard, word for word."""
     objects = render(values_of("production", EVERYTHING))
     rules = yaml.safe_load((ROOT / "monitoring/rules/services.yaml").read_text())
     assert the(objects, "PrometheusRule", "churn-saver")["spec"] == rules
