@@ -12,7 +12,13 @@ output "helm_values" {
 
     settings = {
       registry = { url = "gs://${module.storage.buckets.models}/checkpoints" }
-      events   = { project = var.project_id, topic = module.pubsub.topics["checkpoint-events"] }
+      redis    = { iam = true }
+      events = {
+        project         = var.project_id
+        topic           = module.pubsub.topics["checkpoint-events"]
+        decisions_topic = module.pubsub.topics["decisions"]
+        outcomes_topic  = module.pubsub.topics["outcomes"]
+      }
     }
 
     workloadIdentity = { serviceAccount = module.identity.emails.app_runtime }

@@ -111,7 +111,13 @@ class Records:
         now_ms = int(now.timestamp() * 1000)
         async with available_or_503(NOT_RELEASED):
             status = await self._release(
-                keys=[keys.GENERATION, decision_key(decision_id), keys.contacts_key(ref), keys.opt_out_key(ref)],
+                keys=[
+                    keys.GENERATION,
+                    decision_key(decision_id),
+                    keys.contacts_key(ref),
+                    keys.opt_out_key(ref),
+                    keys.OUTBOX,
+                ],
                 args=[
                     decision_id,
                     # Also without a caller's key a script that is run again after a lost reply must know itself.
@@ -157,7 +163,7 @@ class Records:
         async with available_or_503(NOT_RECORDED):
             status = await self._outcome(
                 keys=[keys.GENERATION, decision_key(request.decision_id), keys.opt_out_key(ref), keys.OUTBOX],
-                args=[request.outcome, now_ms, request.decision_id],
+                args=[request.outcome, now_ms, request.decision_id, ref],
             )
         if status == b"lost":
             raise unavailable(NOT_RECORDED)
@@ -208,7 +214,7 @@ class Records:
         ref, campaign = record["customer_ref"], record["campaign"]
         async with available_or_503(NOT_RELEASED):
             cancelled = await self._cancel(
-                keys=[decision_key(decision_id), keys.contacts_key(ref), keys.reserved_key(campaign)],
+                keys=[decision_key(decision_id), keys.contacts_key(ref), keys.reserved_key(campaign), keys.OUTBOX],
                 args=[decision_id],
             )
         if cancelled:

@@ -123,6 +123,8 @@ def other(schema: Schema, now: Any) -> Any:
         return other(schema["anyOf"][0], now)
     if "enum" in schema:
         return next(each for each in schema["enum"] if each != now)
+    if schema["type"] == "boolean":
+        return not now
     if schema["type"] == "string":
         return f"{now or 'other'}-x"
     if schema["type"] == "array":
