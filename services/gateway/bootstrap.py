@@ -25,12 +25,13 @@ from churnsaver.tasks import stop_tasks
 from services.gateway.app import build_app
 from services.gateway.baseline import ServedScorecard
 from services.gateway.downstream import GrpcDecision, GrpcGenerator, GrpcShield, serving_models
-from services.gateway.journal import Journal, keep_ledger
+from services.gateway.journal import Journal
 from services.gateway.kill_switch import KillSwitch
 from services.gateway.ledger import RedisLedger
 from services.gateway.outbox import send_on
 from services.gateway.records import Records
 from services.gateway.retain import Retention
+from services.gateway.upkeep import keep_ledger
 
 log = structlog.get_logger()
 

@@ -36,6 +36,7 @@ from services.gateway.ledger import (
     decision_key,
 )
 from services.gateway.problems import Problem, unavailable
+from services.gateway.upkeep import ERASURES, KEPT_ERASURES
 
 # Reasons after which a booked contact never takes place.
 FINAL = frozenset({"do_not_contact", "consent", "expired"})
@@ -191,8 +192,10 @@ class Records:
             redis = self._ledger.redis
             listed = await redis.smembers(keys.customer_key(ref))
             deleted: int = await redis.delete(keys.customer_key(ref), *listed)
+            # The other gateways' journals know the customer too.
+            await redis.xadd(ERASURES, {"customer": ref}, maxlen=KEPT_ERASURES, approximate=True)
         try:
-            await self._journal.erase(ref)
+            await self._journal.erase([ref])
         except OSError as error:
             raise unavailable(f"not all was erased ({error.strerror}, gateway's disk); send it again") from None
         return deleted

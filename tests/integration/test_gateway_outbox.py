@@ -19,9 +19,9 @@ from churnsaver.events.clients import create_topic, open_subscriber
 from churnsaver.settings import EventsSettings
 from churnsaver.tasks import stop_tasks
 from services.gateway import outbox
-from services.gateway.journal import rebuild
 from services.gateway.ledger import OUTBOX, LedgerUnavailable
 from services.gateway.outbox import Outbox, send_on
+from services.gateway.upkeep import rebuild
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body, serving_gateway
 from tests.support.pubsub import PubSubServer

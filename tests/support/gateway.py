@@ -23,11 +23,12 @@ from services.gateway.app import build_app
 from services.gateway.baseline import ServedScorecard
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import Delivery, Draft, Unavailable
-from services.gateway.journal import Journal, rebuild
+from services.gateway.journal import Journal
 from services.gateway.kill_switch import KillSwitch
 from services.gateway.ledger import RedisLedger
 from services.gateway.records import Records
 from services.gateway.retain import Retention
+from services.gateway.upkeep import rebuild
 
 # A Monday at noon in New York: no quiet hours now, quiet hours in 12 hours.
 NOON = datetime(2026, 3, 2, 12, tzinfo=ZoneInfo("America/New_York")).astimezone(UTC)
@@ -137,7 +138,7 @@ class Gateway:
         state_dir: Path,
         *,
         force_baseline: bool = False,
-        redis_timeout_s: float = 1.0,
+        redis_timeout_s: float = 5.0,
         **overrides: Any,
     ) -> None:
         settings = load_serve_settings()
