@@ -86,6 +86,7 @@ class Journal:
         """Keeps a decision that Redis could not take; a replay of its key gets its answer from here."""
         self._waiting.append(unsent)
         self._first.setdefault(unsent.key, unsent)
+        metrics.JOURNAL_WAITING.set(len(self._waiting))
         self._append(self._unsent, unsent)
 
     def waiting(self, key: str) -> Unsent | None:
@@ -107,6 +108,7 @@ class Journal:
         self._first: dict[str, Unsent] = {}
         for unsent in self._waiting:
             self._first.setdefault(unsent.key, unsent)
+        metrics.JOURNAL_WAITING.set(len(self._waiting))
 
     # -- opt-outs and contacts ---------------------------------------------------------------------
 
@@ -212,6 +214,7 @@ async def keep_ledger(ledger: RedisLedger, journal: Journal, every_s: float = 0.
             if await ledger.is_lost():
                 await rebuild(ledger, journal)
             await send_unsent(ledger, journal)
+            await ledger.show_budgets()
             await journal.compact()
         except LedgerUnavailable:
             pass  # Redis is away; the next round tries again
