@@ -114,6 +114,7 @@ class Journal:
         """Keeps a decision that Redis could not take; a replay of its key gets its answer from here."""
         self._waiting.append(unsent)
         self._first.setdefault(unsent.key, unsent)
+        metrics.JOURNAL_WAITING.set(len(self._waiting))
         self._append(self._unsent, unsent)
 
     def waiting(self, key: str) -> Unsent | None:
@@ -135,6 +136,7 @@ class Journal:
         self._first: dict[str, Unsent] = {}
         for unsent in self._waiting:
             self._first.setdefault(unsent.key, unsent)
+        metrics.JOURNAL_WAITING.set(len(self._waiting))
 
     # -- opt-outs and contacts ---------------------------------------------------------------------
 

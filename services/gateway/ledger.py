@@ -294,6 +294,15 @@ class RedisLedger:
         async with available():
             await self.redis.set(GENERATION, uuid.uuid4().hex, nx=True)
 
+    async def show_budgets(self) -> None:
+        """Shows in the metrics what each campaign may spend, and what is reserved of it."""
+        campaigns = self._world.campaigns
+        async with available():
+            reserved = await self.redis.mget([reserved_key(name) for name in campaigns])
+        for (name, campaign), cents in zip(campaigns.items(), reserved, strict=True):
+            metrics.CAMPAIGN_BUDGET_CENTS.labels(name).set(campaign.budget_cents)
+            metrics.CAMPAIGN_RESERVED_CENTS.labels(name).set(int(cents or 0))
+
     async def decision(self, decision_id: str) -> dict[bytes, bytes]:
         """The stored fields of a decision; empty where there is none."""
         async with available():

@@ -17,6 +17,7 @@ import orjson
 from churnsaver.domain.eligibility import hour_of_day, in_quiet_hours
 from churnsaver.domain.world import HOURS_PER_DAY, World
 from services.gateway import ledger as keys
+from services.gateway import metrics
 from services.gateway.case import pseudonym
 from services.gateway.contract import (
     Outcome,
@@ -95,6 +96,7 @@ class Records:
         record, answer = orjson.loads(fields[b"record"]), orjson.loads(fields[b"answer"])
         booked = fields[b"booking"] in {b"booked", b"released"}
         reason = await self._release_or_why_not(record, request, idempotency_key) if booked else "not_booked"
+        metrics.RELEASES.labels(reason or "send").inc()
         if reason in FINAL:
             await self._cancel_booking(decision_id, record)
         if reason is not None:
@@ -170,6 +172,8 @@ class Records:
             raise unavailable(NOT_RECORDED)
         # Where Redis lost the decision, the journal says whether the opt-out is news.
         recorded = news if status == b"unknown" else status == b"recorded"
+        if recorded:
+            metrics.OUTCOMES.labels(request.outcome).inc()
         return OutcomeResponse(decision_id=request.decision_id, outcome=request.outcome, recorded=recorded)
 
     async def _customer_of(self, request: OutcomeRequest) -> str:

@@ -40,6 +40,7 @@ async def keep_ledger(ledger: RedisLedger, journal: Journal) -> None:
                 await add_facts(ledger, journal)
                 journal.remember(generation=generation)
             await send_unsent(ledger, journal)
+            await ledger.show_budgets()
             await journal.compact()
         except LedgerUnavailable:
             pass  # Redis is away; the next round tries again
