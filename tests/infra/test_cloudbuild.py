@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,8 @@ from google.cloud.devtools.cloudbuild_v1 import Build
 from google.protobuf import json_format
 
 from churnsaver.settings import read_yaml
-from tests.support.shipping import Bench, Gateway, digest, gateway
+from tests.support.shipping import Bench, Gateway, digest, running_gateway
 from tools.release import IMAGES, WORDS
-
-__all__ = ["gateway"]  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE, PROMOTION = "cloudbuild.yaml", "cloudbuild.promote.yaml"
@@ -39,6 +39,13 @@ GIVEN = {
 }
 
 Step = dict[str, Any]
+
+
+@pytest.fixture
+def gateway() -> Iterator[Gateway]:
+    """A gateway that answers, for as long as a test runs."""
+    with running_gateway() as server:
+        yield server
 
 
 def build(file: str) -> dict[str, Any]:
@@ -281,11 +288,8 @@ def test_tag_that_was_never_pushed(tmp_path: Path) -> None:
     assert "gateway:abc1234: is not in the registry; push it first" in done.stderr
 
 
-SMOKE = ["tools/smoke.py"]
-
-
 def smoke(url: str) -> subprocess.CompletedProcess[str]:
-    words = ["python3", *SMOKE, url, "examples/retain.json"]
+    words = [sys.executable, "tools/smoke.py", url, "examples/retain.json"]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
