@@ -355,7 +355,7 @@ DECISIONS = Board(
             ),
             Chart(
                 title="For one contact, over a day",
-                says="Outcomes reported over contacts booked, both in the day before; who was contacted today may answer later.",
+                says="Outcomes reported over contacts booked, both of the last day; some will answer later.",
                 queries={
                     "{{outcome}}": "sum by (outcome) (increase(outcomes_total{@}[1d]))"
                     " / ignoring (outcome) group_left () sum(increase(retain_contacts_total{@}[1d]))"
