@@ -27,7 +27,8 @@ RUN := $(WITH_REGISTRY) .venv/bin/churn-saver
 SETUP := .venv/.setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test test-stack lint protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: help setup up down test test-stack lint coverage protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: check-build scan push digests sign deploy smoke promote
 .DELETE_ON_ERROR:
 
 help:  ## show this
@@ -99,8 +100,13 @@ lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their prot
 	.venv/bin/python tools/generate_stubs.py --check
 	.venv/bin/python tools/generate_chart_schema.py --check
 
-test: lint  ## every check that takes seconds; no stack needed
-	.venv/bin/pytest -m "not stack"
+test: lint coverage  ## every check that takes seconds; no stack needed
+
+coverage: | $(SETUP)  ## the same without lint: tests, and which lines they ran; fails below pyproject's fail_under
+	.venv/bin/coverage erase
+	.venv/bin/coverage run -m pytest -m "not stack"
+	.venv/bin/coverage combine --quiet
+	.venv/bin/coverage report
 
 test-stack: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## the slow suites, against real processes
 	.venv/bin/pytest -m stack
@@ -109,6 +115,35 @@ bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturat
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.bench
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.chaos
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.swap
+
+# -- shipping: what cloudbuild.yaml runs, and what a person may; docs/DEPLOYMENT.md --------------------
+
+# Each is told what it needs as PROJECT=… TAG=… REGISTRY=…, and says what is missing.
+RELEASE := python3 tools/release.py
+
+check-build:  ## every field that a build is told, and that its images are pinned, before anything is built
+	$(RELEASE) $@
+
+scan:  ## no image with a known hole or a secret in it
+	$(RELEASE) $@
+
+push:  ## the images to REGISTRY, and their digests to build/digests.json
+	$(RELEASE) $@
+
+digests:  ## build/digests.json of images that were pushed before
+	$(RELEASE) $@
+
+sign:  ## say that these images were tested; prod runs no others
+	$(RELEASE) $@
+
+deploy:  ## helm upgrade --install --atomic with the digests, and values from the data bucket
+	$(RELEASE) $@
+
+smoke:  ## helm test, and one made-up customer through the gateway of the cluster
+	$(RELEASE) $@
+
+promote:  ## the images to production, whose trigger waits for an approval
+	$(RELEASE) $@
 
 protos: | $(SETUP)  ## generate the gRPC stubs
 	.venv/bin/python tools/generate_stubs.py

@@ -37,6 +37,7 @@ from services.gateway.ledger import (
     decision_key,
 )
 from services.gateway.problems import Problem, unavailable
+from services.gateway.upkeep import ERASURES, KEPT_ERASURES
 
 # Reasons after which a booked contact never takes place.
 FINAL = frozenset({"do_not_contact", "consent", "expired"})
@@ -113,7 +114,13 @@ class Records:
         now_ms = int(now.timestamp() * 1000)
         async with available_or_503(NOT_RELEASED):
             status = await self._release(
-                keys=[keys.GENERATION, decision_key(decision_id), keys.contacts_key(ref), keys.opt_out_key(ref)],
+                keys=[
+                    keys.GENERATION,
+                    decision_key(decision_id),
+                    keys.contacts_key(ref),
+                    keys.opt_out_key(ref),
+                    keys.OUTBOX,
+                ],
                 args=[
                     decision_id,
                     # Also without a caller's key a script that is run again after a lost reply must know itself.
@@ -159,7 +166,7 @@ class Records:
         async with available_or_503(NOT_RECORDED):
             status = await self._outcome(
                 keys=[keys.GENERATION, decision_key(request.decision_id), keys.opt_out_key(ref), keys.OUTBOX],
-                args=[request.outcome, now_ms, request.decision_id],
+                args=[request.outcome, now_ms, request.decision_id, ref],
             )
         if status == b"lost":
             raise unavailable(NOT_RECORDED)
@@ -189,8 +196,10 @@ class Records:
             redis = self._ledger.redis
             listed = await redis.smembers(keys.customer_key(ref))
             deleted: int = await redis.delete(keys.customer_key(ref), *listed)
+            # The other gateways' journals know the customer too.
+            await redis.xadd(ERASURES, {"customer": ref}, maxlen=KEPT_ERASURES, approximate=True)
         try:
-            await self._journal.erase(ref)
+            await self._journal.erase([ref])
         except OSError as error:
             raise unavailable(f"not all was erased ({error.strerror}, gateway's disk); send it again") from None
         return deleted
@@ -212,7 +221,7 @@ class Records:
         ref, campaign = record["customer_ref"], record["campaign"]
         async with available_or_503(NOT_RELEASED):
             cancelled = await self._cancel(
-                keys=[decision_key(decision_id), keys.contacts_key(ref), keys.reserved_key(campaign)],
+                keys=[decision_key(decision_id), keys.contacts_key(ref), keys.reserved_key(campaign), keys.OUTBOX],
                 args=[decision_id],
             )
         if cancelled:

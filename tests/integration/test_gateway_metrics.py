@@ -12,7 +12,7 @@ import pytest
 
 from churnsaver.tasks import stop_tasks
 from services.gateway.downstream import Unavailable
-from services.gateway.journal import keep_ledger, send_unsent
+from services.gateway.upkeep import keep_ledger, send_unsent
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body, serving_gateway
 from tests.support.metrics import grows, sample
@@ -102,7 +102,7 @@ async def test_contacts_and_their_money_are_counted(gateway: Gateway, client: ht
 
 async def test_budgets_are_shown(gateway: Gateway, client: httpx.AsyncClient) -> None:
     """What is reserved comes from the ledger, for every replica books into it."""
-    keeping = asyncio.create_task(keep_ledger(gateway.ledger, gateway.journal, every_s=0.01))
+    keeping = asyncio.create_task(keep_ledger(gateway.ledger, gateway.journal))
     await retained(client)
     for _ in range(200):
         if sample("campaign_reserved_cents", campaign="default") == 600:
