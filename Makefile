@@ -91,7 +91,7 @@ $(PUBLISHED)/policy.json: $(DATASET) configs/env.yaml configs/ppo.yaml | $(PUBLI
 
 # -- checks ----------------------------------------------------------------------------------------
 
-lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their protos, a chart that matches the settings
+lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their protos, a chart and dashboards that match their sources
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -99,6 +99,7 @@ lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their prot
 	.venv/bin/buf lint
 	.venv/bin/python tools/generate_stubs.py --check
 	.venv/bin/python tools/generate_chart_schema.py --check
+	.venv/bin/python tools/generate_dashboards.py --check
 
 test: lint coverage  ## every check that takes seconds; no stack needed
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -61,6 +63,26 @@ def promtool(*words: str) -> str:
     done = _run(tool("promtool"), *words, folder=MONITORING)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def metric_names(query: str) -> set[str]:
+    """What a query reads; functions are followed by a bracket, labels stand in braces and after `by`."""
+    bare = re.sub(r'\{[^}]*\}|\[[^\]]*\]|\b(by|on|ignoring|group_left)\s*\([^)]*\)|"[^"]*"', " ", query)
+    return set(re.findall(r"\b[a-zA-Z_:]+_[a-zA-Z_:]+\b(?!\s*\()", bare))
+
+
+def exported_metrics() -> set[str]:
+    """What Prometheus would read from a process that has loaded the services' metrics and nothing of the tests'."""
+    script = (
+        "import churnsaver.telemetry\n"
+        "import services.gateway.metrics, services.generator.metrics, services.shield.metrics\n"
+        "from prometheus_client import REGISTRY\n"
+        "for metric in REGISTRY.collect():\n"
+        "    suffixes = {'counter': ['_total'], 'histogram': ['_bucket', '_sum', '_count']}.get(metric.type, [''])\n"
+        "    for suffix in suffixes: print(metric.name + suffix)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
 
 
 class Prometheus:
