@@ -661,6 +661,7 @@ def _panel(chart: Chart) -> timeseries.Panel | stat.Panel | table.Panel:
     if chart.kind == "stat":
         panel = stat.Panel().height(5).color_mode(common_models.BigValueColorMode.VALUE)
         panel.graph_mode(common_models.BigValueGraphMode.AREA)
+        panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     elif chart.kind == "table":
         # The values are all 1; what is told stands in the labels.
         hidden = {"excludeByName": {"Time": True, "Value": True}}
