@@ -27,7 +27,7 @@ RUN := $(WITH_REGISTRY) .venv/bin/churn-saver
 SETUP := .venv/.setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test test-stack lint coverage protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: help setup up down test test-stack lint coverage summary protos bench prepare-data train-risk train-accept train-ppo serve clean
 .PHONY: check-build scan push digests sign deploy smoke promote
 .DELETE_ON_ERROR:
 
@@ -115,6 +115,9 @@ bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturat
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.bench
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.chaos
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.swap
+
+summary: | $(SETUP)  ## the tables of docs/PROJECT_SUMMARY.md: tests by kind, lines by part
+	@.venv/bin/python tools/summary.py
 
 # -- shipping: what cloudbuild.yaml runs, and what a person may; docs/DEPLOYMENT.md --------------------
 
