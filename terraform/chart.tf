@@ -9,7 +9,13 @@ locals {
 
     settings = {
       registry = { url = "gs://${module.storage.buckets.models}/checkpoints" }
-      events   = { project = var.project_id, topic = module.pubsub.topics["checkpoint-events"] }
+      redis    = { iam = true }
+      events = {
+        project         = var.project_id
+        topic           = module.pubsub.topics["checkpoint-events"]
+        decisions_topic = module.pubsub.topics["decisions"]
+        outcomes_topic  = module.pubsub.topics["outcomes"]
+      }
     }
 
     workloadIdentity = { serviceAccount = module.identity.emails.app_runtime }
