@@ -10,10 +10,10 @@ NAME := $(basename $(notdir $(SCHEMA)))
 CONTACTS := $(STATE)/data/simulated/contacts.csv
 CHECKPOINTS := $(STATE)/checkpoints/$(NAME)
 # One registry a dataset: each has champions of its own.
-REGISTRY := $(STATE)/registry/$(NAME)
-DATASET := $(REGISTRY)/dataset.sha256
+CHAMPIONS := $(STATE)/registry/$(NAME)
+DATASET := $(CHAMPIONS)/dataset.sha256
 KEYS := $(STATE)/keys/trusted.pem
-PUBLISHED := $(REGISTRY)/kinds
+PUBLISHED := $(CHAMPIONS)/kinds
 
 $(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)),$(if $(wildcard $(file)),,\
   $(error $(file): no such file; give DATA=customers.csv SCHEMA=schema.yaml, paths without spaces)))
@@ -22,7 +22,7 @@ export HF_HUB_OFFLINE := 1
 # Two cores: more threads than this make the small models slower, not faster.
 export OMP_NUM_THREADS ?= 2
 
-WITH_REGISTRY := CHURN_SAVER_REGISTRY__URL=$(REGISTRY)
+WITH_REGISTRY := CHURN_SAVER_REGISTRY__URL=$(CHAMPIONS)
 RUN := $(WITH_REGISTRY) .venv/bin/churn-saver
 SETUP := .venv/.setup
 

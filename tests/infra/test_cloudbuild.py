@@ -231,7 +231,7 @@ def given(**other: str) -> list[str]:
         ({"TAG": ""}, "never latest"),
         ({"REGISTRY": "registry.example"}, "terraform output cloud_build"),
         ({"TRIVY_IMAGE": "aquasec/trivy:latest"}, "by digest"),
-        ({"PYTHON_IMAGE": ""}, "by digest"),
+        ({"BASE_IMAGE": ""}, "by digest"),
         ({"KEY": "images"}, "terraform output cloud_build"),
         ({"VALUES": "values.yaml"}, "values file of the chart"),
         ({"PROMOTE_TOPIC": ""}, "leave both empty"),
