@@ -10,10 +10,10 @@ NAME := $(basename $(notdir $(SCHEMA)))
 CONTACTS := $(STATE)/data/simulated/contacts.csv
 CHECKPOINTS := $(STATE)/checkpoints/$(NAME)
 # One registry a dataset: each has champions of its own.
-REGISTRY := $(STATE)/registry/$(NAME)
-DATASET := $(REGISTRY)/dataset.sha256
+CHAMPIONS := $(STATE)/registry/$(NAME)
+DATASET := $(CHAMPIONS)/dataset.sha256
 KEYS := $(STATE)/keys/trusted.pem
-PUBLISHED := $(REGISTRY)/kinds
+PUBLISHED := $(CHAMPIONS)/kinds
 
 $(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)),$(if $(wildcard $(file)),,\
   $(error $(file): no such file; give DATA=customers.csv SCHEMA=schema.yaml, paths without spaces)))
@@ -22,12 +22,12 @@ export HF_HUB_OFFLINE := 1
 # Two cores: more threads than this make the small models slower, not faster.
 export OMP_NUM_THREADS ?= 2
 
-WITH_REGISTRY := CHURN_SAVER_REGISTRY__URL=$(REGISTRY)
+WITH_REGISTRY := CHURN_SAVER_REGISTRY__URL=$(CHAMPIONS)
 RUN := $(WITH_REGISTRY) .venv/bin/churn-saver
 SETUP := .venv/.setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test test-stack lint coverage protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: help setup up down test test-stack lint coverage summary protos bench prepare-data train-risk train-accept train-ppo serve clean
 .PHONY: check-build scan push digests sign deploy smoke promote
 .DELETE_ON_ERROR:
 
@@ -116,6 +116,9 @@ bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturat
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.bench
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.chaos
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.swap
+
+summary: | $(SETUP)  ## the tables of docs/PROJECT_SUMMARY.md: tests by kind, lines by part
+	@.venv/bin/python tools/summary.py
 
 # -- shipping: what cloudbuild.yaml runs, and what a person may; docs/DEPLOYMENT.md --------------------
 

@@ -111,6 +111,15 @@ def test_plan_makes_everything_anew(environment: Path) -> None:
     assert projects - {None} == {"example-project"}
 
 
+def test_readme_counts_right(environment: Path, copy: Path) -> None:
+    """What the README says is made is what would be made."""
+    made = [each for each in plan(environment)["resource_changes"] if each["change"]["actions"] == ["create"]]
+    alerts = [each for each in made if each["type"] == "google_monitoring_alert_policy"]
+    readme = (copy / "README.md").read_text()
+    assert f"\n{len(made)} resources each" in readme
+    assert f"| {len(alerts)} alerts" in readme
+
+
 def test_only_prod_is_protected(copy: Path) -> None:
     """Nothing that holds data can be deleted by a slip in prod; dev can be thrown away."""
     for name, protected in (("dev", False), ("prod", True)):
