@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import KUBERNETES, control_plane
+from tests.support.cluster import CACHE, KUBERNETES, control_plane
+
+CHECKOV = "checkov==3.3.30"
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +21,16 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip("the control plane is not here (../shared/tools/kubernetes)")
     with control_plane(tmp_path_factory.mktemp("control-plane")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def checkov() -> Path:
+    """Checkov in a folder of its own, for it wants other versions than ours."""
+    command = CACHE / "checkov" / "bin" / "checkov"
+    if not command.exists():
+        subprocess.run([sys.executable, "-m", "venv", CACHE / "checkov"], check=True)
+    install = [command.with_name("pip"), "install", "--quiet", CHECKOV]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=500, check=False)
+    if done.returncode:
+        pytest.skip(f"{CHECKOV} cannot be installed: {done.stderr.strip()[-300:]}")
+    return command

@@ -23,7 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 MIRROR = ROOT.parent / "shared" / "tools" / "terraform" / "mirror.sh"
 TOOLS = ROOT / ".churn-saver" / "tools"
 CHART = ROOT / "charts" / "churn-saver" / "values.yaml"
-CHECKOV = "checkov==3.3.30"
 GIVEN = ["-var=project_id=example-project", '-var=alert_emails=["on-call@example.com"]']
 # Nothing is asked of the network, and nothing is read from the caller's home.
 OFFLINE = {"TF_CLI_CONFIG_FILE": os.devnull, "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
@@ -229,18 +228,6 @@ def test_alerts_name_metrics_that_are_exported(copy: Path) -> None:
     names = {name for query in queries for name in metric_names(query) if ":" not in name}
     assert len(names) > 8
     assert names - exported_metrics() == set()
-
-
-@pytest.fixture(scope="module")
-def checkov() -> Path:
-    """Checkov in a folder of its own, for it wants other versions than ours."""
-    command = TOOLS / "checkov" / "bin" / "checkov"
-    if not command.exists():
-        succeed(sys.executable, "-m", "venv", str(TOOLS / "checkov"), folder=ROOT)
-    installed = run(str(command.with_name("pip")), "install", "--quiet", CHECKOV, folder=ROOT)
-    if installed.returncode:
-        pytest.skip(f"{CHECKOV} cannot be installed: {installed.stderr.strip()[-300:]}")
-    return command
 
 
 def test_checkov(environment: Path, copy: Path, checkov: Path) -> None:
