@@ -49,13 +49,21 @@ def install(folder: str, *extras: str) -> None:
     wheels = [str(wheel.absolute()) for wheel in Path().glob("*.whl")]
     # This Python's pip, so that the environment has none.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", f"{folder}/bin/python", "--disable-pip-version-check", "--no-cache-dir"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        f"{folder}/bin/python",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+    ]
     options = ["--quiet", "--root-user-action", "ignore", "--no-compile", "--only-binary", ":all:"]
     locked = ["--constraint", "requirements.lock"]
     subprocess.run([*pip, "install", *options, *locked, *wheels, *chain.from_iterable(named)], check=True)
     _remove(chain.from_iterable(Path(folder).rglob(pattern) for pattern in NEVER_IMPORTED))
     for pattern in EXTENSION_MODULES:
-        subprocess.run(["strip", "--strip-debug", *map(str, Path(folder).rglob(pattern))], check=True)
+        subprocess.run(["/usr/bin/strip", "--strip-debug", *map(str, Path(folder).rglob(pattern))], check=True)
 
 
 def compile_modules(*names: str) -> None:
