@@ -9,9 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count, islice
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import httpx
@@ -24,8 +22,8 @@ from services.gateway.downstream import GrpcDecision
 from tests.conftest import free_port
 from tests.load.audit import Exchange, audit
 from tests.load.chaos import read_records
-from tests.load.client import Plan, StartedRun, run_apart
-from tests.load.customers import body, read_rows, returning
+from tests.load.containers import RETURN_AFTER_S, UPGRADE_S, Load, new_customers, upgrade_under_load
+from tests.load.customers import returning
 from tests.load.processes import wait_until
 from tests.support.containers import REPLICAS, ROOT, SERVICES, Project
 
@@ -34,7 +32,6 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 RATE_RPS = 20.0
 TELCO = ROOT / "configs" / "schemas" / "telco.yaml"
 ONCE = {"trainer", "kill-switch"}
-REMEMBERED_S = 3.0
 
 
 @dataclass
@@ -46,24 +43,16 @@ class Containers:
     exchanges: list[Exchange] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        rows, random = read_rows(self.telco_csv, load_schema(TELCO)), Random(42)
-        self.new = (body(f"telco-{number:06d}", rows[number % len(rows)], random) for number in count())
-        # Customers come back, as exact retries and as others' requests, so that nobody is contacted twice.
-        self.returning = returning(self.new, after=round(RATE_RPS * REMEMBERED_S), seed=42)
-
-    def plan(self, seconds: float, bodies: Iterator[dict[str, Any]] | None = None) -> Plan:
-        chosen = list(islice(bodies or self.returning, round(RATE_RPS * seconds)))
-        return Plan(f"{self.project.url}/v1/retain", RATE_RPS, chosen)
-
-    def remember(self, plan: Plan, samples: list[Any]) -> list[Exchange]:
-        exchanges = [Exchange(plan.bodies[sample.index], sample) for sample in samples]
-        self.exchanges += exchanges
-        return exchanges
+        self.new = new_customers(self.telco_csv, TELCO, "new", 42)
+        # They come back, as exact retries and as others' requests, so that nobody is contacted twice.
+        regulars = new_customers(self.telco_csv, TELCO, "regular", 42)
+        self.returning = returning(regulars, after=round(RATE_RPS * RETURN_AFTER_S), seed=42)
 
     def send(self, seconds: float) -> list[Exchange]:
-        """Requests about new customers; those who were asked about before get their standing decision."""
-        plan = self.plan(seconds, self.new)
-        return self.remember(plan, run_apart(plan).samples)
+        """Requests about new customers; others get their standing decision, whatever changed since."""
+        exchanges = Load(self.project, self.new, RATE_RPS, seconds).finish()
+        self.exchanges += exchanges
+        return exchanges
 
     def replies(self, path: str, number: int = 8) -> list[httpx.Response]:
         """Answers to the same question, from both replicas."""
@@ -191,31 +180,26 @@ def test_upgrade_fails_no_request(containers: Containers, service: str) -> None:
     """`make compose-upgrade` replaces a service by another build of it while requests keep coming."""
     names = REPLICAS if service == "gateway" else (service,)
     before = containers.project.containers()
-    plan = containers.plan(60.0 if service == "gateway" else 40.0)
-    load = StartedRun(plan)
-    time.sleep(2.0)
-    started = time.monotonic()
-    containers.project.upgrade(service, REVISION=f"next-{service}")
-    took_s = time.monotonic() - started
-    exchanges = containers.remember(plan, load.finish().samples)
-    assert took_s < len(plan.bodies) / RATE_RPS - 4.0, "the load ended before the upgrade"
-    assert Counter(each.sample.status for each in exchanges) == {200: len(plan.bodies)}
+    upgrade = upgrade_under_load(containers.project, service, containers.returning, RATE_RPS)
+    containers.exchanges += upgrade.exchanges
+    assert upgrade.seconds < UPGRADE_S[service] - 5.0, "the load ended before the upgrade"
+    assert Counter(each.sample.status for each in upgrade.exchanges) == {200: round(RATE_RPS * UPGRADE_S[service])}
+    assert {each.sample.mode for each in upgrade.exchanges[-20:]} == {"policy"}
     after = containers.project.containers()
     for name in names:
         assert after[name]["Id"] != before[name]["Id"]
         assert after[name]["Image"] != before[name]["Image"]
-    assert {each.sample.mode for each in exchanges[-20:]} == {"policy"}
     unchanged = set(after) - set(names)
     assert {name: after[name]["Id"] for name in unchanged} == {name: before[name]["Id"] for name in unchanged}
 
 
 def test_service_restart_is_survived(containers: Containers) -> None:
     """While decision restarts, the scorecard answers; then the policy does again."""
-    plan = containers.plan(20.0)
-    load = StartedRun(plan)
+    load = Load(containers.project, containers.returning, RATE_RPS, 20.0)
     time.sleep(2.0)
     containers.project.compose("restart", "decision")
-    exchanges = containers.remember(plan, load.finish().samples)
+    exchanges = load.finish()
+    containers.exchanges += exchanges
     assert all(each.sample.ok for each in exchanges)
     assert {each.sample.reason for each in exchanges} <= {None, "decision_unavailable", "deadline"}
     assert {each.sample.mode for each in exchanges[-20:]} == {"policy"}

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from churnsaver.errors import SettingsError
 from churnsaver.events.embedded.server import check_address
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world, read_yaml
+from tests.conftest import free_port
 from tests.infra.test_chart_settings import leaves
-from tests.support.containers import IMAGES, REPLICAS, ROOT, SERVICES
+from tests.support.containers import IMAGES, REPLICAS, ROOT, SERVICES, dockerfile
 from trainers.language_model.prepare import PACKAGED
 
 LONG_RUNNING = (*REPLICAS, "decision", "generator", "shield", "redis", "pubsub", "balancer")
@@ -37,13 +39,13 @@ def service(name: str) -> dict[str, Any]:
     return found
 
 
-def dockerfile(image: str) -> str:
-    return ((ROOT if image == "trainers" else ROOT / "services") / image / "Dockerfile").read_text()
+def read(image: str) -> str:
+    return (ROOT / dockerfile(image)).read_text()
 
 
 def instructions(image: str, name: str) -> list[str]:
     """What follows `name` in an image's Dockerfile, lines that are continued as one."""
-    lines = dockerfile(image).replace("\\\n", " ").splitlines()
+    lines = read(image).replace("\\\n", " ").splitlines()
     return [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
 
 
@@ -140,7 +142,9 @@ def test_pubsub_listens_where_services_look(monkeypatch: pytest.MonkeyPatch) -> 
     embedded = settings("pubsub", monkeypatch).events.embedded
     assert embedded is not None
     assert listen == f"0.0.0.0:{embedded.rpartition(':')[2]}"
-    check_address(listen, reachable=True)
+    check_address(f"0.0.0.0:{free_port()}", reachable=True)
+    with pytest.raises(SettingsError, match="serves this machine only"):
+        check_address(f"0.0.0.0:{free_port()}")
 
 
 @pytest.mark.parametrize("name", [*LONG_RUNNING, *ONCE, *MONITORING])
@@ -231,16 +235,16 @@ def test_bases_are_arguments(image: str) -> None:
     assert instructions(image, "FROM") == ["${PYTHON_IMAGE} AS base", "${PYTHON_IMAGE} AS builder", "scratch"]
     assert instructions(image, "ARG")[0] == "PYTHON_IMAGE=python:3.11-slim"
     assert instructions(image, "USER") == ["10001:10001"]
-    assert "# syntax" not in dockerfile(image)
-    assert "<<" not in dockerfile(image)
-    assert "--link" not in dockerfile(image)
+    assert "# syntax" not in read(image)
+    assert "<<" not in read(image)
+    assert "--link" not in read(image)
 
 
 def test_dockerfiles_of_services_are_alike() -> None:
     """Who has read one has read all: they differ in name, ports, checks and how long a start may take."""
 
     def common(name: str) -> list[str]:
-        lines = dockerfile(name).replace(name, "NAME").replace(name.upper(), "NAME").splitlines()[1:]
+        lines = read(name).replace(name, "NAME").replace(name.upper(), "NAME").splitlines()[1:]
         differ = ("EXPOSE", "HEALTHCHECK", "    CMD", "RUN /opt/venv/bin/python image.py compile")
         return [line for line in lines if not line.startswith(differ)]
 

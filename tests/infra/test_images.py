@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from churnsaver import __version__
+from tests.load.containers import MB
 from tests.support.containers import IMAGES, ROOT, SERVICES, run
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(1200)]
 
-MB = 1_000_000
 # Of the whole image, on the base that is here, and of what we put upon any base.
 GATEWAY_MB, GATEWAY_ADDS_MB = 250, 140
 TRAINING = ("torch", "transformers", "sklearn", "polars", "matplotlib", "gymnasium", "onnx", "accelerate")

@@ -19,6 +19,11 @@ IMAGES = (*SERVICES, "trainers")
 REPLICAS = ("gateway-1", "gateway-2")
 
 
+def dockerfile(image: str) -> str:
+    """Where an image's Dockerfile is, from the project's root."""
+    return f"{'' if image == 'trainers' else 'services/'}{image}/Dockerfile"
+
+
 def missing() -> str | None:
     """Why there can be no engine here; None where there can be one."""
     if not (TOOLS / "docker_up.sh").exists():
