@@ -27,8 +27,9 @@ RUN := $(WITH_REGISTRY) .venv/bin/churn-saver
 SETUP := .venv/.setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test test-stack lint protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: help setup up down test test-stack lint coverage protos bench prepare-data train-risk train-accept train-ppo serve clean
 .PHONY: images wheels sbom compose-up compose-down compose-upgrade
+.PHONY: check-build scan push digests sign deploy smoke promote
 .DELETE_ON_ERROR:
 
 help:  ## show this
@@ -100,8 +101,13 @@ lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their prot
 	.venv/bin/python tools/generate_stubs.py --check
 	.venv/bin/python tools/generate_chart_schema.py --check
 
-test: lint  ## every check that takes seconds; no stack needed
-	.venv/bin/pytest -m "not stack"
+test: lint coverage  ## every check that takes seconds; no stack needed
+
+coverage: | $(SETUP)  ## the same without lint: tests, and which lines they ran; fails below pyproject's fail_under
+	.venv/bin/coverage erase
+	.venv/bin/coverage run -m pytest -m "not stack"
+	.venv/bin/coverage combine --quiet
+	.venv/bin/coverage report
 
 test-stack: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## the slow suites, against real processes
 	.venv/bin/pytest -m stack
@@ -117,14 +123,14 @@ bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturat
 IMAGES := gateway decision generator shield trainers
 TAG ?= local
 BASE_IMAGE ?= python:3.11-slim
-image = $(if $(REGISTRY),$(REGISTRY)/,churn-saver-)$*:$(TAG)
+image = $(if $(findstring command,$(origin REGISTRY)),$(REGISTRY)/,churn-saver-)$*:$(TAG)
 
 images: $(IMAGES:%=image-%)  ## of the four services and the trainers; REGISTRY, TAG and BASE_IMAGE say which
 
 image-%:
-	DOCKER_BUILDKIT=1 docker build --file $(firstword $(wildcard services/$*/Dockerfile $*/Dockerfile)) --tag $(image) \
+	docker build --file $(firstword $(wildcard services/$*/Dockerfile $*/Dockerfile)) --tag $(image) \
 		--build-arg PYTHON_IMAGE=$(BASE_IMAGE) --build-arg VERSION=$(TAG) \
-		--build-arg REVISION=$(shell git rev-parse HEAD) .
+		--build-arg REVISION=$(or $(shell git rev-parse HEAD 2>/dev/null),unknown) .
 
 wheels: | $(SETUP)  ## torch as pip gets it here, for the trainers' image: a CPU build where pip knows one
 	.venv/bin/pip download --quiet --no-deps --only-binary :all: --python-version 3.11 --dest build/wheels \
@@ -134,7 +140,7 @@ sbom: $(IMAGES:%=build/sbom/%.json)  ## what is in each image, as CycloneDX
 
 build/sbom/%.json: FORCE
 	@mkdir -p $(@D)
-	docker run --rm $$(DOCKER_BUILDKIT=1 docker build --quiet --file tools/sbom.Dockerfile --build-arg PYTHON_IMAGE=$(BASE_IMAGE) \
+	docker run --rm $$(docker build --quiet --file tools/sbom.Dockerfile --build-arg PYTHON_IMAGE=$(BASE_IMAGE) \
 		--build-arg IMAGE=$(image) .) >$@
 
 compose-up:  ## the whole system in containers, with DATA and SCHEMA or simulated customers
@@ -148,6 +154,35 @@ compose-upgrade:  ## SERVICE=gateway: build it anew and replace it, a replica af
 	@test -n "$(SERVICE)" || { echo "SERVICE: say which: gateway, decision, generator or shield"; exit 2; }
 	docker compose build $(firstword $(REPLICAS))
 	set -e; for each in $(REPLICAS); do docker compose up --detach --wait --no-deps $$each; done
+
+# -- shipping: what cloudbuild.yaml runs, and what a person may; docs/DEPLOYMENT.md --------------------
+
+# Each is told what it needs as PROJECT=… TAG=… REGISTRY=…, and says what is missing.
+RELEASE := python3 tools/release.py
+
+check-build:  ## every field that a build is told, and that its images are pinned, before anything is built
+	$(RELEASE) $@
+
+scan:  ## no image with a known hole or a secret in it
+	$(RELEASE) $@
+
+push:  ## the images to REGISTRY, and their digests to build/digests.json
+	$(RELEASE) $@
+
+digests:  ## build/digests.json of images that were pushed before
+	$(RELEASE) $@
+
+sign:  ## say that these images were tested; prod runs no others
+	$(RELEASE) $@
+
+deploy:  ## helm upgrade --install --atomic with the digests, and values from the data bucket
+	$(RELEASE) $@
+
+smoke:  ## helm test, and one made-up customer through the gateway of the cluster
+	$(RELEASE) $@
+
+promote:  ## the images to production, whose trigger waits for an approval
+	$(RELEASE) $@
 
 protos: | $(SETUP)  ## generate the gRPC stubs
 	.venv/bin/python tools/generate_stubs.py

@@ -112,20 +112,31 @@ class ShieldSettings(RpcServiceSettings):
 
 
 class RedisSettings(Frozen):
+    """Where Redis is.
+
+    Attributes:
+        iam: log in with tokens of the Google service account in place of a password, as Memorystore wants it.
+    """
+
     url: RedisDsn
+    iam: bool = False
 
 
 class EventsSettings(Frozen):
-    """Where events about checkpoints go.
+    """Where events go.
 
     Attributes:
         project: the Google Cloud project.
-        topic: the topic's name in it.
+        topic: the topic of events about checkpoints.
+        decisions_topic: the topic that decisions' records go to.
+        outcomes_topic: the topic that outcomes go to.
         embedded: host:port of the local stack's own Pub/Sub; null for the real service.
     """
 
     project: str
     topic: str
+    decisions_topic: str
+    outcomes_topic: str
     embedded: str | None
 
 

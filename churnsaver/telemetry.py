@@ -15,7 +15,12 @@ RPC_REQUESTS = Counter("rpc_requests_total", "RPCs answered, by method and statu
 RPC_SECONDS = Histogram("rpc_request_seconds", "Time to answer an RPC.", ["method"], buckets=LATENCY_BUCKETS_S)
 CHECKPOINT_SWAPS = Counter("checkpoint_swaps_total", "Checkpoints that replaced another while serving.", ["kind"])
 CHECKPOINTS_REFUSED = Counter("checkpoints_refused_total", "Checkpoints, or states of the registry, refused.", ["kind"])
+CHAMPION_REFUSED = Gauge(
+    "champion_refused", "1 while a champion, or the registry's state, is refused and the one before serves.", ["kind"]
+)
 REGISTRY_SEEN = Gauge("registry_seen_timestamp_seconds", "When the registry last answered, by kind.", ["kind"])
+MODEL_INFO = Gauge("model_info", "1 for the checkpoint of each kind that serves.", ["kind", "version"])
+BUILD_INFO = Gauge("churn_saver_build_info", "1, by service and version of the code.", ["service", "version"])
 
 
 def configure_logging(service: str) -> None:

@@ -4,6 +4,7 @@ locals {
   name       = "churn-saver"
   production = var.environment == "prod"
   services   = ["gateway", "decision", "generator", "shield"]
+  promoters  = var.promoted_by == null ? {} : { promoter = "serviceAccount:${var.promoted_by}" }
 }
 
 data "google_project" "this" {
@@ -12,8 +13,8 @@ data "google_project" "this" {
 
 resource "google_project_service" "this" {
   for_each = toset([
-    "artifactregistry", "binaryauthorization", "cloudbuild", "compute", "container", "containerscanning", "iam",
-    "logging", "memorystore", "monitoring", "networkconnectivity", "pubsub", "secretmanager",
+    "artifactregistry", "binaryauthorization", "cloudbuild", "cloudkms", "compute", "container", "containeranalysis",
+    "containerscanning", "iam", "logging", "memorystore", "monitoring", "networkconnectivity", "pubsub", "secretmanager",
     "serviceconsumermanagement", "storage",
   ])
 
@@ -25,7 +26,7 @@ resource "google_project_service" "this" {
   # Everything waits for this, and this for every value that a person gives: with a wrong one, nothing is planned.
   depends_on = [
     var.alert_emails, var.allowed_images, var.environment, var.namespace, var.network_cidr,
-    var.record_days, var.redis, var.region, var.release_channel,
+    var.promoted_by, var.record_days, var.redis, var.region, var.release_channel,
   ]
 }
 
@@ -47,7 +48,8 @@ module "registry" {
   region     = var.region
   name       = local.name
   readers    = { nodes = module.identity.members.nodes }
-  writers    = { ci_builder = module.identity.members.ci_builder }
+  writers    = merge({ ci_builder = module.identity.members.ci_builder }, local.promoters)
+  signers    = { ci_builder = module.identity.members.ci_builder }
   allowed    = var.allowed_images
   enforce    = local.production
 
@@ -94,6 +96,7 @@ module "storage" {
   models_readers = { app_runtime = module.identity.members.app_runtime }
   models_writers = { trainer = module.identity.members.trainer }
   data_readers   = { trainer = module.identity.members.trainer }
+  builders       = { ci_builder = module.identity.members.ci_builder }
 
   depends_on = [google_project_service.this]
 }
@@ -109,6 +112,7 @@ module "pubsub" {
     "checkpoint-events" = { app_runtime = module.identity.members.app_runtime, trainer = module.identity.members.trainer }
     decisions           = { app_runtime = module.identity.members.app_runtime }
     outcomes            = { app_runtime = module.identity.members.app_runtime }
+    promotions          = local.promoters
   }
   followers = { app_runtime = module.identity.members.app_runtime }
 

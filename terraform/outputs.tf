@@ -1,51 +1,3 @@
-# What the chart is installed with: `terraform output -json helm_values > values-terraform.json`, then
-# `helm upgrade --install … -f values-terraform.json`. The keys are those of charts/churn-saver/values.yaml.
-
-locals {
-  service_accounts = { for service in local.services : service => { serviceAccount = { name = service } } }
-}
-
-output "helm_values" {
-  description = "Values of the chart that depend on what was made here."
-  value = merge(local.service_accounts, {
-    image = { registry = module.registry.path }
-
-    settings = {
-      registry = { url = "gs://${module.storage.buckets.models}/checkpoints" }
-      events   = { project = var.project_id, topic = module.pubsub.topics["checkpoint-events"] }
-    }
-
-    workloadIdentity = { serviceAccount = module.identity.emails.app_runtime }
-
-    secrets = {
-      keys = { redisCa = "ca.pem" }
-      externalSecret = {
-        remoteKeys = {
-          pseudonymKey = module.secrets.names["pseudonym-key"]
-          redisUrl     = module.secrets.names["redis-url"]
-          redisCa      = module.secrets.names["redis-ca"]
-          trustedKeys  = module.secrets.names["trusted-keys"]
-        }
-      }
-    }
-
-    networkPolicy = {
-      loadBalancerCidrs = ["130.211.0.0/22", "35.191.0.0/16", module.network.ranges.proxies]
-      redis             = { peers = [{ ipBlock = { cidr = module.network.ranges.endpoints } }] }
-    }
-
-    monitoring = { podMonitoring = { enabled = true } }
-
-    trainers = {
-      data = { bucket = module.storage.buckets.data }
-      serviceAccount = {
-        name        = "trainer"
-        annotations = { "iam.gke.io/gcp-service-account" = module.identity.emails.trainer }
-      }
-    }
-  })
-}
-
 output "cluster" {
   description = "For `gcloud container clusters get-credentials NAME --location LOCATION --dns-endpoint`."
   value       = { name = module.gke.name, location = module.gke.location, namespace = var.namespace }
@@ -54,6 +6,27 @@ output "cluster" {
 output "ci_builder" {
   description = "The account that Cloud Build runs as: `serviceAccount` of cloudbuild.yaml or of its trigger."
   value       = module.identity.emails.ci_builder
+}
+
+output "cloud_build" {
+  description = "Substitutions of cloudbuild.yaml and cloudbuild.promote.yaml that say what was made here."
+  value = {
+    _ATTESTOR  = module.registry.attestor
+    _BUCKET    = module.storage.buckets.data
+    _CLUSTER   = module.gke.name
+    _KEY       = module.registry.key_version
+    _NAMESPACE = var.namespace
+    _REGION    = var.region
+    _REGISTRY  = module.registry.path
+  }
+}
+
+output "promotion" {
+  description = "Substitutions of cloudbuild.yaml in the environment that releases come from."
+  value = {
+    _PROMOTE_REGISTRY = module.registry.path
+    _PROMOTE_TOPIC    = "projects/${var.project_id}/topics/${module.pubsub.topics["promotions"]}"
+  }
 }
 
 output "secrets_to_fill" {

@@ -148,3 +148,14 @@ variable "allowed_images" {
     error_message = "allowed_images: each names a host and at least two parts of a path, such as registry.example.com/operators/*; less would let in what anybody pushes there."
   }
 }
+
+variable "promoted_by" {
+  description = "The account whose builds may ask for a release here: output ci_builder of the environment before this one."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.promoted_by == null || can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z][a-z0-9-]{4,28}[a-z0-9][.]iam[.]gserviceaccount[.]com$", var.promoted_by))
+    error_message = "promoted_by: \"${var.promoted_by == null ? "" : var.promoted_by}\" is no service account; take what `terraform output ci_builder` shows in environments/dev."
+  }
+}

@@ -23,7 +23,7 @@ CHARTS_OWN = {
     "generator.host",
     "models",
     "pseudonym_key",
-    "redis",
+    "redis.url",
     "registry.signing_key",
     "registry.trusted_keys",
     "shield.host",

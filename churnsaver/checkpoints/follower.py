@@ -25,7 +25,7 @@ from churnsaver.checkpoints.registry import Alias, Catalogue, Registry, Release
 from churnsaver.domain.world import Frozen
 from churnsaver.errors import CheckpointError, ChurnSaverError, RegistryError
 from churnsaver.tasks import in_thread
-from churnsaver.telemetry import CHECKPOINT_SWAPS, CHECKPOINTS_REFUSED, REGISTRY_SEEN
+from churnsaver.telemetry import CHAMPION_REFUSED, CHECKPOINT_SWAPS, CHECKPOINTS_REFUSED, MODEL_INFO, REGISTRY_SEEN
 
 log = structlog.get_logger()
 
@@ -99,6 +99,11 @@ class Follower(Generic[Served]):
         self._refused: dict[str, tuple[str, float]] = {}
         self._hinted = asyncio.Event()
         self.checkpoints: dict[str, Checkpoint] = {}
+        for kind in kinds:
+            # A counter that is there before its first event, so that its first increase is seen.
+            CHECKPOINT_SWAPS.labels(kind)
+            CHECKPOINTS_REFUSED.labels(kind)
+            CHAMPION_REFUSED.labels(kind)
 
     def serving(self) -> list[Checkpoint]:
         """The checkpoints that serve now."""
@@ -197,7 +202,7 @@ class Follower(Generic[Served]):
             try:
                 champion = await in_thread(self._champion_release, kind)
                 if champion is None or champion.manifest_sha256 == self.checkpoints[kind].sha256:
-                    self._refused.pop(kind, None)
+                    self._accept(kind)
                     continue
                 version, sha256 = champion.version, champion.manifest_sha256
                 if self._was_refused(kind, sha256):
@@ -222,8 +227,9 @@ class Follower(Generic[Served]):
 
     async def _swap(self, kind: str, checkpoint: Checkpoint, served: Served) -> None:
         former, self.served = self.served, served
+        MODEL_INFO.remove(kind, self.checkpoints[kind].version)
         self.checkpoints = {**self.checkpoints, kind: checkpoint}
-        self._refused.pop(kind, None)
+        self._accept(kind)
         CHECKPOINT_SWAPS.labels(kind).inc()
         await self._note(kind, checkpoint)
         if self._retire is not None:
@@ -268,11 +274,16 @@ class Follower(Generic[Served]):
         refused, at_s = self._refused.get(kind, ("", 0.0))
         return refused == sha256 and time.monotonic() - at_s < RETRY_S
 
+    def _accept(self, kind: str) -> None:
+        self._refused.pop(kind, None)
+        CHAMPION_REFUSED.labels(kind).set(0)
+
     def _refuse(self, kind: str, version: str, sha256: str, error: ChurnSaverError) -> None:
         """Reports a fault once, however often it is met again."""
         about = sha256 or ADDRESS.sub("", str(error))
         known, _ = self._refused.get(kind, ("", 0.0))
         self._refused[kind] = (about, time.monotonic())
+        CHAMPION_REFUSED.labels(kind).set(1)
         if known != about:
             CHECKPOINTS_REFUSED.labels(kind).inc()
             log.error("checkpoint.refused", kind=kind, version=version, reason=str(error))
@@ -282,6 +293,7 @@ class Follower(Generic[Served]):
         found = self._found.get(kind)
         if found is not None and found.manifest_sha256 == checkpoint.sha256:
             await in_thread(self._remember, kind, found)
+        MODEL_INFO.labels(kind, checkpoint.version).set(1)
         log.info("checkpoint.serving", kind=kind, version=checkpoint.version, path=str(checkpoint.path))
         self._report(Report(kind=kind, version=checkpoint.version, manifest_sha256=checkpoint.sha256))
 

@@ -38,7 +38,7 @@ class GcsStore:
     def __init__(self, bucket: str, prefix: str) -> None:
         try:
             if os.environ.get("STORAGE_EMULATOR_HOST"):
-                client = storage.Client(project="local", credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
+                client = storage.Client(project="local", credentials=AnonymousCredentials())
             else:
                 client = storage.Client()
         except (GoogleAuthError, OSError) as error:

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import google.auth
 import grpc
-from google.api_core.exceptions import AlreadyExists, GoogleAPICallError
+from google.api_core.exceptions import AlreadyExists, GoogleAPICallError, NotFound
 from google.auth.credentials import Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.pubsub_v1 import PublisherAsyncClient, PublisherClient, SubscriberAsyncClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport, PublisherGrpcTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
+from google.pubsub_v1.types import PubsubMessage
 
 from churnsaver.events.where import PubSub
 from churnsaver.rpc.channels import CHANNEL_OPTIONS
@@ -73,6 +74,16 @@ def open_publisher_now(pubsub: PubSub) -> Iterator[PublisherClient]:
         yield PublisherClient(transport=transport)
     finally:
         transport.close()
+
+
+async def publish(client: PublisherAsyncClient, pubsub: PubSub, messages: list[PubsubMessage]) -> None:
+    """Publishes in one request, and makes the topic where it is missing."""
+    topic = pubsub.topic_path
+    try:
+        await client.publish(topic=topic, messages=messages, timeout=CALL_TIMEOUT_S, retry=None)
+    except NotFound:
+        await create_topic(pubsub)
+        await client.publish(topic=topic, messages=messages, timeout=CALL_TIMEOUT_S, retry=None)
 
 
 async def create_topic(pubsub: PubSub) -> None:

@@ -14,7 +14,7 @@ from google.pubsub_v1 import PublisherAsyncClient
 from google.pubsub_v1.types import PubsubMessage
 from prometheus_client import Counter
 
-from churnsaver.events.clients import CALL_TIMEOUT_S, PubSubError, create_topic, open_publisher, open_publisher_now
+from churnsaver.events.clients import PubSubError, open_publisher, open_publisher_now, publish
 from churnsaver.events.where import PubSub
 from churnsaver.rpc.stubs.events.v1.checkpoint_event_pb2 import CheckpointEvent
 from churnsaver.tasks import stop_tasks
@@ -114,12 +114,7 @@ class EventPublisher:
         """Sends all that waits in one request; it stays queued until Pub/Sub took it."""
         events = list(self._queue)
         messages = [PubsubMessage(data=event.SerializeToString()) for event in events]
-        topic = self._pubsub.topic_path
-        try:
-            await client.publish(topic=topic, messages=messages, timeout=CALL_TIMEOUT_S, retry=None)
-        except NotFound:
-            await create_topic(self._pubsub)
-            await client.publish(topic=topic, messages=messages, timeout=CALL_TIMEOUT_S, retry=None)
+        await publish(client, self._pubsub, messages)
         PUBLISHED.inc(len(events))
         sent = {event.event_id for event in events}
         # Some may have been dropped meanwhile, and others have come.

@@ -16,12 +16,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from churnsaver import __version__
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.errors import BadInput, ChurnSaverError
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2 as models_pb2
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2_grpc as models_grpc
 from churnsaver.settings import RpcServiceSettings
-from churnsaver.telemetry import RPC_REQUESTS, RPC_SECONDS, configure_logging
+from churnsaver.telemetry import BUILD_INFO, RPC_REQUESTS, RPC_SECONDS, configure_logging
 
 log = structlog.get_logger()
 
@@ -144,6 +145,7 @@ async def stop_requested() -> None:
 def run(service: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Entry point of a process: a person's error is one line on standard error and exit 2."""
     configure_logging(service)
+    BUILD_INFO.labels(service, __version__).set(1)
     try:
         uvloop.run(main())
     except ChurnSaverError as error:

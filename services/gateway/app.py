@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
@@ -82,6 +83,7 @@ def build_app(
     app = FastAPI(title="Churn-Saver", version=__version__, description=DESCRIPTION, strict_content_type=False)
     app.router.route_class = JsonRoute
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(Measured)  # around the limit, which answers too
     problems.install(app)
     metrics.KILL_SWITCH_ON.set_function(lambda: float(kill_switch.baseline_reason is not None))
     metrics.KILL_SWITCH_AGE.set_function(lambda: kill_switch.age_s)
@@ -173,6 +175,32 @@ def _add_operations(app: FastAPI, kill_switch: KillSwitch, serving: Callable[[],
     async def prometheus() -> Response:
         """Metrics in Prometheus' text format."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+class Measured:
+    """Counts and times every request by its route, never by its path, which may hold a customer's id."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        code = int(HTTPStatus.INTERNAL_SERVER_ERROR)  # what an exception becomes outside of this
+
+        async def noted(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            metrics.count_http(scope["method"], route, code, time.perf_counter() - started)
 
 
 class BodyLimit:

@@ -13,26 +13,25 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.scorecard import Scorecard
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.following import following
+from churnsaver.redis_client import open_redis
 from churnsaver.rpc.channels import open_channel
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
 from churnsaver.tasks import stop_tasks
 from services.gateway.app import build_app
 from services.gateway.baseline import ServedScorecard
 from services.gateway.downstream import GrpcDecision, GrpcGenerator, GrpcShield, serving_models
-from services.gateway.journal import Journal, keep_ledger
+from services.gateway.journal import Journal
 from services.gateway.kill_switch import KillSwitch
 from services.gateway.ledger import RedisLedger
+from services.gateway.outbox import send_on
 from services.gateway.records import Records
 from services.gateway.retain import Retention
+from services.gateway.upkeep import keep_ledger
 
 log = structlog.get_logger()
 
@@ -51,21 +50,6 @@ def read_scorecard(checkpoint: Checkpoint) -> ServedScorecard:
     return ServedScorecard(**dict(card), checkpoint_version=checkpoint.version, checkpoint_sha256=checkpoint.sha256)
 
 
-def open_redis(settings: ServeSettings) -> Redis:
-    """A client whose calls fail within the ledger's slice of the deadline.
-
-    One immediate retry hides a connection that died with a restarted server; the scripts recognise
-    their own token, so a script that ran before its reply was lost is not run twice.
-    """
-    timeout_s = settings.gateway.ledger_timeout_ms / 1000.0
-    return Redis.from_url(
-        str(settings.redis.url),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-    )
-
-
 @asynccontextmanager
 async def wired(settings: ServeSettings) -> AsyncIterator[FastAPI]:
     """The application with everything that it needs running.
@@ -74,7 +58,8 @@ async def wired(settings: ServeSettings) -> AsyncIterator[FastAPI]:
         BadInput: a setting or a folder is wrong, or no risk checkpoint can serve.
     """
     world, gateway, books = load_world(), settings.gateway, load_message_books()
-    redis = open_redis(settings)
+    # The scripts recognise their own token: one that ran before its reply was lost is not run twice.
+    redis = open_redis(settings.redis, gateway.ledger_timeout_ms / 1000.0)
     ledger = RedisLedger(
         redis,
         world,
@@ -118,7 +103,8 @@ async def wired(settings: ServeSettings) -> AsyncIterator[FastAPI]:
             }
             return {"gateway": ours, **dict(zip(channels, found, strict=True))}
 
-        background = [asyncio.create_task(kill_switch.follow()), asyncio.create_task(keep_ledger(ledger, journal))]
+        work = (kill_switch.follow(), keep_ledger(ledger, journal), send_on(ledger, settings.events))
+        background = [asyncio.create_task(each) for each in work]
         yield build_app(
             lambda: follower.served,
             Records(ledger, journal, kill_switch, world, pseudonym_key=settings.pseudonym_key),

@@ -7,19 +7,16 @@ Redis comes back without its data; until then nobody is contacted.
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import structlog
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from churnsaver.domain.world import Frozen
 from churnsaver.errors import BadInput
-from services.gateway import ledger as keys
 from services.gateway import metrics
-from services.gateway.ledger import LedgerUnavailable, RedisLedger, Unsent, available
+from services.gateway.ledger import Unsent
 from services.gateway.line_file import LineFile, Record
 
 log = structlog.get_logger()
@@ -56,6 +53,18 @@ class Cancelled(Frozen):
 Fact = OptOut | Contact | Cancelled
 
 
+class Progress(Frozen):
+    """How far this gateway has come with what all gateways share.
+
+    Attributes:
+        generation: the ledger that holds this journal's facts.
+        erasure: the last erasure that this journal has obeyed, by its id in the stream.
+    """
+
+    generation: str = ""
+    erasure: str = "0-0"
+
+
 class Journal:
     """Append-only files in `folder`; every append reaches the operating system before it returns.
 
@@ -70,6 +79,7 @@ class Journal:
             self._facts: LineFile[Fact] = LineFile(folder / "facts.jsonl", TypeAdapter(Fact))
         except OSError as error:
             raise BadInput(f"{folder}: the journal cannot be written ({error.strerror}); set state_dir") from None
+        self._progress = folder / "progress.json"
         self._set_waiting(self._unsent.records())
         facts = self.facts()
         self._opted_out = {fact.opt_out for fact in facts if isinstance(fact, OptOut)}
@@ -80,12 +90,31 @@ class Journal:
         self._unsent.close()
         self._facts.close()
 
+    @property
+    def progress(self) -> Progress:
+        """What was remembered; the beginning where nothing was, for all of it may be done twice."""
+        try:
+            return Progress.model_validate_json(self._progress.read_bytes())
+        except (OSError, ValidationError):
+            return Progress()
+
+    def remember(self, **changed: str) -> None:
+        """Remembers another progress; a disk that does not take it makes work be done twice."""
+        beside = self._progress.with_suffix(".new")
+        try:
+            beside.write_text(self.progress.model_copy(update=changed).model_dump_json(), encoding="utf-8")
+            beside.replace(self._progress)
+        except OSError:
+            metrics.JOURNAL_FAILURES.labels(self._progress.name).inc()
+            log.exception("journal.write_failed", file=str(self._progress))
+
     # -- decisions that wait for Redis -------------------------------------------------------------
 
     def add_unsent(self, unsent: Unsent) -> None:
         """Keeps a decision that Redis could not take; a replay of its key gets its answer from here."""
         self._waiting.append(unsent)
         self._first.setdefault(unsent.key, unsent)
+        metrics.JOURNAL_WAITING.set(len(self._waiting))
         self._append(self._unsent, unsent)
 
     def waiting(self, key: str) -> Unsent | None:
@@ -107,6 +136,7 @@ class Journal:
         self._first: dict[str, Unsent] = {}
         for unsent in self._waiting:
             self._first.setdefault(unsent.key, unsent)
+        metrics.JOURNAL_WAITING.set(len(self._waiting))
 
     # -- opt-outs and contacts ---------------------------------------------------------------------
 
@@ -152,18 +182,19 @@ class Journal:
         """What is true now: each opt-out, and each contact that takes place with its latest time."""
         return fold(self._facts.records())
 
-    async def erase(self, ref: str) -> None:
-        """Forgets a customer; that they opted out is kept, or they would be contacted again.
+    async def erase(self, refs: Collection[str]) -> None:
+        """Forgets customers; that they opted out is kept, or they would be contacted again.
 
         Raises:
-            OSError: the disk does not take the files without the customer.
+            OSError: the disk does not take the files without the customers.
         """
-        self._set_waiting(unsent for unsent in self._waiting if unsent.customer_ref != ref)
-        await self._unsent.rewrite(lambda records: (unsent for unsent in records if unsent.customer_ref != ref))
-        await self._facts.rewrite(lambda facts: fold(fact for fact in facts if not _tells_of(fact, ref)))
+        self._set_waiting(unsent for unsent in self._waiting if unsent.customer_ref not in refs)
+        await self._unsent.rewrite(lambda records: (unsent for unsent in records if unsent.customer_ref not in refs))
+        await self._facts.rewrite(lambda facts: fold(fact for fact in facts if not _tells_of(fact, refs)))
         self._dead_lines = 0
         for file in (self._unsent, self._facts):
-            file.forget_damaged(ref)
+            for ref in refs:
+                file.forget_damaged(ref)
 
     async def compact(self) -> None:
         """Rewrites the facts when most lines say nothing any more."""
@@ -195,64 +226,11 @@ def fold(facts: Iterable[Fact]) -> list[OptOut | Contact]:
     return [*opt_outs.values(), *contacts.values()]
 
 
-def _tells_of(fact: Fact, ref: str) -> bool:
+def _tells_of(fact: Fact, refs: Collection[str]) -> bool:
     match fact:
         case OptOut():
             return False
         case Contact():
-            return fact.contact == ref
+            return fact.contact in refs
         case Cancelled():
-            return fact.cancelled == ref
-
-
-async def keep_ledger(ledger: RedisLedger, journal: Journal, every_s: float = 0.5) -> None:
-    """Until cancelled: rebuilds a lost ledger, sends on what waits, and keeps the journal small."""
-    while True:
-        try:
-            if await ledger.is_lost():
-                await rebuild(ledger, journal)
-            await send_unsent(ledger, journal)
-            await journal.compact()
-        except LedgerUnavailable:
-            pass  # Redis is away; the next round tries again
-        except Exception:
-            # Nobody would start this task again, and without it no outage ever ends.
-            metrics.BACKGROUND_FAILURES.labels("keep_ledger").inc()
-            log.exception("ledger.upkeep_failed")
-        await asyncio.sleep(every_s)
-
-
-async def rebuild(ledger: RedisLedger, journal: Journal) -> None:
-    """Writes every known opt-out, contact and reservation to an empty Redis, then opens the ledger.
-
-    The last write opens it, so a rebuild that is cut off leaves the ledger closed and starts again.
-    """
-    facts = await asyncio.to_thread(journal.facts)
-    async with available(), ledger.redis.pipeline(transaction=True) as pipe:
-        reserved: Counter[str] = Counter()
-        for fact in facts:
-            match fact:
-                case OptOut():
-                    pipe.set(keys.opt_out_key(fact.opt_out), 1)
-                case Contact():
-                    pipe.zadd(keys.contacts_key(fact.contact), {fact.decision_id: fact.at_ms})
-                    reserved[fact.campaign] += fact.cents
-        for campaign, cents in reserved.items():
-            pipe.set(keys.reserved_key(campaign), cents)
-        pipe.set(keys.GENERATION, 1)
-        await pipe.execute()
-    log.warning("ledger.rebuilt", facts=len(facts))
-
-
-async def send_unsent(ledger: RedisLedger, journal: Journal) -> None:
-    """Sends journaled records to Redis, oldest first."""
-    waiting = journal.unsent()
-    for unsent in waiting:
-        kept = await ledger.settle(unsent)
-        if kept is not None:
-            journal.add_contact(
-                unsent.customer_ref, unsent.campaign, unsent.token, kept.send_at_ms, kept.reserved_cents
-            )
-    if waiting:
-        await journal.drop_unsent(waiting)
-        log.info("journal.sent", records=len(waiting))
+            return fact.cancelled in refs

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -282,10 +283,25 @@ class RedisLedger:
         status = await self._run(self._settle, names, args)
         return Kept(send_at_ms=int(float(status[1])), reserved_cents=int(status[2])) if status else None
 
-    async def is_lost(self) -> bool:
-        """Whether Redis answers but holds no ledger."""
+    async def generation(self) -> str | None:
+        """Which ledger this is; None where Redis answers but holds none."""
         async with available():
-            return not await self.redis.exists(GENERATION)
+            found: Any = await self.redis.get(GENERATION)
+        return found.decode() if found else None
+
+    async def open(self) -> None:
+        """Makes what Redis holds a ledger that books, unless another gateway has done so."""
+        async with available():
+            await self.redis.set(GENERATION, uuid.uuid4().hex, nx=True)
+
+    async def show_budgets(self) -> None:
+        """Shows in the metrics what each campaign may spend, and what is reserved of it."""
+        campaigns = self._world.campaigns
+        async with available():
+            reserved = await self.redis.mget([reserved_key(name) for name in campaigns])
+        for (name, campaign), cents in zip(campaigns.items(), reserved, strict=True):
+            metrics.CAMPAIGN_BUDGET_CENTS.labels(name).set(campaign.budget_cents)
+            metrics.CAMPAIGN_RESERVED_CENTS.labels(name).set(int(cents or 0))
 
     async def decision(self, decision_id: str) -> dict[bytes, bytes]:
         """The stored fields of a decision; empty where there is none."""

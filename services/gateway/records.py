@@ -17,6 +17,7 @@ import orjson
 from churnsaver.domain.eligibility import hour_of_day, in_quiet_hours
 from churnsaver.domain.world import HOURS_PER_DAY, World
 from services.gateway import ledger as keys
+from services.gateway import metrics
 from services.gateway.case import pseudonym
 from services.gateway.contract import (
     Outcome,
@@ -36,6 +37,7 @@ from services.gateway.ledger import (
     decision_key,
 )
 from services.gateway.problems import Problem, unavailable
+from services.gateway.upkeep import ERASURES, KEPT_ERASURES
 
 # Reasons after which a booked contact never takes place.
 FINAL = frozenset({"do_not_contact", "consent", "expired"})
@@ -94,6 +96,7 @@ class Records:
         record, answer = orjson.loads(fields[b"record"]), orjson.loads(fields[b"answer"])
         booked = fields[b"booking"] in {b"booked", b"released"}
         reason = await self._release_or_why_not(record, request, idempotency_key) if booked else "not_booked"
+        metrics.RELEASES.labels(reason or "send").inc()
         if reason in FINAL:
             await self._cancel_booking(decision_id, record)
         if reason is not None:
@@ -111,7 +114,13 @@ class Records:
         now_ms = int(now.timestamp() * 1000)
         async with available_or_503(NOT_RELEASED):
             status = await self._release(
-                keys=[keys.GENERATION, decision_key(decision_id), keys.contacts_key(ref), keys.opt_out_key(ref)],
+                keys=[
+                    keys.GENERATION,
+                    decision_key(decision_id),
+                    keys.contacts_key(ref),
+                    keys.opt_out_key(ref),
+                    keys.OUTBOX,
+                ],
                 args=[
                     decision_id,
                     # Also without a caller's key a script that is run again after a lost reply must know itself.
@@ -157,12 +166,14 @@ class Records:
         async with available_or_503(NOT_RECORDED):
             status = await self._outcome(
                 keys=[keys.GENERATION, decision_key(request.decision_id), keys.opt_out_key(ref), keys.OUTBOX],
-                args=[request.outcome, now_ms, request.decision_id],
+                args=[request.outcome, now_ms, request.decision_id, ref],
             )
         if status == b"lost":
             raise unavailable(NOT_RECORDED)
         # Where Redis lost the decision, the journal says whether the opt-out is news.
         recorded = news if status == b"unknown" else status == b"recorded"
+        if recorded:
+            metrics.OUTCOMES.labels(request.outcome).inc()
         return OutcomeResponse(decision_id=request.decision_id, outcome=request.outcome, recorded=recorded)
 
     async def _customer_of(self, request: OutcomeRequest) -> str:
@@ -185,8 +196,10 @@ class Records:
             redis = self._ledger.redis
             listed = await redis.smembers(keys.customer_key(ref))
             deleted: int = await redis.delete(keys.customer_key(ref), *listed)
+            # The other gateways' journals know the customer too.
+            await redis.xadd(ERASURES, {"customer": ref}, maxlen=KEPT_ERASURES, approximate=True)
         try:
-            await self._journal.erase(ref)
+            await self._journal.erase([ref])
         except OSError as error:
             raise unavailable(f"not all was erased ({error.strerror}, gateway's disk); send it again") from None
         return deleted
@@ -208,7 +221,7 @@ class Records:
         ref, campaign = record["customer_ref"], record["campaign"]
         async with available_or_503(NOT_RELEASED):
             cancelled = await self._cancel(
-                keys=[decision_key(decision_id), keys.contacts_key(ref), keys.reserved_key(campaign)],
+                keys=[decision_key(decision_id), keys.contacts_key(ref), keys.reserved_key(campaign), keys.OUTBOX],
                 args=[decision_id],
             )
         if cancelled:

@@ -347,6 +347,7 @@ class Retention:
             self._journal.add_contact(
                 case.customer_ref, case.request.campaign, case.decision_id, send_at_ms, choice.reserved_cents
             )
+            metrics.count_contact(case.request.campaign, answer, choice.reserved_cents)
         metrics.count(answer, status)
         return stored
 

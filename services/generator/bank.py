@@ -182,6 +182,7 @@ class Bank:
 
     async def load(self) -> None:
         """Takes what Redis keeps of this version; nothing where it is away."""
+        metrics.BRIEFS_WANTED.set(len(self.wanted))
         try:
             stored: Any = await self._redis.hgetall(self._key)
         except OUTAGES:

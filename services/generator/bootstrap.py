@@ -13,6 +13,7 @@ from churnsaver.domain.world import World
 from churnsaver.errors import SettingsError
 from churnsaver.following import following
 from churnsaver.models.language_model import GENERATOR
+from churnsaver.redis_client import open_redis
 from churnsaver.rpc.channels import open_channel
 from churnsaver.rpc.server import serve
 from churnsaver.settings import ServeSettings, configs_dir, load_message_books, load_serve_settings, load_world
@@ -28,7 +29,7 @@ from services.generator.server import register
 async def main() -> None:
     """Serves until told to stop, and fills the bank meanwhile; BadInput where a setting or a file is wrong."""
     settings, world, books = load_serve_settings(), load_world(), load_message_books()
-    redis = Redis.from_url(str(settings.redis.url), socket_timeout=2.0)
+    redis = open_redis(settings.redis, timeout_s=2.0)
     shield = open_channel(settings.addresses.shield)
     shift = Shift(settings, world, books, ShieldReview(shield), redis)
     try:

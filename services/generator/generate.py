@@ -86,7 +86,8 @@ class Writer:
         if cell not in self.bank.cells or self.engine.expected_s * MARGIN > time_left_s:
             return None
         try:
-            candidates = await self.engine.write(prompts(book, cell, SMALL_WRITE), seed % 2**31)
+            with metrics.QUEUE_DEPTH.track_inprogress():
+                candidates = await self.engine.write(prompts(book, cell, SMALL_WRITE), seed % 2**31)
             for body in ranked_bodies(candidates, book, cell):
                 draft = book.draft(brief.channel, body)
                 if await self.review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S):

@@ -12,6 +12,7 @@ from churnsaver.safety.review import Finding, Policy, Review, Stage
 from churnsaver.safety.rules import failed, review_with_rules
 from churnsaver.safety.slots import blank_slots
 from churnsaver.safety.toxicity import ToxicityModel
+from services.shield import metrics
 
 # What any shield must know, whatever its checkpoint: (draft, passes). The last two also compile the lists
 # for tricks of spelling, so that no request waits for it.
@@ -62,7 +63,8 @@ class Reviewer:
 
     def _classify(self, text: str) -> tuple[dict[str, float], list[Finding]]:
         try:
-            score, found = self._toxicity.review(text, self._threshold)
+            with metrics.CLASSIFIER_SECONDS.time():
+                score, found = self._toxicity.review(text, self._threshold)
         except Exception as error:  # fail closed: an unscored text is not sent
             return {}, [failed("toxicity", error)]
         return {"toxicity": score}, found

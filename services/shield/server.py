@@ -9,6 +9,7 @@ import grpc
 
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as pb
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2_grpc as shield_grpc
+from services.shield import metrics
 from services.shield.review import Reviewer
 
 
@@ -19,7 +20,9 @@ class ShieldServicer(shield_grpc.ShieldServiceServicer):
         self._reviewer = reviewer
 
     async def Review(self, request: pb.ReviewRequest, context: Any) -> pb.ReviewResponse:
-        return self._reviewer().review(request)
+        answer = self._reviewer().review(request)
+        metrics.count(request, answer)
+        return answer
 
 
 def register(server: grpc.aio.Server, reviewer: Callable[[], Reviewer]) -> str:

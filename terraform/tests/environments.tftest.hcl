@@ -5,6 +5,10 @@ mock_provider "google" {
     defaults = { number = "123456789012" }
   }
 
+  mock_data "google_kms_crypto_key_version" {
+    defaults = { name = "the-key/cryptoKeyVersions/1", public_key = [{ pem = "PEM", algorithm = "EC_SIGN_P256_SHA256" }] }
+  }
+
   # Every account gets these; which account has which right is asserted by the bindings' keys.
   mock_resource "google_service_account" {
     defaults = {
@@ -87,6 +91,30 @@ run "defaults" {
     condition     = module.identity.workload_identities["trainer/trainer"] == "serviceAccount:example-project.svc.id.goog[churn-saver/trainer]"
     error_message = "the trainers' pods are not trainer"
   }
+
+  # What the pipeline is told; the names are those of cloudbuild.yaml, which a test compares.
+  assert {
+    condition = output.cloud_build == {
+      _ATTESTOR  = "churn-saver-tested"
+      _BUCKET    = "example-project-churn-saver-data"
+      _CLUSTER   = "churn-saver"
+      _KEY       = "the-key/cryptoKeyVersions/1"
+      _NAMESPACE = "churn-saver"
+      _REGION    = "europe-west1"
+      _REGISTRY  = "europe-west1-docker.pkg.dev/example-project/churn-saver"
+    }
+    error_message = "the pipeline is told something else than what was made"
+  }
+
+  assert {
+    condition     = jsondecode(google_storage_bucket_object.helm_values.content) == jsondecode(jsonencode(output.helm_values))
+    error_message = "builds install the chart with other values than people"
+  }
+
+  assert {
+    condition     = length([for key in keys(module.pubsub.publishers) : key if startswith(key, "promotions/")]) == 0
+    error_message = "somebody may ask for a release although nobody was named"
+  }
 }
 
 run "dev" {
@@ -121,5 +149,31 @@ run "prod" {
   assert {
     condition     = output.helm_values.image.registry == "us-east1-docker.pkg.dev/example-project/churn-saver"
     error_message = "the region does not reach the images' path"
+  }
+}
+
+run "promoted_from_dev" {
+  variables {
+    environment = "prod"
+    redis       = { node_type = "STANDARD_SMALL", replica_count = 1 }
+    promoted_by = "ci-builder@example-dev.iam.gserviceaccount.com"
+  }
+
+  assert {
+    condition     = module.pubsub.publishers["promotions/promoter"] == "serviceAccount:ci-builder@example-dev.iam.gserviceaccount.com"
+    error_message = "dev's builds may not ask for a release"
+  }
+
+  assert {
+    condition     = module.registry.writers["promoter"] == "serviceAccount:ci-builder@example-dev.iam.gserviceaccount.com" && keys(module.registry.signers) == ["ci_builder"]
+    error_message = "dev's builds cannot bring images, or may say that they are fit for prod"
+  }
+
+  assert {
+    condition = output.promotion == {
+      _PROMOTE_REGISTRY = "europe-west1-docker.pkg.dev/example-project/churn-saver"
+      _PROMOTE_TOPIC    = "projects/example-project/topics/promotions"
+    }
+    error_message = "dev is told something else than what was made"
   }
 }

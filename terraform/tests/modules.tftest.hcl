@@ -89,6 +89,7 @@ run "buckets_are_closed_and_versioned" {
     models_readers = { app_runtime = "serviceAccount:app-runtime@example-project.iam.gserviceaccount.com" }
     models_writers = { trainer = "serviceAccount:trainer@example-project.iam.gserviceaccount.com" }
     data_readers   = {}
+    builders       = { ci_builder = "serviceAccount:ci-builder@example-project.iam.gserviceaccount.com" }
   }
 
   assert {
@@ -109,6 +110,16 @@ run "buckets_are_closed_and_versioned" {
     condition     = google_storage_bucket_iam_member.models_readers["app_runtime"].role == "roles/storage.objectViewer" && keys(google_storage_bucket_iam_member.models_writers) == ["trainer"]
     error_message = "services can write to the registry"
   }
+
+  assert {
+    condition = {
+      for key, binding in google_storage_bucket_iam_member.builders : binding.role => binding.condition[0].expression
+      } == {
+      "roles/storage.objectViewer"  = "resource.name.startsWith(\"projects/_/buckets/example-project-churn-saver-data/objects/deploy/\")"
+      "roles/storage.objectCreator" = "resource.name.startsWith(\"projects/_/buckets/example-project-churn-saver-data/objects/builds/\")"
+    }
+    error_message = "builds reach more of the data bucket than deploy/ and builds/"
+  }
 }
 
 run "records_end_in_the_bucket_or_among_the_dead_letters" {
@@ -126,7 +137,7 @@ run "records_end_in_the_bucket_or_among_the_dead_letters" {
   }
 
   assert {
-    condition     = toset(keys(google_pubsub_topic.this)) == toset(["checkpoint-events", "dead-letters", "decisions", "outcomes"])
+    condition     = toset(keys(google_pubsub_topic.this)) == toset(["checkpoint-events", "dead-letters", "decisions", "outcomes", "promotions"])
     error_message = "a topic is missing or unknown"
   }
 
@@ -144,7 +155,7 @@ run "records_end_in_the_bucket_or_among_the_dead_letters" {
   }
 }
 
-run "only_our_images_run" {
+run "only_tested_images_run" {
   command = plan
 
   module {
@@ -154,17 +165,29 @@ run "only_our_images_run" {
   variables {
     readers = {}
     writers = {}
-    allowed = []
+    signers = { ci_builder = "serviceAccount:ci-builder@example-project.iam.gserviceaccount.com" }
+    allowed = ["registry.example.com/operators/*"]
     enforce = true
   }
 
   assert {
     condition = (
-      [for pattern in google_binary_authorization_policy.this.admission_whitelist_patterns : pattern.name_pattern] == ["europe-west1-docker.pkg.dev/example-project/churn-saver/**"]
-      && google_binary_authorization_policy.this.default_admission_rule[0].evaluation_mode == "ALWAYS_DENY"
+      [for pattern in google_binary_authorization_policy.this.admission_whitelist_patterns : pattern.name_pattern] == ["registry.example.com/operators/*"]
+      && google_binary_authorization_policy.this.default_admission_rule[0].evaluation_mode == "REQUIRE_ATTESTATION"
+      && google_binary_authorization_policy.this.default_admission_rule[0].require_attestations_by == toset(["churn-saver-tested"])
       && google_binary_authorization_policy.this.default_admission_rule[0].enforcement_mode == "ENFORCED_BLOCK_AND_AUDIT_LOG"
     )
-    error_message = "foreign images run in prod"
+    error_message = "images run in prod that nobody said were tested"
+  }
+
+  # The key is Google's own hardware's, and only builds sign with it.
+  assert {
+    condition = (
+      google_kms_crypto_key.images.purpose == "ASYMMETRIC_SIGN"
+      && google_kms_crypto_key.images.version_template[0].protection_level == "HSM"
+      && keys(google_kms_crypto_key_iam_member.signers) == ["ci_builder"]
+    )
+    error_message = "somebody else signs images, or with a key that can be copied"
   }
 }
 

@@ -239,3 +239,13 @@ run "images_of_a_whole_host" {
 
   expect_failures = [var.allowed_images]
 }
+
+run "promoted_by_a_person" {
+  command = plan
+
+  variables {
+    promoted_by = "somebody@example.com"
+  }
+
+  expect_failures = [var.promoted_by]
+}

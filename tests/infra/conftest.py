@@ -1,12 +1,23 @@
-"""Fixtures of what is shipped: a Docker engine, and our images in it."""
+"""Tools that suites of this folder share: each is installed or built once and kept in the user's cache."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.cluster import KUBERNETES, control_plane
 from tests.support.containers import engine, fetch_wheels, missing, run
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A real API server (1.20) with its controllers, and a stand-in kubelet, for the session."""
+    if not KUBERNETES.exists():
+        pytest.skip("the control plane is not here (../shared/tools/kubernetes)")
+    with control_plane(tmp_path_factory.mktemp("control-plane")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,14 @@ from typing import Any
 import helm_python
 import kubernetes_validate
 import pytest
+import yaml
 
 from tests.support.chart import (
     CHART,
     FILES,
     SERVICES,
     TRAINERS,
+    VLLM,
     at,
     chart,
     container,
@@ -40,10 +42,15 @@ FOREIGN = {
     "HealthCheckPolicy",
     "ManagedCertificate",
     "PodMonitoring",
+    "PrometheusRule",
     "ServiceMonitor",
 }
 # Everything that is off in every values file, on.
-EVERYTHING: dict[str, Any] = merged(TRAINERS, at("monitoring.serviceMonitor.enabled", True))
+EVERYTHING: dict[str, Any] = merged(
+    TRAINERS,
+    VLLM,
+    *(at(f"monitoring.{part}.enabled", True) for part in ("serviceMonitor", "prometheusRule", "dashboards")),
+)
 INGRESS = {"exposure": {"kind": "ingress"}, "networkPolicy": {"loadBalancerCidrs": ["35.191.0.0/16"]}}
 
 every_installation = pytest.mark.parametrize("installation", FILES)
@@ -246,6 +253,84 @@ def test_canary_gets_its_share() -> None:
     assert not of_kind(released, "HTTPRoute", "Gateway", "ExternalSecret")
 
 
+def test_generator_is_scaled_on_its_queue() -> None:
+    """On the briefs that wait for the model, under the name that the cluster's metrics adapter gives them."""
+
+    def metrics(*more: dict[str, Any]) -> list[dict[str, Any]]:
+        found = the(render(values_of("production", *more)), "HorizontalPodAutoscaler", "churn-saver-generator")["spec"]
+        assert (found["minReplicas"], found["maxReplicas"]) == (2, 10)
+        return [each["pods"] for each in found["metrics"]]
+
+    (google,) = metrics()
+    assert google["metric"]["name"] == "prometheus.googleapis.com|generator_queue_depth|gauge"
+    assert google["target"] == {"type": "AverageValue", "averageValue": "20"}
+    (other,) = metrics(at("generator.autoscaling.queueDepth", {"metric": "generator_queue_depth", "target": 5}))
+    assert (other["metric"]["name"], other["target"]["averageValue"]) == ("generator_queue_depth", "5")
+
+
+def test_generator_scales_to_nothing_where_a_metric_is_there_without_pods() -> None:
+    """0 to 10 replicas on an External metric, in place of the one that its own pods export."""
+    backlog = {"type": "External", "external": {"metric": {"name": "waiting"}, "target": {"type": "Value", "value": 5}}}
+    scale = {"minReplicas": 0, "queueDepth": {"target": None}, "metrics": [backlog]}
+    objects = render(values_of("production", at("generator.autoscaling", scale)))
+    found = the(objects, "HorizontalPodAutoscaler", "churn-saver-generator")["spec"]
+    assert (found["minReplicas"], found["maxReplicas"], found["metrics"]) == (0, 10, [backlog])
+
+
+def test_vllm_serves_on_gpu_nodes() -> None:
+    """The official server with adapters at run time, on nodes that have the GPU, spot ones if wanted."""
+    pod = workload(render(values_of("production", VLLM)), "vllm")["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-accelerator": "nvidia-l4",
+        "cloud.google.com/gke-spot": "true",
+    }
+    assert {each["key"] for each in pod["tolerations"]} == {"cloud.google.com/gke-spot", "nvidia.com/gpu"}
+    (server,) = pod["containers"]
+    assert server["image"] == "vllm/vllm-openai:v0.1.0"
+    assert server["command"] == ["vllm", "serve", "example/model"]
+    assert {"--enable-lora", "--max-lora-rank=16", "--gpu-memory-utilization=0.9"} <= set(server["args"])
+    assert environment(server)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    assert server["resources"]["limits"] == {"nvidia.com/gpu": 1, "memory": "24Gi", "ephemeral-storage": "60Gi"}
+    assert server["resources"]["requests"]["nvidia.com/gpu"] == 1
+    assert {each["mountPath"] for each in server["volumeMounts"]} == {"/cache", "/dev/shm", "/tmp"}
+    on_demand = workload(render(values_of("production", VLLM, at("vllm.spot", False))), "vllm")
+    assert on_demand["spec"]["template"]["spec"]["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+
+
+def test_vllm_is_off() -> None:
+    """No values file turns it on: the generator does not speak to it yet, and the notes say so where somebody does."""
+    for installation in FILES:
+        assert not [each for each in render(values_of(installation)) if each["metadata"]["name"].endswith("-vllm")]
+    notes = chart().render(values_of("production", VLLM), name="churn-saver")["churn-saver/templates/NOTES.txt"]
+    assert "vLLM serves example/model, and nobody asks it" in notes
+
+
+def test_rules_and_dashboards_are_the_projects_own() -> None:
+    """Prometheus Operator gets the rules that are tested here, Grafana's sidecar every dashboard, word for word."""
+    objects = render(values_of("production", EVERYTHING))
+    rules = yaml.safe_load((ROOT / "monitoring/rules/services.yaml").read_text())
+    assert the(objects, "PrometheusRule", "churn-saver")["spec"] == rules
+    dashboards = the(objects, "ConfigMap", "churn-saver-dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    files = {path.name: path.read_text() for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")}
+    assert files
+    assert dashboards["data"] == files
+
+
+def test_failed_trainers_are_tried_again_where_it_helps() -> None:
+    """A lost node is not counted, and bad input is not tried twice, on clusters that know how to tell them apart."""
+
+    def policies(version: str) -> list[dict[str, Any] | None]:
+        objects = render(values_of("production", TRAINERS, at("kubeVersion", version)))
+        return [each["spec"]["jobTemplate"]["spec"].get("podFailurePolicy") for each in of_kind(objects, "CronJob")]
+
+    (first, _) = policies("1.30.0")
+    assert first is not None
+    assert [rule["action"] for rule in first["rules"]] == ["Ignore", "FailJob"]
+    assert first["rules"][1]["onExitCodes"]["values"] == [2]
+    assert policies("1.25.0") == [None, None]
+
+
 def test_trainers_wait_or_follow_a_schedule() -> None:
     """Only a job with a schedule starts by itself; each can publish, and sees the settings that services see."""
     objects = render(values_of("production", TRAINERS))
@@ -292,7 +377,13 @@ AGAINST_THE_SCHEMA = [
     ("gateway.podDisruptionBudget.maxUnavailable", 0),
     ("gateway.resources.requests", {"cpu": None}),
     ("gateway.persistence.size", "big"),
+    ("generator.autoscaling.queueDepth.target", 0),
+    ("decision.autoscaling.queueDepth", {"target": 5}),
     ("decision.env", {"lower": "x"}),
+    ("vllm.image.tag", "latest"),
+    ("vllm.gpus", 0),
+    ("vllm.gpuMemoryUtilization", 1.5),
+    ("vllm.maxLoraRank", 17),
     ("settings.gateway.port", 70000),
     ("settings.gateway.prot", 8080),
     ("settings.gateway.host", "127.0.0.1"),
@@ -335,7 +426,9 @@ CONTRADICTIONS = [
     (at("shield.terminationGracePeriodSeconds", 15), "shield.terminationGracePeriodSeconds: 15", "set more than 15"),
     (at("settings.decision.drain_s", 40), "decision.terminationGracePeriodSeconds: 30", "set more than 45"),
     (at("gateway.preStopSeconds", 50), "gateway.terminationGracePeriodSeconds: 60", "set more than 60"),
-    (at("vllm.enabled", True), "vllm.enabled", "leave it false"),
+    (merged(VLLM, at("vllm.image.tag", "")), "vllm.image.tag: is empty", "never `latest`"),
+    (merged(VLLM, at("vllm.model", "")), "vllm.model: is empty", "name a model"),
+    (at("generator.autoscaling.queueDepth.target", None), "generator.autoscaling: has nothing", "metrics"),
     (at("settings.registry.url", ""), "settings.registry.url", "gs://bucket/path"),
     (at("settings.registry.url", "models/registry"), "settings.registry.url", "gs://bucket/path"),
     (at("settings.events.project", ""), "settings.events.project", "set the project"),

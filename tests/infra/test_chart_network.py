@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.chart import FILES, SERVICES, TRAINERS, of_kind, pods, render, the, values_of
+from tests.support.chart import FILES, SERVICES, TRAINERS, VLLM, of_kind, pods, render, the, values_of
 
 COMPONENT = "app.kubernetes.io/component"
 ARROWS = {
@@ -17,7 +17,7 @@ ARROWS = {
     ("kill-switch", "gateway", 8080),
     ("test", "gateway", 8080),
 }
-FOLLOWERS = {*SERVICES, "preflight", "trainers"}  # of the registry, in Cloud Storage
+FOLLOWERS = {*SERVICES, "vllm", "preflight", "trainers"}  # of the registry, or of models, in Cloud Storage
 
 
 def chosen(selector: dict[str, Any]) -> set[str | None]:
@@ -47,6 +47,14 @@ def test_both_ends_allow_exactly_the_arrows(installation: str) -> None:
     objects = render(values_of(installation))
     assert arrows(objects, "ingress", "from") == ARROWS
     assert arrows(objects, "egress", "to") == ARROWS
+
+
+def test_only_the_generator_reaches_vllm() -> None:
+    """Whoever reaches its port can load adapters: one more arrow, at both ends."""
+    objects = render(values_of("production", VLLM))
+    more = {("generator", "vllm", 8000)}
+    assert arrows(objects, "ingress", "from") == ARROWS | more
+    assert arrows(objects, "egress", "to") == ARROWS | more
 
 
 def test_all_else_is_denied() -> None:

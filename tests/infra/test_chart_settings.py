@@ -121,8 +121,8 @@ def other(schema: Schema, now: Any) -> Any:
         return {name: other(each, now[name]) for name, each in schema["properties"].items()}
     if "anyOf" in schema:
         return other(schema["anyOf"][0], now)
-    if "enum" in schema:
-        return next(each for each in schema["enum"] if each != now)
+    if "enum" in schema or schema["type"] == "boolean":
+        return next(each for each in schema.get("enum", (False, True)) if each != now)
     if schema["type"] == "string":
         return f"{now or 'other'}-x"
     if schema["type"] == "array":

@@ -102,7 +102,10 @@ def test_valid(environment: Path) -> None:
 def test_plan_makes_everything_anew(environment: Path) -> None:
     """An empty project gets all of it, and nothing is read from or changed in another one."""
     actions = {tuple(change["change"]["actions"]) for change in plan(environment)["resource_changes"]}
-    assert actions == {("create",)}
+    assert actions == {("create",), ("read",)}
+    # The public half of the key that signs images, once the key is there.
+    read = {change["type"] for change in plan(environment)["resource_changes"] if change["mode"] == "data"}
+    assert read == {"google_kms_crypto_key_version"}
     projects = {change["change"]["after"].get("project") for change in plan(environment)["resource_changes"]}
     assert projects - {None} == {"example-project"}
 

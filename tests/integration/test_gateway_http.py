@@ -15,7 +15,8 @@ import pytest
 
 from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
-from services.gateway.journal import OptOut, rebuild
+from services.gateway.journal import OptOut
+from services.gateway.upkeep import rebuild
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
 
@@ -332,7 +333,7 @@ async def test_erasure_leaves_nothing_but_the_opt_out(client: httpx.AsyncClient,
     assert (await client.delete("/v1/customers/c1")).json()["deleted"] > 0
     assert (await client.get(f"/v1/decisions/{answer['decision_id']}")).status_code == 404
     left = {key.decode().split(":")[1] for key in await gateway.redis.keys("cs:*")}
-    assert left == {"generation", "kill-switch", "opt-out", "outbox", "reserved"}
+    assert left == {"erasures", "generation", "kill-switch", "opt-out", "outbox", "reserved"}
     assert [type(fact) for fact in gateway.journal.facts()] == [OptOut]
 
 

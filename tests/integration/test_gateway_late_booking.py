@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio import Redis
 
 from services.gateway.case import pseudonym
-from services.gateway.journal import send_unsent
 from services.gateway.ledger import contacts_key
+from services.gateway.upkeep import send_unsent
 from tests.conftest import RedisServer
 from tests.load.proxy import Proxy
 from tests.support.gateway import Gateway, body, serving_gateway

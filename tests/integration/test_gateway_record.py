@@ -23,7 +23,7 @@ from churnsaver.settings import ExperimentSettings
 from services.gateway.baseline import propensity_threshold
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import GrpcDecision, Unavailable
-from services.gateway.journal import rebuild, send_unsent
+from services.gateway.upkeep import rebuild, send_unsent
 from tests.conftest import RedisServer
 from tests.support.gateway import SCORECARD, Gateway, body
 

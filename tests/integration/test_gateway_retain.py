@@ -15,7 +15,7 @@ import pytest
 from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import Draft, Unavailable
-from services.gateway.journal import rebuild, send_unsent
+from services.gateway.upkeep import rebuild, send_unsent
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
 

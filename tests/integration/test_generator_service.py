@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import grpc
@@ -12,19 +12,21 @@ import pytest
 from redis.asyncio import Redis
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
+from churnsaver.domain.message import Brief
 from churnsaver.errors import CheckpointError
 from churnsaver.models.language_model import GENERATOR, GOLDEN_TOLERANCE_NATS, model_folder
 from churnsaver.rpc.server import MetricsInterceptor
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from churnsaver.settings import load_message_books, load_serve_settings, load_world
-from services.generator.engine import InProcessEngine
+from services.generator.engine import Candidate, InProcessEngine
 from services.generator.generate import Writer
-from services.generator.prompt import Cell, prompts
+from services.generator.prompt import Cell, Prompt, prompts
 from services.generator.ranking import ranked_bodies
 from services.generator.server import register
 from tests.conftest import RedisServer
 from tests.support.generator import ScriptedEngine, ScriptedReview, build_bank
+from tests.support.metrics import grows, sample
 
 SETTINGS = load_serve_settings()
 MODEL = model_folder(SETTINGS.models, SETTINGS.generator.model, SETTINGS.generator.quantization)
@@ -34,6 +36,10 @@ CELL = Cell("settled", "discount", "en")
 def brief(**changes: str) -> pb.Brief:
     fields = {"segment": "new", "offer": "check_in", "tone": "warm", "channel": "sms", "language": "en"}
     return pb.Brief(**(fields | changes))
+
+
+def domain_brief() -> Brief:
+    return Brief(segment="new", offer="check_in", tone="warm", channel="sms", language="en")
 
 
 @pytest.fixture
@@ -70,6 +76,30 @@ async def test_a_tone_that_the_bank_does_not_hold_is_written_live(
     """The deadline of the call is the time that the model has."""
     answer = await stub.Generate(pb.GenerateRequest(brief=brief(tone="calm"), seed=1), timeout=5.0)
     assert answer.source == pb.MESSAGE_SOURCE_MODEL
+
+
+async def test_the_bank_and_who_waits_for_the_model_are_shown(redis_instance: RedisServer) -> None:
+    """Coverage is what there is over what is wanted; a request waits until its text is written."""
+    redis = Redis.from_url(redis_instance.url)
+    waiting: list[float | None] = []
+
+    class WatchedEngine(ScriptedEngine):
+        async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
+            waiting.append(sample("generator_queue_depth"))
+            return await super().write(prompts, seed)
+
+    engine, review = WatchedEngine(), ScriptedReview()
+    bank = build_bank(redis, engine, review)
+    await bank.load()
+    assert (sample("generator_bank_briefs"), sample("generator_bank_briefs_wanted")) == (0, 45)
+    await Writer(load_world(), load_message_books(), bank, engine, review).write(domain_brief(), 1, 5.0)
+    assert (waiting, sample("generator_queue_depth")) == ([1], 0)
+    with grows("generator_messages_total", source="bank"):
+        await bank.fill()
+        await Writer(load_world(), load_message_books(), bank, engine, review).write(domain_brief(), 1, 5.0)
+    assert sample("generator_bank_briefs") == 45
+    assert set(waiting[1:]) == {0}, "the bank's own writing is no request"
+    await redis.aclose()
 
 
 async def test_a_brief_that_cannot_be_is_refused(stub: generator_grpc.GeneratorServiceAsyncStub) -> None:

@@ -12,10 +12,10 @@ import uvicorn
 
 from churnsaver.tasks import stop_tasks
 from cli.stack import _set_switch_if_unset
-from services.gateway import metrics
+from services.gateway import metrics, upkeep
 from services.gateway.contract import BaselineReason, KillSwitchRequest
-from services.gateway.journal import keep_ledger, rebuild
 from services.gateway.kill_switch import KEY, AlreadySet, KillSwitch
+from services.gateway.upkeep import keep_ledger, rebuild
 from tests.conftest import RedisServer, free_port
 from tests.support.gateway import Gateway, body
 
@@ -227,16 +227,18 @@ async def test_upkeep_of_the_ledger_survives_any_error(gateway: Gateway, monkeyp
     async def broken() -> bool:
         raise ZeroDivisionError
 
-    keeping = asyncio.create_task(keep_ledger(gateway.ledger, gateway.journal, every_s=0.01))
+    monkeypatch.setattr(upkeep, "ROUND_S", 0.01)
+    monkeypatch.setattr(upkeep, "GATHERING_S", 0.05)
+    keeping = asyncio.create_task(keep_ledger(gateway.ledger, gateway.journal))
     with monkeypatch.context() as failing:
-        failing.setattr(gateway.ledger, "is_lost", broken)
+        failing.setattr(gateway.ledger, "generation", broken)
         await until(lambda: counter._value.get() > before)
     await gateway.redis.flushall()
     for _ in range(100):
         await asyncio.sleep(0.02)
-        if not await gateway.ledger.is_lost():
+        if await gateway.ledger.generation():
             break
-    assert not await gateway.ledger.is_lost()
+    assert await gateway.ledger.generation()
     await stop_tasks([keeping])
 
 

@@ -24,6 +24,7 @@ from services.shield import review as review_module
 from services.shield.bootstrap import build_reviewer
 from services.shield.review import Reviewer
 from services.shield.server import register
+from tests.support.metrics import grows, sample
 
 DRAFT = "Hi {first_name}, thank you for being with us. Yours until {expiry}: {offer}. {opt_out}"
 SLOTS = {
@@ -78,6 +79,21 @@ async def test_a_bad_text_is_blocked_with_the_rules_names(shield: Any) -> None:
     )
     assert answer.verdict == pb.VERDICT_BLOCK
     assert {f.rule for f in answer.findings} >= {"phrase", "quiet_hours", "required_element", "price"}
+
+
+async def test_reviews_findings_and_the_classifier_are_counted(shield: Any) -> None:
+    """By stage and verdict, by rule, and the time of each text that was classified."""
+    with (
+        grows("shield_reviews_total", stage="draft", verdict="pass"),
+        grows("shield_reviews_total", stage="filled", verdict="pass"),
+        grows("shield_reviews_total", stage="filled", verdict="block"),
+        grows("shield_findings_total", rule="phrase"),
+        grows("shield_classifier_seconds_count"),
+    ):
+        await shield.Review(pb.ReviewRequest(text=DRAFT, stage=pb.STAGE_DRAFT, channel="sms", language="en"))
+        await shield.Review(filled())
+        await shield.Review(filled(text=FILLED.replace("thank you", "act now")))
+    assert sample("shield_findings_total", rule="internal_error") is not None, "an alert waits for its first increase"
 
 
 @pytest.mark.parametrize(

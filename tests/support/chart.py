@@ -31,6 +31,7 @@ TRAINERS = {
         },
     }
 }
+VLLM = {"vllm": {"enabled": True, "model": "example/model", "image": {"tag": "v0.1.0"}, "spot": True}}
 
 Object = dict[str, Any]
 

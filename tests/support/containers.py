@@ -41,7 +41,6 @@ def engine() -> Iterator[dict[str, str]]:
         **os.environ,
         "DOCKER_HOST": f"unix://{CACHE}/docker.sock",
         "DOCKER_CONFIG": f"{CACHE}/config",
-        "DOCKER_BUILDKIT": "1",
     }
     runs = (
         shutil.which("docker") is not None

@@ -11,26 +11,24 @@ from zoneinfo import ZoneInfo
 
 import httpx
 from fastapi import FastAPI
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.message import Brief
 from churnsaver.domain.schema import DatasetSchema, Scalar
+from churnsaver.redis_client import open_redis
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb2
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
-from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world
+from churnsaver.settings import RedisSettings, ServeSettings, load_message_books, load_serve_settings, load_world
 from services.gateway.app import build_app
 from services.gateway.baseline import ServedScorecard
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import Delivery, Draft, Unavailable
-from services.gateway.journal import Journal, rebuild
+from services.gateway.journal import Journal
 from services.gateway.kill_switch import KillSwitch
 from services.gateway.ledger import RedisLedger
 from services.gateway.records import Records
 from services.gateway.retain import Retention
+from services.gateway.upkeep import rebuild
 
 # A Monday at noon in New York: no quiet hours now, quiet hours in 12 hours.
 NOON = datetime(2026, 3, 2, 12, tzinfo=ZoneInfo("America/New_York")).astimezone(UTC)
@@ -140,7 +138,7 @@ class Gateway:
         state_dir: Path,
         *,
         force_baseline: bool = False,
-        redis_timeout_s: float = 1.0,
+        redis_timeout_s: float = 5.0,
         **overrides: Any,
     ) -> None:
         settings = load_serve_settings()
@@ -150,8 +148,7 @@ class Gateway:
         self.world = load_world()
         self.now = NOON
         self.decision, self.generator, self.shield = FakeDecision(), FakeGenerator(), FakeShield()
-        retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-        self.redis = Redis.from_url(redis_url, socket_timeout=redis_timeout_s, retry=retry)
+        self.redis = open_redis(RedisSettings(url=redis_url), redis_timeout_s)
         self.ledger = RedisLedger(self.redis, self.world, claim_ms=900, idempotency_s=3600, record_s=86_400)
         self.journal = Journal(state_dir)
         memory = state_dir / "kill_switch.json"

@@ -19,6 +19,7 @@ from churnsaver.checkpoints.registry import Alias, Catalogue, Pointer
 from churnsaver.checkpoints.signing import PRIVATE_KEY
 from churnsaver.checkpoints.stores import FolderStore
 from churnsaver.errors import CheckpointError, ChurnSaverError, RegistryError
+from tests.support.metrics import grows, sample
 from tests.support.registry import KIND, Yard, stranger_with_access
 
 
@@ -80,6 +81,22 @@ async def test_a_new_champion_serves_and_the_old_one_retires(service: Service) -
     await follower.look()
     assert (follower.served, service.retired) == (("two",), [("one",)])
     assert [(report.version, report.reason) for report in service.reports] == [(one, ""), (two, "")]
+
+
+async def test_what_serves_and_what_was_refused_is_shown(service: Service) -> None:
+    """One version a kind at a time; a refusal shows until a champion is good again."""
+    one = service.yard.publish("one")
+    follower = await service.started()
+    assert sample("model_info", kind=KIND, version=one) == 1
+    service.yard.publish("failing")
+    with grows("checkpoints_refused_total", kind=KIND):
+        await follower.look()
+    assert sample("champion_refused", kind=KIND) == 1
+    with grows("checkpoint_swaps_total", kind=KIND):
+        two = service.yard.publish("two")
+        await follower.look()
+    assert sample("champion_refused", kind=KIND) == 0
+    assert (sample("model_info", kind=KIND, version=one), sample("model_info", kind=KIND, version=two)) == (None, 1)
 
 
 async def test_a_rollback_serves_again(service: Service) -> None:

@@ -113,7 +113,7 @@ async def test_a_rewrite_keeps_what_is_appended_meanwhile(
         return fold(facts)
 
     monkeypatch.setattr(journal_module, "fold", slowly)
-    erasing = asyncio.create_task(journal.erase("ann"))
+    erasing = asyncio.create_task(journal.erase(["ann"]))
     await asyncio.to_thread(going.wait, 5.0)
     journal.add_contact("cid", "c", "d3", 1, 600)
     go_on.set()
@@ -137,7 +137,7 @@ async def test_a_crash_during_a_rewrite_leaves_the_old_file(
     with monkeypatch.context() as failing:
         failing.setattr(line_file.Path, "replace", crash)
         with pytest.raises(OSError, match="gone"):
-            await journal.erase("ann")
+            await journal.erase(["ann"])
     journal.add_contact("bob", "c", "d2", 1, 600)
     journal.close()
     assert reopened(tmp_path)[0] == [contact("d1"), contact("d2", ref="bob")]
@@ -201,7 +201,7 @@ async def test_erasure_reaches_every_file(tmp_path: Path) -> None:
     journal.add_contact("ann", "c", "d1", 1, 600)
     journal.add_unsent(unsent())
     journal.add_unsent(unsent("k2", ref="bob"))
-    await journal.erase("ann")
+    await journal.erase(["ann"])
     assert journal.waiting("k1") is None
     assert journal.waiting("k2") is not None
     journal.close()

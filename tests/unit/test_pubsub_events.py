@@ -11,7 +11,7 @@ from churnsaver.events.event import read_event
 from churnsaver.events.subscriber import subscription_id
 from churnsaver.settings import EventsSettings, load_serve_settings
 
-LOCAL = EventsSettings(project="p", topic="t", embedded="127.0.0.1:8085")
+LOCAL = EventsSettings(project="p", topic="t", decisions_topic="d", outcomes_topic="o", embedded="127.0.0.1:8085")
 
 
 @pytest.fixture(autouse=True)

@@ -50,12 +50,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 
 {{/* A service's port of gRPC, or the gateway's of HTTP; and what Prometheus finds its metrics under. */}}
 {{- define "churn-saver.portName" -}}{{ if eq . "gateway" }}http{{ else }}grpc{{ end }}{{- end -}}
-{{- define "churn-saver.metricsPortName" -}}{{ if eq . "gateway" }}http{{ else }}metrics{{ end }}{{- end -}}
+{{- define "churn-saver.metricsPortName" -}}{{ if has . (list "gateway" "vllm") }}http{{ else }}metrics{{ end }}{{- end -}}
 
 {{/* Who calls whom, in YAML: the arrows of the README. Network policies follow it on both ends. */}}
 {{- define "churn-saver.arrows" -}}
 gateway: [decision, generator, shield]
-generator: [shield]
+generator: [shield{{ if .Values.vllm.enabled }}, vllm{{ end }}]
 kill-switch: [gateway]
 test: [gateway]
 {{- end -}}

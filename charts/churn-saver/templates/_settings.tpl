@@ -4,8 +4,9 @@
      are taken out here, so that a pod without them refuses to start instead of using the local ones. */}}
 {{- define "churn-saver.settings" -}}
 {{- $settings := mergeOverwrite (.Files.Get "configs/serve.yaml" | fromYaml) (deepCopy .Values.settings) -}}
-{{- $settings = omit $settings "pseudonym_key" "redis" -}}
-{{- $_ := set $settings "state_dir" "/var/lib/churn-saver" -}}
+{{- $settings = omit $settings "pseudonym_key" -}}
+{{- $_ := unset $settings.redis "url" -}}
+{{- $_ = set $settings "state_dir" "/var/lib/churn-saver" -}}
 {{- $_ = set $settings "models" "/var/lib/churn-saver/models" -}}
 {{- $_ = set $settings.registry "trusted_keys" "/etc/churn-saver-keys/trusted.pem" -}}
 {{- $_ = unset $settings.registry "signing_key" -}}

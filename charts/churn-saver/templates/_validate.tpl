@@ -2,7 +2,7 @@
      with the field and the mend, and all are shown at once, before anything is changed. */}}
 {{- define "churn-saver.validate" -}}
 {{- $found := "" -}}
-{{- range list "services" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
+{{- range list "services" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
 {{- with trim $found }}{{ fail (print "these values cannot be installed:\n" .) }}{{ end -}}
 {{- end -}}
 
@@ -21,7 +21,7 @@
 {{- if gt (int $scale.minReplicas) (int $scale.maxReplicas) }}
 - {{ $service }}.autoscaling.minReplicas: {{ $scale.minReplicas }} is more than maxReplicas, {{ $scale.maxReplicas }}; raise maxReplicas or lower minReplicas
 {{- end }}
-{{- if not (or $scale.targetCPUUtilizationPercentage $scale.metrics) }}
+{{- if not (or $scale.targetCPUUtilizationPercentage $scale.metrics (dig "queueDepth" "target" nil $scale)) }}
 - {{ $service }}.autoscaling: has nothing to scale on; set targetCPUUtilizationPercentage or metrics
 {{- end }}
 {{- $demand := list }}
@@ -36,8 +36,18 @@
 - {{ $service }}.terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }} is not longer than preStopSeconds ({{ $values.preStopSeconds }}) and drain ({{ $drain }}) together; set more than {{ $needed }}
 {{- end }}
 {{- end }}
-{{- if .Values.vllm.enabled }}
-- vllm.enabled: the generator of this version speaks to no vLLM server; leave it false
+{{- end -}}
+
+{{- define "churn-saver.faults.vllm" -}}
+{{- with .Values.vllm }}
+{{- if .enabled }}
+{{- if not (or .image.tag .image.digest) }}
+- vllm.image.tag: is empty, and there is no digest; set the version of vLLM that you tried, never `latest`
+{{- end }}
+{{- if not .model }}
+- vllm.model: is empty; name a model on a hub, or gs://bucket/path
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -74,6 +84,11 @@
 {{- else if not (or .existingSecret .externalSecret.enabled) }}
 - secrets: there are none; name a Secret in existingSecret, or enable externalSecret
 {{- end }}
+{{- with .existingSecret }}
+{{- $keys := dict }}
+{{- range $name, $key := $.Values.secrets.keys }}{{ if $key }}{{ $_ := set $keys (print "secrets.keys." $name) $key }}{{ end }}{{ end }}
+{{- include "churn-saver.lacking" (dict "root" $ "field" "secrets.existingSecret" "secret" . "keys" $keys) }}
+{{- end }}
 {{- if .externalSecret.enabled }}
 {{- if not .externalSecret.storeRef.name }}
 - secrets.externalSecret.storeRef.name: is empty; name the (Cluster)SecretStore
@@ -81,6 +96,24 @@
 {{- range $name, $key := .keys }}
 {{- if and $key (not (index $.Values.secrets.externalSecret.remoteKeys $name)) }}
 - secrets.externalSecret.remoteKeys.{{ $name }}: is empty; name the secret in the store
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A Secret, or keys of one, that the cluster does not have: `field` names the Secret, `keys` holds field and key. It is
+     asked only where it can be: `helm template` finds nothing, not even the ServiceAccount of every namespace. */}}
+{{- define "churn-saver.lacking" -}}
+{{- $namespace := .root.Release.Namespace }}
+{{- if lookup "v1" "ServiceAccount" $namespace "default" }}
+{{- $secret := lookup "v1" "Secret" $namespace .secret }}
+{{- if not $secret }}
+- {{ .field }}: there is no Secret {{ .secret }} in the namespace {{ $namespace }}; make it: kubectl -n {{ $namespace }} create secret generic {{ .secret }}{{ range .keys }} --from-file={{ . }}=…{{ end }}
+{{- else }}
+{{- range $field, $key := .keys }}
+{{- if not (hasKey ($secret.data | default dict) $key) }}
+- {{ $field }}: the Secret {{ $.secret }} in the namespace {{ $namespace }} has no key {{ $key }} (it has: {{ keys ($secret.data | default dict) | sortAlpha | join ", " }}); add it, or name the key that holds it
 {{- end }}
 {{- end }}
 {{- end }}
@@ -131,6 +164,8 @@
 {{- if .enabled }}
 {{- if not .signingKey.secretName }}
 - trainers.signingKey.secretName: is empty; name the Secret with the key that publishes (`churn-saver keys`)
+{{- else }}
+{{- include "churn-saver.lacking" (dict "root" $ "field" "trainers.signingKey.secretName" "secret" .signingKey.secretName "keys" (dict "trainers.signingKey.key" .signingKey.key)) }}
 {{- end }}
 {{- range $job, $spec := .jobs }}
 {{- if and (has "--publish" $spec.args | not) (not (hasPrefix "eval" (first $spec.args))) }}

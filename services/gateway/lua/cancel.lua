@@ -1,6 +1,6 @@
 -- Cancels a booked contact that may no longer take place, and returns what it had reserved.
 --
--- KEYS  1 decision  2 contacts  3 reserved
+-- KEYS  1 decision  2 contacts  3 reserved  4 outbox
 -- ARGV  1 decision id
 --
 -- Answers 1 if it was booked until now
@@ -10,4 +10,5 @@ if not integers({decision[2] or '', redis.call('GET', KEYS[3]) or '0'}, -2 ^ 53)
 redis.call('HSET', KEYS[1], 'booking', 'cancelled')
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('DECRBY', KEYS[3], decision[2])
+redis.call('XADD', KEYS[4], '*', 'decision', ARGV[1])
 return 1

@@ -1,6 +1,6 @@
 -- Releases a booked contact for sending, once: opt-out, cooldown and weekly cap are checked again.
 --
--- KEYS  1 generation  2 decision  3 contacts  4 opt-out
+-- KEYS  1 generation  2 decision  3 contacts  4 opt-out  5 outbox
 -- ARGV  1 decision id 2 key of this release; the same key gets the same answer again
 --       3 now, ms     4 reason of the gateway's own not to send now, or ''
 --       5 cooldown, ms  6 week, ms  7 weekly cap
@@ -23,4 +23,5 @@ if broken then return broken end
 redis.call('HSET', KEYS[2], 'booking', 'released', 'released_at_ms', ARGV[3], 'release_key', ARGV[2])
 -- It was booked for the time when it was due; the rules count from when it is sent.
 redis.call('ZADD', KEYS[3], ARGV[3], ARGV[1])
+redis.call('XADD', KEYS[5], '*', 'decision', ARGV[1])
 return 'released'

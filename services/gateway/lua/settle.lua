@@ -21,6 +21,7 @@ local told = found[1] == 'released' or found[4] or (own_key and key[2])
 local send_ms = redis.call('ZSCORE', KEYS[4], ARGV[1])
 if found[1] and not told then
   redis.call('HSET', KEYS[3], 'booking', 'withdrawn')
+  redis.call('XADD', KEYS[6], '*', 'decision', ARGV[1])
   if found[3] and redis.call('GET', found[3]) == KEYS[3] then redis.call('DEL', found[3]) end
   if contact then
     redis.call('ZREM', KEYS[4], ARGV[1])

@@ -17,3 +17,8 @@ output "secrets_to_fill" {
   description = "Secrets whose values are added by hand before the chart is installed."
   value       = module.churn_saver.secrets_to_fill
 }
+
+output "cloud_build" {
+  description = "Substitutions of cloudbuild.yaml and cloudbuild.promote.yaml that say what was made here."
+  value       = module.churn_saver.cloud_build
+}

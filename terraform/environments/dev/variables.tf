@@ -1,4 +1,4 @@
-# Both environments ask for the same; ../../variables.tf checks it.
+# ../../variables.tf checks what is given.
 
 variable "project_id" {
   description = "Google Cloud project that holds this environment and nothing else."

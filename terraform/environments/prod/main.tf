@@ -8,6 +8,7 @@ module "churn_saver" {
   region         = var.region
   alert_emails   = var.alert_emails
   allowed_images = var.allowed_images
+  promoted_by    = var.promoted_by
 
   release_channel = "STABLE"
   record_days     = 400

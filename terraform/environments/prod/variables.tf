@@ -1,4 +1,4 @@
-# Both environments ask for the same; ../../variables.tf checks it.
+# ../../variables.tf checks what is given.
 
 variable "project_id" {
   description = "Google Cloud project that holds this environment and nothing else."
@@ -20,4 +20,10 @@ variable "allowed_images" {
   description = "Images that may run beside those of our own repository, as Binary Authorization patterns."
   type        = set(string)
   default     = []
+}
+
+variable "promoted_by" {
+  description = "The account whose builds may ask for a release here: output ci_builder of environments/dev."
+  type        = string
+  default     = null
 }

@@ -1,6 +1,7 @@
 # Topics. checkpoint-events carries hints (docs/adr/0009): each pod makes a subscription of its own, which expires a
 # day after it. Records (decisions, outcomes) are written to a bucket by Pub/Sub itself; what it cannot write after
-# some tries goes to dead-letters and waits there for a person.
+# some tries goes to dead-letters and waits there for a person. On promotions, the environment before this one asks for a
+# release, which a person approves (cloudbuild.promote.yaml).
 
 locals {
   records       = toset(["decisions", "outcomes"])
@@ -15,7 +16,7 @@ locals {
 
 resource "google_pubsub_topic" "this" {
   # checkov:skip=CKV_GCP_83:Google encrypts it; keys of our own would be one more thing whose loss loses everything
-  for_each = toset(concat(["checkpoint-events", "dead-letters"], tolist(local.records)))
+  for_each = toset(concat(["checkpoint-events", "dead-letters", "promotions"], tolist(local.records)))
 
   project = var.project_id
   name    = each.key

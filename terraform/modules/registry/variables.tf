@@ -23,6 +23,11 @@ variable "writers" {
   type        = map(string)
 }
 
+variable "signers" {
+  description = "IAM members who say that an image was tested, under a name for each."
+  type        = map(string)
+}
+
 variable "allowed" {
   description = "Patterns of other images that may run."
   type        = set(string)

@@ -131,3 +131,23 @@ resource "google_storage_bucket_iam_member" "data_readers" {
   role   = "roles/storage.objectViewer"
   member = each.value
 }
+
+# Builds read what the chart is installed with, and leave what they found out about their images. Nothing else of
+# the bucket is theirs.
+resource "google_storage_bucket_iam_member" "builders" {
+  for_each = merge([
+    for name, member in var.builders : {
+      "${name}/deploy" = { member = member, role = "roles/storage.objectViewer", prefix = "deploy/" }
+      "${name}/builds" = { member = member, role = "roles/storage.objectCreator", prefix = "builds/" }
+    }
+  ]...)
+
+  bucket = google_storage_bucket.this["data"].name
+  role   = each.value.role
+  member = each.value.member
+
+  condition {
+    title      = trimsuffix(each.value.prefix, "/")
+    expression = "resource.name.startsWith(\"projects/_/buckets/${google_storage_bucket.this["data"].name}/objects/${each.value.prefix}\")"
+  }
+}

@@ -37,3 +37,8 @@ variable "data_readers" {
   description = "IAM members who read data to train on, under a name for each."
   type        = map(string)
 }
+
+variable "builders" {
+  description = "IAM members who read deploy/ and write builds/ in the data bucket, under a name for each."
+  type        = map(string)
+}

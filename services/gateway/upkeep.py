@@ -1,0 +1,101 @@
+"""Keeps the ledger in Redis and this gateway's journal in step, in the background.
+
+Each gateway's journal knows what that gateway booked and heard, and only all of them together know everything. So
+each adds its own facts to every ledger that is new to it, each fact once however often it is added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain
+from typing import Any
+
+import structlog
+
+from services.gateway import ledger as keys
+from services.gateway import metrics
+from services.gateway.journal import Contact, Journal, OptOut, Progress
+from services.gateway.ledger import LedgerUnavailable, RedisLedger, available
+
+log = structlog.get_logger()
+
+ERASURES = "cs:erasures"
+KEPT_ERASURES = 100_000
+ROUND_S = 0.5
+# A ledger that was lost stays closed for this long, in which the other gateways add their facts too.
+GATHERING_S = 4 * ROUND_S
+BATCH = 500
+
+
+async def keep_ledger(ledger: RedisLedger, journal: Journal) -> None:
+    """Until cancelled: forgets the erased, fills a ledger that is new, sends on what waits, keeps the journal small."""
+    while True:
+        try:
+            await forget_erased(ledger, journal)
+            generation = await ledger.generation()
+            if generation is None:
+                # Nobody has anything to add to the first ledger of all.
+                await rebuild(ledger, journal, GATHERING_S if journal.progress != Progress() else 0.0)
+            elif generation != journal.progress.generation:
+                await add_facts(ledger, journal)
+                journal.remember(generation=generation)
+            await send_unsent(ledger, journal)
+            await ledger.show_budgets()
+            await journal.compact()
+        except LedgerUnavailable:
+            pass  # Redis is away; the next round tries again
+        except Exception:
+            # Nobody would start this task again, and without it no outage ever ends.
+            metrics.BACKGROUND_FAILURES.labels("keep_ledger").inc()
+            log.exception("ledger.upkeep_failed")
+        await asyncio.sleep(ROUND_S)
+
+
+async def rebuild(ledger: RedisLedger, journal: Journal, gathering_s: float = 0.0) -> None:
+    """Fills an empty Redis, then opens the ledger; one that is cut off leaves it closed and starts again."""
+    facts = await add_facts(ledger, journal)
+    await asyncio.sleep(gathering_s)
+    await ledger.open()
+    if (generation := await ledger.generation()) is not None:
+        journal.remember(generation=generation)
+    log.warning("ledger.rebuilt", facts=facts)
+
+
+async def add_facts(ledger: RedisLedger, journal: Journal) -> int:
+    """Tells the ledger every opt-out, contact and reservation that this journal knows; returns how many."""
+    facts = await asyncio.to_thread(journal.facts)
+    restore = ledger.script("restore")
+    opted_out = [keys.opt_out_key(fact.opt_out) for fact in facts if isinstance(fact, OptOut)]
+    contacts = [fact for fact in facts if isinstance(fact, Contact)]
+    async with available():
+        for first in range(0, len(opted_out), BATCH):
+            await ledger.redis.mset(dict.fromkeys(opted_out[first : first + BATCH], 1))
+        for first in range(0, len(contacts), BATCH):
+            some = contacts[first : first + BATCH]
+            names = ((keys.contacts_key(each.contact), keys.reserved_key(each.campaign)) for each in some)
+            numbers = ((each.decision_id, each.at_ms, each.cents) for each in some)
+            await restore(keys=list(chain(*names)), args=list(chain(*numbers)))
+    return len(facts)
+
+
+async def forget_erased(ledger: RedisLedger, journal: Journal) -> None:
+    """Erases from this journal whom another gateway was told to erase."""
+    async with available():
+        found: Any = await ledger.redis.xrange(ERASURES, min=f"({journal.progress.erasure}")
+    if found:
+        await journal.erase({fields[b"customer"].decode() for _, fields in found})
+        journal.remember(erasure=found[-1][0].decode())
+
+
+async def send_unsent(ledger: RedisLedger, journal: Journal) -> None:
+    """Sends journaled records to Redis, oldest first."""
+    waiting = journal.unsent()
+    for unsent in waiting:
+        kept = await ledger.settle(unsent)
+        if kept is not None:
+            journal.add_contact(
+                unsent.customer_ref, unsent.campaign, unsent.token, kept.send_at_ms, kept.reserved_cents
+            )
+    if waiting:
+        await journal.drop_unsent(waiting)
+        log.info("journal.sent", records=len(waiting))

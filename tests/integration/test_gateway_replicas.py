@@ -1,0 +1,178 @@
+"""Several gateways on one Redis: what one knows, all must heed, after Redis lost everything and after an erasure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from churnsaver.tasks import stop_tasks
+from services.gateway import upkeep
+from services.gateway.case import pseudonym
+from services.gateway.contract import KillSwitchRequest
+from services.gateway.journal import Contact, Journal, OptOut
+from services.gateway.ledger import contacts_key, opt_out_key, reserved_key
+from services.gateway.upkeep import keep_ledger
+from tests.conftest import RedisServer
+from tests.support.gateway import Gateway, body
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "ROUND_S", 0.05)
+    monkeypatch.setattr(upkeep, "GATHERING_S", 0.4)
+
+
+@pytest.fixture
+async def replicas(redis_instance: RedisServer, tmp_path: Path) -> AsyncIterator[list[Gateway]]:
+    """Two, each with a journal of its own, on a ledger that is open."""
+    replicas = [Gateway(redis_instance.url, tmp_path / name) for name in ("one", "two")]
+    await replicas[0].kill_switch.write(KillSwitchRequest(state="off", reason="test"))
+    async with keeping(*replicas):
+        await opened(replicas[0])
+        await told(*replicas)
+    for gateway in replicas:
+        await gateway.kill_switch.refresh()
+    yield replicas
+    for gateway in replicas:
+        await gateway.close()
+
+
+@asynccontextmanager
+async def keeping(*gateways: Gateway) -> AsyncIterator[None]:
+    """While it lasts, these gateways keep their ledger."""
+    tasks = [asyncio.create_task(keep_ledger(gateway.ledger, gateway.journal)) for gateway in gateways]
+    yield
+    await stop_tasks(tasks)
+
+
+async def opened(gateway: Gateway) -> str:
+    """Waits for a ledger; returns its generation."""
+    async with asyncio.timeout(5):
+        while not (generation := await gateway.ledger.generation()):  # noqa: ASYNC110 - Redis does not call us
+            await asyncio.sleep(0.01)
+    return generation
+
+
+async def told(*gateways: Gateway) -> None:
+    """Waits until each has told the ledger what it knows."""
+    async with asyncio.timeout(5):
+        for gateway in gateways:
+            while gateway.journal.progress.generation != await gateway.ledger.generation():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+def ref(gateway: Gateway, customer: str) -> str:
+    return pseudonym(gateway.settings.pseudonym_key, customer)
+
+
+async def contact(gateway: Gateway, customer: str) -> str:
+    """Books a contact through one gateway; returns the decision's id."""
+    async with gateway.client() as client:
+        answer = (await client.post("/v1/retain", json=body(customer, f"for-{customer}"))).json()
+    assert answer["decision"]["contact"] is True
+    return str(answer["decision_id"])
+
+
+async def opt_out(gateway: Gateway, decision_id: str) -> None:
+    async with gateway.client() as client:
+        answer = await client.post("/v1/outcomes", json={"decision_id": decision_id, "outcome": "opted_out"})
+    assert answer.status_code == 200
+
+
+async def state(gateway: Gateway, *customers: str) -> tuple[list[bool], list[list[bytes]], int]:
+    """Who opted out, who is contacted by which decisions, and what is reserved."""
+    opted_out = [bool(await gateway.redis.exists(opt_out_key(ref(gateway, each)))) for each in customers]
+    contacts = [await gateway.redis.zrange(contacts_key(ref(gateway, each)), 0, -1) for each in customers]
+    return opted_out, contacts, int(await gateway.redis.get(reserved_key("default")) or 0)
+
+
+async def test_a_lost_ledger_is_filled_by_all(replicas: list[Gateway]) -> None:
+    """Opt-outs, contacts and reservations of both are there before anybody can be contacted again."""
+    one, two = replicas
+    first, second = await contact(one, "c1"), await contact(two, "c2")
+    await opt_out(two, first)
+    before = await state(one, "c1", "c2")
+    assert before == ([True, False], [[first.encode()], [second.encode()]], 1200)
+    await one.redis.flushall()
+    async with keeping(one, two):
+        await opened(one)
+        assert await state(one, "c1", "c2") == before
+        await told(one, two)
+    assert await state(one, "c1", "c2") == before
+
+
+async def test_who_comes_late_tells_what_it_knows(replicas: list[Gateway]) -> None:
+    """A gateway that was away while the ledger was filled adds its own, once, and changes nothing of the others'."""
+    one, two = replicas
+    first, second = await contact(one, "c1"), await contact(two, "c2")
+    await opt_out(two, second)
+    await one.redis.flushall()
+    async with keeping(one):
+        generation = await opened(one)
+    assert await state(one, "c1", "c2") == ([False, False], [[first.encode()], []], 600)
+    async with keeping(one, two):
+        await told(one, two)
+    assert await one.ledger.generation() == generation
+    assert await state(one, "c1", "c2") == ([False, True], [[first.encode()], [second.encode()]], 1200)
+
+
+async def test_a_restart_tells_nothing_again(replicas: list[Gateway], tmp_path: Path) -> None:
+    """What another gateway cancelled since does not come back with a gateway that starts."""
+    one, two = replicas
+    first = await contact(one, "c1")
+    async with two.client() as client:
+        skipped = (await client.post(f"/v1/decisions/{first}/release", json={"consent": False})).json()
+    assert skipped["reason"] == "consent"
+    one.journal.close()
+    one.journal = Journal(tmp_path / "one")
+    async with keeping(one):
+        await asyncio.sleep(0.3)
+    assert await state(one, "c1") == ([False], [[]], 0)
+
+
+async def test_released_elsewhere_stands_at_the_later_time(replicas: list[Gateway]) -> None:
+    """Booked by one, released by the other: after a loss the rules count from when it was sent."""
+    one, two = replicas
+    decision_id = await contact(one, "c1")
+    two.now = one.now.replace(minute=30)
+    async with two.client() as client:
+        assert (await client.post(f"/v1/decisions/{decision_id}/release")).json()["action"] == "send"
+    await one.redis.flushall()
+    async with keeping(one, two):
+        await opened(one)
+        await told(one, two)
+    score = await one.redis.zscore(contacts_key(ref(one, "c1")), decision_id)
+    assert score == two.now.timestamp() * 1000
+    assert int(await one.redis.get(reserved_key("default"))) == 600
+
+
+async def test_an_erasure_reaches_every_journal(replicas: list[Gateway]) -> None:
+    """One gateway is asked, the other had booked the contact: after a loss nothing of the customer comes back."""
+    one, two = replicas
+    await opt_out(one, await contact(one, "c1"))
+    await contact(one, "c2")
+    async with two.client() as client:
+        await client.delete("/v1/customers/c1")
+        await client.delete("/v1/customers/c2")
+    async with keeping(one):
+        async with asyncio.timeout(5):
+            while any(isinstance(fact, Contact) for fact in one.journal.facts()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert one.journal.facts() == [OptOut(opt_out=ref(one, "c1"))]
+    await one.redis.flushall()
+    async with keeping(one, two):
+        await opened(one)
+        await told(one, two)
+    assert await state(one, "c1", "c2") == ([True, False], [[], []], 0)
+
+
+async def test_the_first_ledger_opens_at_once(redis_instance: RedisServer, tmp_path: Path) -> None:
+    """A new installation waits for nobody."""
+    gateway = Gateway(redis_instance.url, tmp_path / "new")
+    async with keeping(gateway), asyncio.timeout(0.3):
+        await opened(gateway)
+    await gateway.close()
