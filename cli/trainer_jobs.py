@@ -118,7 +118,7 @@ def _change(spec: Object, pod: Object, changes: Changes) -> None:
     if changes.gpu:
         _place(pod, {"cloud.google.com/gke-accelerator": changes.gpu}, GPU_TOLERATION)
         for part in ("requests", "limits"):
-            container["resources"].setdefault(part, {})["nvidia.com/gpu"] = changes.gpus
+            container["resources"].setdefault(part, {})["nvidia.com/gpu"] = str(changes.gpus)
     if changes.spot:
         _place(pod, {"cloud.google.com/gke-spot": "true"}, SPOT_TOLERATION)
 

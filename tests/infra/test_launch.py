@@ -109,7 +109,7 @@ def test_job_is_the_charts_but_for_what_was_asked() -> None:
     assert [each["key"] for each in pod["tolerations"]] == ["nvidia.com/gpu", "cloud.google.com/gke-spot"]
     (container,), (template,) = pod["containers"], before["containers"]
     assert (container["args"], container["image"]) == (["train", "ppo", "--publish"], "other:2")
-    assert [container["resources"][part]["nvidia.com/gpu"] for part in ("limits", "requests")] == [2, 2]
+    assert [container["resources"][part]["nvidia.com/gpu"] for part in ("limits", "requests")] == ["2", "2"]
     assert changed["podFailurePolicy"] == plain["spec"]["podFailurePolicy"]
     same = ("env", "securityContext", "volumeMounts", "command", "workingDir")
     assert {name: container[name] for name in same} == {name: template[name] for name in same}

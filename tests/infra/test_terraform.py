@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,12 @@ from typing import Any
 import pytest
 
 from churnsaver.settings import read_yaml
+from tests.support.prometheus import exported_metrics, metric_names
 
 ROOT = Path(__file__).resolve().parents[2]
 MIRROR = ROOT.parent / "shared" / "tools" / "terraform" / "mirror.sh"
 TOOLS = ROOT / ".churn-saver" / "tools"
 CHART = ROOT / "charts" / "churn-saver" / "values.yaml"
-CHECKOV = "checkov==3.3.30"
 GIVEN = ["-var=project_id=example-project", '-var=alert_emails=["on-call@example.com"]']
 # Nothing is asked of the network, and nothing is read from the caller's home.
 OFFLINE = {"TF_CLI_CONFIG_FILE": os.devnull, "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1"}
@@ -223,40 +222,11 @@ def test_alerts_name_metrics_that_are_exported(copy: Path) -> None:
     monitoring = copy / "modules" / "monitoring"
     groups = read_yaml(monitoring / "rules" / "services.yaml")["groups"]
     queries = [rule["expr"] for group in groups for rule in group["rules"]]
-    queries += re.findall(r'query = "(.*)" \}', (monitoring / "dashboard.tf").read_text())
-    names = {name for query in queries for name in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", _without_labels(query))}
-    names = {name for name in names if not name.startswith(("histogram_", "pubsub_"))}
+    charts = re.findall(r'query = "(.*)" \}', (monitoring / "dashboard.tf").read_text())
+    queries += [chart.replace('\\"', '"') for chart in charts]
+    names = {name for query in queries for name in metric_names(query) if ":" not in name}
     assert len(names) > 8
-    assert names - _exported_metrics() == set()
-
-
-def _without_labels(query: str) -> str:
-    query = re.sub(r"\{[^}]*\}", "", query)
-    return re.sub(r"\b(?:by|without) \([^)]*\)|:\w+", "", query)
-
-
-def _exported_metrics() -> set[str]:
-    """What Prometheus would read from a process that has loaded the services' metrics and nothing of the tests'."""
-    script = (
-        "import churnsaver.telemetry, services.gateway.metrics, services.generator.metrics\n"
-        "from prometheus_client import REGISTRY\n"
-        "for metric in REGISTRY.collect():\n"
-        "    suffixes = {'counter': ['_total'], 'histogram': ['_bucket', '_sum', '_count']}.get(metric.type, [''])\n"
-        "    for suffix in suffixes: print(metric.name + suffix)\n"
-    )
-    return set(succeed(sys.executable, "-c", script, folder=ROOT).split())
-
-
-@pytest.fixture(scope="module")
-def checkov() -> Path:
-    """Checkov in a folder of its own, for it wants other versions than ours."""
-    command = TOOLS / "checkov" / "bin" / "checkov"
-    if not command.exists():
-        succeed(sys.executable, "-m", "venv", str(TOOLS / "checkov"), folder=ROOT)
-    installed = run(str(command.with_name("pip")), "install", "--quiet", CHECKOV, folder=ROOT)
-    if installed.returncode:
-        pytest.skip(f"{CHECKOV} cannot be installed: {installed.stderr.strip()[-300:]}")
-    return command
+    assert names - exported_metrics() == set()
 
 
 def test_checkov(environment: Path, copy: Path, checkov: Path) -> None:

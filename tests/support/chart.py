@@ -32,6 +32,19 @@ TRAINERS = {
     }
 }
 VLLM = {"vllm": {"enabled": True, "model": "example/model", "image": {"tag": "v0.1.0"}, "spot": True}}
+# Kinds of operators and of GKE, which Kubernetes itself does not know.
+FOREIGN = {
+    "BackendConfig",
+    "ExternalSecret",
+    "GCPBackendPolicy",
+    "Gateway",
+    "HTTPRoute",
+    "HealthCheckPolicy",
+    "ManagedCertificate",
+    "PodMonitoring",
+    "PrometheusRule",
+    "ServiceMonitor",
+}
 
 Object = dict[str, Any]
 
@@ -67,9 +80,22 @@ def at(path: str, value: Any) -> Object:
 def render(values: Object, **options: Any) -> list[Object]:
     """The objects of a release, after the schema and the chart's own checks; HelmError where one refuses."""
     chart().validate_schema(values)
-    files = chart().render(values, name="churn-saver", namespace="retain", **options)
-    texts = (text for name, text in files.items() if not name.endswith(".txt"))
+    return objects_of(chart().render(values, name="churn-saver", namespace="retain", **options))
+
+
+def objects_of(rendered: dict[str, str]) -> list[Object]:
+    """The objects in what Helm rendered, file by file."""
+    texts = (text for name, text in rendered.items() if not name.endswith(".txt"))
     return [found for text in texts for found in yaml.load_all(text, yaml.CSafeLoader) if found]
+
+
+# Everything that is off in every values file, on.
+EVERYTHING: Object = merged(
+    TRAINERS,
+    VLLM,
+    *(at(f"monitoring.{part}.enabled", True) for part in ("serviceMonitor", "prometheusRule", "dashboards")),
+)
+INGRESS: Object = {"exposure": {"kind": "ingress"}, "networkPolicy": {"loadBalancerCidrs": ["35.191.0.0/16"]}}
 
 
 def of_kind(objects: list[Object], *kinds: str) -> list[Object]:

@@ -97,7 +97,7 @@ def apply(cluster: Cluster, each: Object, **query: str) -> Object:
 
 
 def plural(kind: str) -> str:
-    return re.sub(r"y$", "ie", kind.lower()) + "s"
+    return re.sub(r"y$", "ie", re.sub(r"ss$", "sse", kind.lower())) + "s"
 
 
 def play(cluster: Cluster, pod: Object, phase: str, exit_code: int | None = None) -> None:
