@@ -10,10 +10,10 @@ NAME := $(basename $(notdir $(SCHEMA)))
 CONTACTS := $(STATE)/data/simulated/contacts.csv
 CHECKPOINTS := $(STATE)/checkpoints/$(NAME)
 # One registry a dataset: each has champions of its own.
-REGISTRY := $(STATE)/registry/$(NAME)
-DATASET := $(REGISTRY)/dataset.sha256
+CHAMPIONS := $(STATE)/registry/$(NAME)
+DATASET := $(CHAMPIONS)/dataset.sha256
 KEYS := $(STATE)/keys/trusted.pem
-PUBLISHED := $(REGISTRY)/kinds
+PUBLISHED := $(CHAMPIONS)/kinds
 
 $(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)),$(if $(wildcard $(file)),,\
   $(error $(file): no such file; give DATA=customers.csv SCHEMA=schema.yaml, paths without spaces)))
@@ -22,12 +22,13 @@ export HF_HUB_OFFLINE := 1
 # Two cores: more threads than this make the small models slower, not faster.
 export OMP_NUM_THREADS ?= 2
 
-WITH_REGISTRY := CHURN_SAVER_REGISTRY__URL=$(REGISTRY)
+WITH_REGISTRY := CHURN_SAVER_REGISTRY__URL=$(CHAMPIONS)
 RUN := $(WITH_REGISTRY) .venv/bin/churn-saver
 SETUP := .venv/.setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test test-stack lint coverage protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: help setup up down test test-stack lint coverage summary protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: images wheels sbom compose-up compose-down compose-upgrade
 .PHONY: check-build scan push digests sign deploy smoke promote
 .DELETE_ON_ERROR:
 
@@ -91,7 +92,7 @@ $(PUBLISHED)/policy.json: $(DATASET) configs/env.yaml configs/ppo.yaml | $(PUBLI
 
 # -- checks ----------------------------------------------------------------------------------------
 
-lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their protos, a chart that matches the settings
+lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their protos, a chart and dashboards that match their sources
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
@@ -99,6 +100,7 @@ lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their prot
 	.venv/bin/buf lint
 	.venv/bin/python tools/generate_stubs.py --check
 	.venv/bin/python tools/generate_chart_schema.py --check
+	.venv/bin/python tools/generate_dashboards.py --check
 
 test: lint coverage  ## every check that takes seconds; no stack needed
 
@@ -115,6 +117,47 @@ bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturat
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.bench
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.chaos
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.swap
+
+summary: | $(SETUP)  ## the tables of docs/PROJECT_SUMMARY.md: tests by kind, lines by part
+	@.venv/bin/python tools/summary.py
+
+# -- containers --------------------------------------------------------------------------------------
+
+# What cloudbuild.yaml says: REGISTRY=host/project/repository TAG=… BASE_IMAGE=python@sha256:…
+IMAGES := gateway decision generator shield trainers
+TAG ?= local
+BASE_IMAGE ?= python:3.11-slim
+image = $(if $(findstring command,$(origin REGISTRY)),$(REGISTRY)/,churn-saver-)$*:$(TAG)
+
+images: $(IMAGES:%=image-%)  ## of the four services and the trainers; REGISTRY, TAG and BASE_IMAGE say which
+
+image-%:
+	docker build --file $(firstword $(wildcard services/$*/Dockerfile $*/Dockerfile)) --tag $(image) \
+		--build-arg PYTHON_IMAGE=$(BASE_IMAGE) --build-arg VERSION=$(TAG) \
+		--build-arg REVISION=$(or $(shell git rev-parse HEAD 2>/dev/null),unknown) .
+
+wheels: | $(SETUP)  ## torch as pip gets it here, for the trainers' image: a CPU build where pip knows one
+	.venv/bin/pip download --quiet --no-deps --only-binary :all: --python-version 3.11 --dest build/wheels \
+		$$(grep '^torch==' requirements.lock)
+
+sbom: $(IMAGES:%=build/sbom/%.json)  ## what is in each image, as CycloneDX
+
+build/sbom/%.json: FORCE
+	@mkdir -p $(@D)
+	docker run --rm $$(docker build --quiet --file tools/sbom.Dockerfile --build-arg PYTHON_IMAGE=$(BASE_IMAGE) \
+		--build-arg IMAGE=$(image) .) >$@
+
+compose-up:  ## the whole system in containers, with DATA and SCHEMA or simulated customers
+	docker compose up --wait || { docker compose logs --no-log-prefix --tail 3 trainer; exit 1; }
+
+compose-down:  ## stop them; `docker compose down --volumes` forgets what they know besides
+	docker compose down
+
+REPLICAS = $(if $(filter gateway,$(SERVICE)),gateway-1 gateway-2,$(SERVICE))
+compose-upgrade:  ## SERVICE=gateway: build it anew and replace it, a replica after the other, while requests come
+	@test -n "$(SERVICE)" || { echo "SERVICE: say which: gateway, decision, generator or shield"; exit 2; }
+	docker compose build $(firstword $(REPLICAS))
+	set -e; for each in $(REPLICAS); do docker compose up --detach --wait --no-deps $$each; done
 
 # -- shipping: what cloudbuild.yaml runs, and what a person may; docs/DEPLOYMENT.md --------------------
 

@@ -61,9 +61,9 @@ METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 # There before their first event, so that a first increase is seen.
 for _outcome in Outcome:
     OUTCOMES.labels(_outcome)
-for _file in ("unsent.jsonl", "facts.jsonl"):
+for _file in ("unsent.jsonl", "facts.jsonl", "progress.json"):
     JOURNAL_FAILURES.labels(_file)
-for _task in ("kill_switch.poll", "kill_switch.push", "keep_ledger"):
+for _task in ("kill_switch.poll", "kill_switch.push", "keep_ledger", "send_on"):
     BACKGROUND_FAILURES.labels(_task)
 
 

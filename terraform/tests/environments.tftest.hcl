@@ -57,8 +57,18 @@ run "defaults" {
   }
 
   assert {
-    condition     = output.helm_values.settings.events == { project = "example-project", topic = "checkpoint-events" }
-    error_message = "events are not the project's topic"
+    condition = output.helm_values.settings.events == {
+      project         = "example-project"
+      topic           = "checkpoint-events"
+      decisions_topic = "decisions"
+      outcomes_topic  = "outcomes"
+    }
+    error_message = "events are not on the project's topics"
+  }
+
+  assert {
+    condition     = output.helm_values.settings.redis.iam && module.redis.authorization == "IAM_AUTH"
+    error_message = "the gateway and Redis do not agree on how one logs in"
   }
 
   # As cut from 10.64.0.0/14: nodes, services, endpoints and proxies in the lower half, pods in the upper.

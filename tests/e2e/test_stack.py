@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -73,6 +74,15 @@ def test_twenty_customers_are_retained(stack: Stack) -> None:
     for answer in contacted:
         assert "{" not in answer["message"]["text"]
         assert set(answer["versions"]) == {"policy", "risk", "acceptance", "generator", "shield"}
+
+
+def test_smoke(stack: Stack) -> None:
+    """What the pipeline asks a new release, asked of this one."""
+    words = [sys.executable, "tools/smoke.py", stack.url]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert httpx.get(f"{stack.url}/v1/decisions/{answer['decision_id']}").status_code == 404  # forgotten
 
 
 def test_same_seed_same_decision(stack: Stack, bodies: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import CACHE, KUBERNETES, control_plane
+from tests.support.containers import engine, fetch_wheels, missing, run
 
 CHECKOV = "checkov==3.3.30"
 
@@ -34,3 +35,20 @@ def checkov() -> Path:
     if done.returncode:
         pytest.skip(f"{CHECKOV} cannot be installed: {done.stderr.strip()[-300:]}")
     return command
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[dict[str, str]]:
+    """The environment in which `docker` speaks to the private engine."""
+    if reason := missing():
+        pytest.skip(reason)
+    with engine() as environment:
+        yield {**environment, "TAG": "test"}
+
+
+@pytest.fixture(scope="session")
+def images(docker: dict[str, str]) -> dict[str, str]:
+    """The same, after every image of docker-compose.yaml was built, with the tag `test`."""
+    fetch_wheels()
+    run("docker", "compose", "build", environment=docker)
+    return docker

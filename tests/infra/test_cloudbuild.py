@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from google.cloud.devtools.cloudbuild_v1 import Build
 from google.protobuf import json_format
 
 from churnsaver.settings import read_yaml
+from tests.support.chart import SERVICES, container, render, values_of
 from tests.support.shipping import Bench, Gateway, digest, running_gateway
 from tools.release import IMAGES, WORDS
 
@@ -213,6 +215,17 @@ def test_release_in_production(tmp_path: Path, gateway: Gateway) -> None:
     assert bench.calls("docker") == []
 
 
+def test_facts_of_the_page_install() -> None:
+    """DEPLOYMENT.md's facts.yaml, over the values and under the digests that `make deploy` gives Helm."""
+    page = (ROOT / "docs" / "DEPLOYMENT.md").read_text()
+    (facts,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    images = {name: {"image": {"digest": digest(name)}} for name in IMAGES}
+    objects = render(values_of("staging", yaml.safe_load(facts), {"image": {"tag": "abc1234"}}, images))
+    for name in SERVICES:
+        assert container(objects, name)["image"].endswith(f"/{name}@{digest(name)}")
+    assert not [each for each in objects if each["kind"] in {"Gateway", "HTTPRoute", "ExternalSecret"}]
+
+
 def given(**other: str) -> list[str]:
     """What the check is told, with something else in places."""
     fields = {
@@ -231,7 +244,7 @@ def given(**other: str) -> list[str]:
         ({"TAG": ""}, "never latest"),
         ({"REGISTRY": "registry.example"}, "terraform output cloud_build"),
         ({"TRIVY_IMAGE": "aquasec/trivy:latest"}, "by digest"),
-        ({"PYTHON_IMAGE": ""}, "by digest"),
+        ({"BASE_IMAGE": ""}, "by digest"),
         ({"KEY": "images"}, "terraform output cloud_build"),
         ({"VALUES": "values.yaml"}, "values file of the chart"),
         ({"PROMOTE_TOPIC": ""}, "leave both empty"),

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from churnsaver.settings import read_yaml
+from tests.support.prometheus import exported_metrics, metric_names
 
 ROOT = Path(__file__).resolve().parents[2]
 MIRROR = ROOT.parent / "shared" / "tools" / "terraform" / "mirror.sh"
@@ -107,6 +107,15 @@ def test_plan_makes_everything_anew(environment: Path) -> None:
     assert read == {"google_kms_crypto_key_version"}
     projects = {change["change"]["after"].get("project") for change in plan(environment)["resource_changes"]}
     assert projects - {None} == {"example-project"}
+
+
+def test_readme_counts_right(environment: Path, copy: Path) -> None:
+    """What the README says is made is what would be made."""
+    made = [each for each in plan(environment)["resource_changes"] if each["change"]["actions"] == ["create"]]
+    alerts = [each for each in made if each["type"] == "google_monitoring_alert_policy"]
+    readme = (copy / "README.md").read_text()
+    assert f"\n{len(made)} resources each" in readme
+    assert f"| {len(alerts)} alerts" in readme
 
 
 def test_only_prod_is_protected(copy: Path) -> None:
@@ -213,28 +222,11 @@ def test_alerts_name_metrics_that_are_exported(copy: Path) -> None:
     monitoring = copy / "modules" / "monitoring"
     groups = read_yaml(monitoring / "rules" / "services.yaml")["groups"]
     queries = [rule["expr"] for group in groups for rule in group["rules"]]
-    queries += re.findall(r'query = "(.*)" \}', (monitoring / "dashboard.tf").read_text())
-    names = {name for query in queries for name in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", _without_labels(query))}
-    names = {name for name in names if not name.startswith(("histogram_", "pubsub_"))}
+    charts = re.findall(r'query = "(.*)" \}', (monitoring / "dashboard.tf").read_text())
+    queries += [chart.replace('\\"', '"') for chart in charts]
+    names = {name for query in queries for name in metric_names(query) if ":" not in name}
     assert len(names) > 8
-    assert names - _exported_metrics() == set()
-
-
-def _without_labels(query: str) -> str:
-    query = re.sub(r"\{[^}]*\}", "", query)
-    return re.sub(r"\b(?:by|without) \([^)]*\)|:\w+", "", query)
-
-
-def _exported_metrics() -> set[str]:
-    """What Prometheus would read from a process that has loaded the services' metrics and nothing of the tests'."""
-    script = (
-        "import churnsaver.telemetry, services.gateway.metrics, services.generator.metrics\n"
-        "from prometheus_client import REGISTRY\n"
-        "for metric in REGISTRY.collect():\n"
-        "    suffixes = {'counter': ['_total'], 'histogram': ['_bucket', '_sum', '_count']}.get(metric.type, [''])\n"
-        "    for suffix in suffixes: print(metric.name + suffix)\n"
-    )
-    return set(succeed(sys.executable, "-c", script, folder=ROOT).split())
+    assert names - exported_metrics() == set()
 
 
 def test_checkov(environment: Path, copy: Path, checkov: Path) -> None:

@@ -142,8 +142,10 @@ async def test_records_that_wait_for_redis_are_shown(
     [
         ("journal_write_failures_total", {"file": "facts.jsonl"}),
         ("journal_write_failures_total", {"file": "unsent.jsonl"}),
+        ("journal_write_failures_total", {"file": "progress.json"}),
         ("outcomes_total", {"outcome": "opted_out"}),
         ("background_failures_total", {"task": "keep_ledger"}),
+        ("background_failures_total", {"task": "send_on"}),
     ],
 )
 def test_what_alerts_wait_for_is_there_before_it_happens(name: str, labels: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from redis import Redis
 
+from services.gateway.ledger import opt_out_key
 from tests.conftest import RedisServer, free_port
 from tests.e2e.conftest import ROOT, run_cli, stack_environment
 from tests.support.registry import Yard, publish_all
@@ -141,6 +144,21 @@ def test_kill_command(mesh: Mesh) -> None:
     assert (known["state"], known["scope"], known["reason"]) == ("on", "no_contact", "drill")
     assert run_cli("kill", "off", "--reason", "over", *where, env=mesh.env).returncode == 0
     assert mesh.retain("alive")["mode"] == "policy"
+
+
+def test_facts_from_elsewhere_reach_the_ledger(mesh: Mesh, redis: RedisServer) -> None:
+    """What DEPLOYMENT.md says of a backup: lines for the journal, and the command that closes the ledger."""
+    page = (ROOT / "docs" / "DEPLOYMENT.md").read_text()
+    (program,) = re.findall(r"exec churn-saver-gateway-0 -- python -c '(.*)'$", page, re.MULTILINE)
+    with (Path(mesh.env["CHURN_SAVER_STATE_DIR"]) / "gateway" / "facts.jsonl").open("a") as file:
+        file.write('{"opt_out": "from-a-copy"}\n')
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **mesh.env}, cwd=ROOT, check=True)
+    with Redis.from_url(redis.url) as client:
+        end = time.monotonic() + 10
+        while not client.exists("cs:generation") and time.monotonic() < end:
+            time.sleep(0.1)
+        assert client.exists("cs:generation")
+        assert client.exists(opt_out_key("from-a-copy"))
 
 
 def test_smoke(mesh: Mesh) -> None:

@@ -56,6 +56,24 @@ def test_a_torn_line_does_not_swallow_the_next_one(tmp_path: Path, torn: bytes) 
     assert {OptOut(opt_out="zoe"), OptOut(opt_out="bob")} <= set(reopened(tmp_path)[0])
 
 
+def test_facts_of_other_gateways_can_be_added_from_outside(journal: Journal, tmp_path: Path) -> None:
+    """What DEPLOYMENT.md says of a lost Redis: all journals together, appended to each while it runs."""
+    journal.add_contact("ann", "c", "d-1", 1, 600)
+    journal.add_cancellation("ann", "c", "d-1", 600)
+    other = Journal(tmp_path / "other")
+    other.add_opt_out("bob")
+    other.add_contact("eve", "c", "d-2", 2, 600)
+    other.close()
+    ours, theirs = (tmp_path / "facts.jsonl"), (tmp_path / "other" / "facts.jsonl")
+    together = ours.read_bytes() + theirs.read_bytes()
+    with ours.open("ab") as file:  # as `cat >>` does
+        file.write(together)
+    journal.add_opt_out("zoe")
+    expected = [OptOut(opt_out="bob"), OptOut(opt_out="zoe"), contact("d-2", 2, "eve")]
+    assert journal.facts() == expected
+    assert reopened(tmp_path)[0] == expected
+
+
 def test_a_line_torn_while_it_runs_does_not_swallow_the_next_one(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,25 +33,27 @@ OPTIONS = [
 ]
 
 
-async def main() -> None:
-    """Serves where the settings say; BadInput where that cannot be."""
+async def main(listen: str | None = None) -> None:
+    """Serves at `listen`, else where the settings say; BadInput where that cannot be."""
     settings = load_serve_settings()
-    if settings.events.embedded is None:
+    if listen is None and settings.events.embedded is None:
         raise SettingsError("events.embedded is null in serve.yaml; give it the host:port to serve Pub/Sub at")
-    await serve(settings.events.embedded, settings.state_dir / "pubsub")
+    await serve(listen or str(settings.events.embedded), settings.state_dir / "pubsub", reachable=listen is not None)
 
 
-async def serve(address: str, folder: Path) -> None:
+async def serve(address: str, folder: Path, *, reachable: bool = False) -> None:
     """Serves Pub/Sub until SIGTERM or SIGINT.
 
     Args:
-        address: host:port, on the loopback interface: there is no access control.
+        address: host:port.
         folder: of the journal.
+        reachable: whether others than this machine may be served. There is no access control, so whoever says
+            so answers for the network.
 
     Raises:
-        BadInput: the address is taken, no loopback address, or the folder cannot be written.
+        BadInput: the address is taken, not of this machine, or the folder cannot be written.
     """
-    check_address(address)
+    check_address(address, reachable=reachable)
     offset_s = time.time() - time.monotonic()
 
     def clock() -> float:
@@ -88,15 +90,15 @@ async def serve(address: str, folder: Path) -> None:
         ticker.result()  # it never ends by itself but by a defect, which is then shown
 
 
-def check_address(address: str) -> None:
-    """BadInput unless something could listen at this loopback address."""
+def check_address(address: str, *, reachable: bool = False) -> None:
+    """BadInput unless something could listen at this address, which only this machine reaches unless `reachable`."""
     host, _, port = address.rpartition(":")
     try:
         local = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
         number = int(port)
     except ValueError:
         raise SettingsError(f"events.embedded is {address!r}; expected host:port, such as 127.0.0.1:8085") from None
-    if not local:
+    if not (local or reachable):
         raise SettingsError(f"events.embedded is {address!r}; the embedded Pub/Sub serves this machine only: 127.0.0.1")
     # Asked first, because gRPC says it in several lines.
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:

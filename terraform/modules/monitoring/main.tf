@@ -49,7 +49,7 @@ resource "google_monitoring_alert_policy" "rule" {
 
   documentation {
     subject   = "${var.name}: ${each.value.annotations.summary}"
-    content   = "${each.value.annotations.summary}\n\n${each.value.annotations.action}"
+    content   = "${each.value.annotations.summary}\n\n${each.value.annotations.action}\n\nRunbook: ${each.value.annotations.runbook}"
     mime_type = "text/markdown"
   }
 

@@ -21,3 +21,8 @@ output "ca_certificates" {
     ]
   ]))
 }
+
+output "authorization" {
+  description = "How clients log in."
+  value       = google_memorystore_instance.this.authorization_mode
+}

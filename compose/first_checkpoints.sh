@@ -1,0 +1,42 @@
+#!/bin/sh
+# Trains what the registry lacks and publishes it. Where everything is there, it does nothing.
+set -eu
+
+registry=$CHURN_SAVER_REGISTRY__URL
+made=$CHURN_SAVER_STATE_DIR
+schema=/data/schema.yaml
+customers=/data/customers.csv # yours; /dev/null without DATA
+[ -s "$customers" ] || customers=$made/simulated/customers.csv
+
+# The schema that models are trained for: services take no other features while they run.
+sum() { sha256sum <"$1"; }
+if [ -e "$made/schema" ] && [ "$(sum "$schema")" != "$(cat "$made/schema")" ]; then
+    echo "SCHEMA: another one than this registry's models were trained for; take another project" \
+        "(docker compose -p NAME up), or forget this one first (docker compose down --volumes)" >&2
+    exit 2
+fi
+
+# The private key stays with the trainer; services are given the public one.
+[ -e "$CHURN_SAVER_REGISTRY__SIGNING_KEY" ] || churn-saver keys --out "${CHURN_SAVER_REGISTRY__SIGNING_KEY%/*}"
+[ -e "$CHURN_SAVER_REGISTRY__TRUSTED_KEYS" ] \
+    || cp "${CHURN_SAVER_REGISTRY__SIGNING_KEY%/*}/trusted.pem" "$CHURN_SAVER_REGISTRY__TRUSTED_KEYS"
+
+[ -e "$made/simulated/contacts.csv" ] || churn-saver data simulate --out "$made/simulated"
+
+if [ ! -e "$registry/kinds/acceptance.json" ]; then
+    churn-saver train accept --data "$made/simulated/contacts.csv" --schema "$CHURN_SAVER_CONFIGS/schemas/contacts.yaml" \
+        --out "$made/acceptance" --publish
+fi
+
+if [ ! -e "$made/customers" ] || [ "$(sum "$customers")" != "$(cat "$made/customers")" ]; then
+    churn-saver train risk --data "$customers" --schema "$schema" --out "$made/risk" --publish
+    churn-saver train ppo --quick --data "$customers" --schema "$schema" --out "$made/policy" --publish
+    sum "$schema" >"$made/schema"
+    sum "$customers" >"$made/customers"
+fi
+
+if [ ! -e "$registry/kinds/generator.json" ]; then
+    mkdir -p "$CHURN_SAVER_MODELS"
+    ln -sfn /opt/models "$CHURN_SAVER_MODELS/wheels" # the image brings the model's wheel
+    churn-saver model prepare --publish
+fi
