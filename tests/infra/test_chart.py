@@ -296,6 +296,7 @@ def test_rules_and_dashboards_are_the_projects_own() -> None:
     dashboards = the(objects, "ConfigMap", "churn-saver-dashboards")
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
     files = {path.name: path.read_text() for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")}
+    assert files
     assert dashboards["data"] == files
 
 
