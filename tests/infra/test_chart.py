@@ -246,7 +246,7 @@ def test_generator_is_scaled_on_its_queue() -> None:
 
     (google,) = metrics()
     assert google["metric"]["name"] == "prometheus.googleapis.com|generator_queue_depth|gauge"
-    assert google["target"] == {"type": "AverageValue", "averageValue": "20"}
+    assert google["target"] == {"type": "AverageValue", "averageValue": "4"}
     (other,) = metrics(at("generator.autoscaling.queueDepth", {"metric": "generator_queue_depth", "target": 5}))
     assert (other["metric"]["name"], other["target"]["averageValue"]) == ("generator_queue_depth", "5")
 
