@@ -311,7 +311,7 @@ def test_failed_trainers_are_tried_again_where_it_helps() -> None:
     assert first is not None
     assert [rule["action"] for rule in first["rules"]] == ["Ignore", "FailJob"]
     assert first["rules"][1]["onExitCodes"]["values"] == [2]
-    assert policies("1.25.0") == [None, None]
+    assert policies("1.28.0") == [None, None]
 
 
 def test_trainers_wait_or_follow_a_schedule() -> None:

@@ -183,10 +183,14 @@ def next_job(cluster: Cluster, before: list[Object]) -> str:
     return str(name)
 
 
-def attempt(cluster: Cluster, job: str, number: int) -> Object:
-    """The n-th pod of a Job, once it is there."""
-    eventually(lambda: len(pods(cluster, job)) >= number)
-    return sorted(pods(cluster, job), key=lambda each: str(each["metadata"]["creationTimestamp"]))[number - 1]
+def attempt(cluster: Cluster, job: str) -> Object:
+    """The pod of a Job that waits for its node, once there is one."""
+
+    def waiting() -> list[Object]:
+        return [pod for pod in pods(cluster, job) if pod["status"].get("phase") == "Pending"]
+
+    (found,) = eventually(waiting)
+    return dict(found)
 
 
 @pytest.mark.stack
@@ -220,7 +224,7 @@ def test_log_comes_while_it_is_written_and_once(cluster: Cluster, node: Kubelet,
     launched = launch("policy")
     job = next_job(cluster, before)
     launched.until("starting, attempt 1 of 3")
-    pod = attempt(cluster, job, 1)
+    pod = attempt(cluster, job)
     name = pod["metadata"]["name"]
     bind(cluster, pod)
     node.lines[name] = ["2026-01-01T00:00:01.000000000Z epoch 1"]
@@ -246,7 +250,7 @@ def test_fails_after_its_retries(cluster: Cluster, node: Kubelet, launch: Launch
     launched = launch("policy", "--retries", "1")
     job = next_job(cluster, before)
     for number in (1, 2):
-        pod = attempt(cluster, job, number)
+        pod = attempt(cluster, job)
         bind(cluster, pod)
         node.lines[pod["metadata"]["name"]] = [f"2026-01-01T00:00:0{number}.0Z attempt {number} says no", END]
         play(cluster, pod, "Running")
@@ -266,7 +270,7 @@ def test_cancelled(cluster: Cluster, sign: signal.Signals, record_property: Any,
     launched = launch("policy")
     job = next_job(cluster, before)
     launched.until("starting")
-    attempt(cluster, job, 1)
+    attempt(cluster, job)
     begun = time.monotonic()
     launched.process.send_signal(sign)
     code, _ = launched.end()
@@ -302,7 +306,7 @@ def test_time_runs_out(cluster: Cluster) -> None:
 def test_what_it_waits_for_is_said(cluster: Cluster) -> None:
     """No node, no image: the reasons that Kubernetes gives; and a Job that somebody else takes away has failed."""
     name = create(cluster, job_of(find_trainer(cluster, "policy"), Changes()))
-    pod = attempt(cluster, name, 1)
+    pod = attempt(cluster, name)
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 have a GPU"}
     content = "application/merge-patch+json"
     path = cluster.at("v1", "pods", pod["metadata"]["name"], "status")
