@@ -24,7 +24,7 @@ DATASOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 # In queries, `@` stands for the job and instance that were chosen above the charts.
 CHOSEN = 'job=~"$job",instance=~"$instance"'
 GREEN, RED = "green", "red"
-WIDTH = 24  # columns of Grafana's grid
+GRAPH_HEIGHT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -468,12 +468,14 @@ MODELS = Board(
                 title="Swapped in the last hour",
                 says="Checkpoints that replaced another while serving, all replicas together.",
                 queries={"{{kind}}": "sum by (kind) (increase(checkpoint_swaps_total{@}[1h]))"},
+                width=6,
             ),
             Chart(
                 title="Champions refused now",
                 says="Replicas that go on with the checkpoint before.",
                 queries={"{{kind}}": "sum by (kind) (champion_refused{@})"},
                 limit=1,
+                width=6,
             ),
             Chart(
                 title="Registry last seen",
@@ -481,11 +483,13 @@ MODELS = Board(
                 queries={"{{kind}}": "time() - min by (kind) (registry_seen_timestamp_seconds{@})"},
                 unit="s",
                 limit=300,
+                width=6,
             ),
             Chart(
                 title="Refused in the last hour",
                 says="Checkpoints, or states of the registry; the log line `checkpoint.refused` has the reason.",
                 queries={"{{kind}}": "sum by (kind) (increase(checkpoints_refused_total{@}[1h]))"},
+                width=6,
             ),
         ),
         "Generator": (
@@ -497,6 +501,7 @@ MODELS = Board(
                 unit="percentunit",
                 limit=0.8,
                 bad="below",
+                width=6,
             ),
             Chart(
                 title="Last filling of the bank",
@@ -504,12 +509,14 @@ MODELS = Board(
                 queries={"{{instance}}": "generator_bank_fill_seconds{@}"},
                 kind="stat",
                 unit="s",
+                width=6,
             ),
             Chart(
                 title="Requests that wait for the model",
                 says="Those being written included; autoscaling can follow it.",
                 queries={"{{instance}}": "generator_queue_depth{@}"},
                 limit=8,
+                width=12,
             ),
             Chart(
                 title="Messages, by source",
@@ -517,6 +524,7 @@ MODELS = Board(
                 queries={"{{source}}": "sum by (source) (rate(generator_messages_total{@}[$__rate_interval]))"},
                 unit="ops",
                 stacked=True,
+                width=12,
             ),
             Chart(
                 title="Briefs in the bank",
@@ -525,6 +533,7 @@ MODELS = Board(
                     "{{instance}}": "generator_bank_briefs{@}",
                     "wanted": "max(generator_bank_briefs_wanted{@})",
                 },
+                width=12,
             ),
         ),
     },
@@ -659,7 +668,11 @@ def _choice(name: str, query: str) -> dashboard.QueryVariable:
 def _panel(chart: Chart) -> timeseries.Panel | stat.Panel | table.Panel:
     panel: timeseries.Panel | stat.Panel | table.Panel
     if chart.kind == "stat":
-        panel = stat.Panel().height(5).color_mode(common_models.BigValueColorMode.VALUE)
+        panel = (
+            stat.Panel()
+            .height(5 if chart.width < 6 else GRAPH_HEIGHT)
+            .color_mode(common_models.BigValueColorMode.VALUE)
+        )
         panel.graph_mode(common_models.BigValueGraphMode.AREA)
         panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     elif chart.kind == "table":
@@ -679,7 +692,7 @@ def _graph(chart: Chart) -> timeseries.Panel:
     legend = common.VizLegendOptions().display_mode(common_models.LegendDisplayMode.LIST).show_legend(True)
     panel = (
         timeseries.Panel()
-        .height(8)
+        .height(GRAPH_HEIGHT)
         .min(0)
         .fill_opacity(20 if chart.stacked else 5)
         .show_points(common_models.VisibilityMode.NEVER)

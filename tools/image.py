@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -84,4 +84,5 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 if __name__ == "__main__":
-    {"slim": slim, "install": install, "compile": compile_modules}[sys.argv[1]](*sys.argv[2:])
+    STEPS: dict[str, Callable[..., None]] = {"slim": slim, "install": install, "compile": compile_modules}
+    STEPS[sys.argv[1]](*sys.argv[2:])

@@ -210,8 +210,9 @@ run "every_alert_reaches_everybody" {
   # The issue's list: error rate, latency, availability's burn, safety blocks, kill state, outbox lag.
   assert {
     condition = length(setsubtract([
-      "RpcErrors", "RetainSlow", "AvailabilityBurnsFast", "AvailabilityBurnsSlowly",
-      "MessagesBlocked", "KillSwitchOn", "KillSwitchBlind", "OutboxLag",
+      "GatewayErrors", "RetainSlow", "RetainVerySlow", "ErrorBudgetBurnsFast", "ErrorBudgetBurnsSlowly",
+      "AvailabilityBurnsFast", "AvailabilityBurnsSlowly", "MessagesBlocked", "FilledTextsBlocked",
+      "KillSwitchOn", "KillSwitchBlind", "OutboxStuck", "OutboxLag",
     ], output.alerts)) == 0
     error_message = "an alert is missing"
   }

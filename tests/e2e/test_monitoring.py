@@ -16,12 +16,16 @@ import yaml
 
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2_grpc as shield_grpc
+from churnsaver.settings import load_schema
+from cli.retain import request_body
 from tests.e2e.conftest import CUSTOMERS, Stack
 from tests.support.prometheus import MONITORING, ROOT, RULES, Prometheus, metric_names, running_prometheus
+from trainers.data.customers import read_customers
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 
 JOBS = ("gateway", "decision", "generator", "shield")
+SCHEMA = ROOT / "configs" / "schemas" / "default.yaml"
 DRAFT = "Hi {first_name}, thank you for being with us. Yours until {expiry}: {offer}. {opt_out}"
 # Queries that find nothing while all is well, by dashboard and title.
 EMPTY_WHEN_WELL = {
@@ -56,9 +60,12 @@ def alerts(rules: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def send_customers(stack: Stack, number: int) -> None:
-    """Decisions, a request asked twice, releases and outcomes of every kind."""
-    words = ("retain", "--csv", str(CUSTOMERS), "--limit", str(20 * number), "--riskiest")
-    answers = stack.cli_json(*words)["answers"]
+    """Decisions, a request asked twice, releases and outcomes of every kind, for customers of this round's own."""
+    schema = load_schema(SCHEMA)
+    made = [request_body(schema, row, seed=42) for row in read_customers(CUSTOMERS, schema)[:80]]
+    for body in made:
+        body["customer"]["id"] = f"watched-{number}-{body['customer']['id']}"
+    answers = [stack.post(body).json() for body in [*made, made[0]]]
     contacted = [answer["decision_id"] for answer in answers if answer["decision"]["contact"]]
     assert len(contacted) >= 4
     with httpx.Client(base_url=stack.url, timeout=10.0) as client:

@@ -14,6 +14,9 @@ ARROWS = {
     ("gateway", "generator", 8102),
     ("gateway", "shield", 8103),
     ("generator", "shield", 8103),
+    ("preflight", "decision", 8101),
+    ("preflight", "generator", 8102),
+    ("preflight", "shield", 8103),
     ("kill-switch", "gateway", 8080),
     ("test", "gateway", 8080),
 }

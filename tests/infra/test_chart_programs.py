@@ -7,22 +7,30 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
-from churnsaver.errors import RegistryError, SettingsError
-from churnsaver.preflight import check
+from churnsaver.errors import BadInput, RegistryError, SettingsError
+from churnsaver.preflight import CONTRACTS, check, compare
+from churnsaver.rpc import contract
 from churnsaver.rpc.probe import serves
+from churnsaver.settings import Addresses
 from tests.conftest import free_port
 from tests.support.chart import CHART
 from tests.support.registry import Yard
+
+DECISION = CONTRACTS["decision"]
 
 
 class FakeGateway(ThreadingHTTPServer):
@@ -103,6 +111,65 @@ def test_preflight_finds_champions(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("CHURN_SAVER_GATEWAY__PORT", "0")
     with pytest.raises(SettingsError, match=r"gateway\.port"):
         check(["risk"])
+
+
+@contextmanager
+def decision_service(change: Callable[[FileDescriptorProto], None]) -> Iterator[Addresses]:
+    """A running service whose reflection tells of a decision contract with `change`."""
+    file = FileDescriptorProto()
+    DECISION.file.CopyToProto(file)
+    change(file)
+    pool = DescriptorPool()
+    for each in DECISION.file.dependencies:
+        pool.AddSerializedFile(each.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    reflection.enable_server_reflection([DECISION.full_name], server, pool=pool)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield Addresses(decision=f"127.0.0.1:{port}", generator="127.0.0.1:1", shield="127.0.0.1:1")
+    finally:
+        server.stop(None).wait()
+
+
+def test_preflight_compares_contracts_with_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same contract, and one that lacks what is new, are understood; a service that is down holds nothing up."""
+    monkeypatch.setattr(contract, "TIMEOUT_S", 0.5)
+
+    def older(file: FileDescriptorProto) -> None:
+        del file.message_type[0].field[-1]
+
+    for change in (lambda _: None, older):
+        with decision_service(change) as addresses:
+            assert compare(addresses) == {
+                "decision": "understands this version",
+                "generator": "nobody answers, so nothing was compared",
+                "shield": "nobody answers, so nothing was compared",
+            }
+
+
+def test_preflight_refuses_a_contract_that_breaks() -> None:
+    """A field of another type, and a method that callers would miss: named, with the mend."""
+
+    def retyped(file: FileDescriptorProto) -> None:
+        (request,) = (each for each in file.message_type if each.name == DECISION.methods[0].input_type.name)
+        request.field[0].type = FieldDescriptorProto.TYPE_DOUBLE
+        request.field[0].ClearField("type_name")
+
+    with (
+        decision_service(retyped) as addresses,
+        pytest.raises(BadInput, match=r"attributes \(1\) is repeated message, and repeated double where"),
+    ):
+        compare(addresses)
+
+    def more(file: FileDescriptorProto) -> None:
+        method = file.service[0].method.add()
+        method.CopyFrom(file.service[0].method[0])
+        method.name = "Undo"
+
+    with decision_service(more) as addresses, pytest.raises(BadInput, match=r"DecisionService\.Undo is gone.*; keep"):
+        compare(addresses)
 
 
 def test_preflight_ends_with_one_line(tmp_path: Path) -> None:

@@ -249,8 +249,11 @@ def _nothing_is_left_but_claims(release: Installed) -> None:
     claims = [f"state-churn-saver-gateway-{number}" for number in range(3)]
     # What Kubernetes made for our objects follows them at its leisure.
     eventually(lambda: _left(release.cluster) == {"PersistentVolumeClaim": claims, "Job": jobs})
-    of_jobs = {each["metadata"]["labels"].get("job-name") for each in objects(release.cluster, "v1", "pods")}
-    assert of_jobs == set(jobs)
+    eventually(lambda: _jobs_of_pods(release.cluster) == set(jobs))
+
+
+def _jobs_of_pods(cluster: Cluster) -> set[str | None]:
+    return {each["metadata"]["labels"].get("job-name") for each in objects(cluster, "v1", "pods")}
 
 
 def _left(cluster: Cluster) -> dict[str, list[str]]:

@@ -196,7 +196,7 @@ def test_succeeds(cluster: Cluster, record_property: Any, launch: Launch) -> Non
     begun = time.monotonic()
     launched = launch("risk", *words, "--", "train", "risk", "--data", "/data/c.csv", "--out", "/scratch/r")
     code, result = launched.end()
-    record_property("seconds", round(time.monotonic() - begun, 2))
+    record_property("start_to_end_s", round(time.monotonic() - begun, 2))
     assert code == 0, launched.said
     assert (result["state"], result["attempts"], result["exit_codes"]) == ("succeeded", 1, [0])
     assert result["command"] == "churn-saver train risk --data /data/c.csv --out /scratch/r"
@@ -270,7 +270,7 @@ def test_cancelled(cluster: Cluster, sign: signal.Signals, record_property: Any,
     begun = time.monotonic()
     launched.process.send_signal(sign)
     code, _ = launched.end()
-    record_property("seconds", round(time.monotonic() - begun, 2))
+    record_property("cancelled_s", round(time.monotonic() - begun, 2))
     assert code == 130
     assert launched.said[-2:] == [f"cancelling: job {job} and its pod are being deleted", "cancelled"]
     assert job not in {each["metadata"]["name"] for each in objects(cluster, *JOBS)}
@@ -329,6 +329,7 @@ def test_what_it_waits_for_is_said(cluster: Cluster) -> None:
         (("risk", "--release", "other"), "no release has trainer jobs"),
         (("risk", "--gpu", "no such kind!"), "Invalid value"),
     ],
+    ids=["job", "namespace", "nothing installed", "release", "gpu"],
 )
 def test_bad_input(cluster: Cluster, words: tuple[str, ...], said: str, launch: Launch) -> None:
     """Exit 2, one line, and nothing was made."""

@@ -56,6 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- define "churn-saver.arrows" -}}
 gateway: [decision, generator, shield]
 generator: [shield{{ if .Values.vllm.enabled }}, vllm{{ end }}]
+preflight: [decision, generator, shield]
 kill-switch: [gateway]
 test: [gateway]
 {{- end -}}
