@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import queue
 import re
 import subprocess
 import sys
@@ -11,7 +14,9 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -217,3 +222,40 @@ def test_acceptance(embedded: PubSubServer) -> None:
     results = {name: result for result, name in re.findall(r"^(PASS|FAIL) (\w+)", output, re.MULTILINE)}
     assert results.keys() == set(names)
     assert {name for name, result in results.items() if result == "FAIL"} == {"schema_service"}, output
+
+
+class Endpoint(ThreadingHTTPServer):
+    """Where messages are pushed to; refuses the first `refusals`."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__(("127.0.0.1", 0), EndpointHandler)
+        self.refusals, self.received = refusals, queue.Queue[dict[str, Any]]()
+
+
+class EndpointHandler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        self.server.received.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.server.refusals -= 1
+        self.send_response(204 if self.server.refusals < 0 else 503)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Tests are quiet."""
+
+
+def test_push(ours: Clients) -> None:
+    """A message is posted as Google does, again after a refusal, and no more after a 2xx."""
+    with Endpoint(refusals=1) as endpoint:
+        threading.Thread(target=endpoint.serve_forever, daemon=True).start()
+        ours.create(push_config={"push_endpoint": f"http://127.0.0.1:{endpoint.server_port}/hook?key=1"})
+        (message_id,) = ours.publish(b"pushed")
+        refused, accepted = (endpoint.received.get(timeout=20) for _ in range(2))
+        assert refused["message"] == accepted["message"]
+        assert base64.b64decode(accepted["message"]["data"]) == b"pushed"
+        assert accepted["message"]["messageId"] == message_id
+        assert accepted["subscription"] == ours.subscription
+        with pytest.raises(queue.Empty):
+            endpoint.received.get(timeout=1)
+        endpoint.shutdown()

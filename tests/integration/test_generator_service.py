@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from services.generator.generate import Writer
 from services.generator.prompt import Cell, Prompt, prompts
 from services.generator.ranking import ranked_bodies
 from services.generator.server import register
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, free_port
+from tests.e2e.conftest import run_cli
 from tests.support.generator import ScriptedEngine, ScriptedReview, build_bank
 from tests.support.metrics import grows, sample
 
@@ -43,8 +45,8 @@ def domain_brief() -> Brief:
 
 
 @pytest.fixture
-async def stub(redis_instance: RedisServer) -> AsyncIterator[generator_grpc.GeneratorServiceAsyncStub]:
-    """A generator with a full bank."""
+async def address(redis_instance: RedisServer) -> AsyncIterator[str]:
+    """Where a generator with a full bank listens."""
     redis = Redis.from_url(redis_instance.url)
     engine, review = ScriptedEngine(), ScriptedReview()
     bank = build_bank(redis, engine, review)
@@ -54,10 +56,15 @@ async def stub(redis_instance: RedisServer) -> AsyncIterator[generator_grpc.Gene
     register(server, lambda: writer)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield generator_grpc.GeneratorServiceStub(channel)
+    yield f"127.0.0.1:{port}"
     await server.stop(None)
     await redis.aclose()
+
+
+@pytest.fixture
+async def stub(address: str) -> AsyncIterator[generator_grpc.GeneratorServiceAsyncStub]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield generator_grpc.GeneratorServiceStub(channel)
 
 
 async def test_a_known_brief_is_answered_from_the_bank(stub: generator_grpc.GeneratorServiceAsyncStub) -> None:
@@ -187,3 +194,49 @@ def test_a_model_that_judges_its_golden_texts_otherwise_is_refused(tmp_path: Pat
     )
     with pytest.raises(CheckpointError, match="the golden text 'The ferry"):
         InProcessEngine(other, SETTINGS.generator)
+
+
+async def command(address: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`churn-saver` against this generator, which goes on answering meanwhile."""
+    return await asyncio.to_thread(run_cli, *words, env={"CHURN_SAVER_ADDRESSES__GENERATOR": address})
+
+
+async def test_bank_command(address: str) -> None:
+    """The bank is listed, as a table and as JSON, and one message of it is shown."""
+    entries = json.loads((await command(address, "bank", "list", "--json")).stdout)["entries"]
+    one = entries[0]
+    assert one["message_id"] in (await command(address, "bank", "list")).stdout
+    assert json.loads((await command(address, "bank", "show", one["message_id"], "--json")).stdout) == one
+    missing = await command(address, "bank", "show", "none")
+    assert missing.returncode == 2
+    assert "bank list" in missing.stderr
+
+
+async def test_generate_command(address: str, tmp_path: Path) -> None:
+    """A line of JSON for each brief; a wrong line is named, with what is wrong in it."""
+    briefs = tmp_path / "briefs.jsonl"
+    line = {"segment": "new", "offer": "check_in", "channel": "sms"}
+    briefs.write_text(json.dumps(line) + "\n" + json.dumps(line | {"offer": "discount_10"}) + "\n")
+    done = await command(address, "generate", "--briefs", str(briefs))
+    written = [json.loads(text) for text in done.stdout.splitlines()]
+    assert [each["source"] for each in written] == ["bank", "bank"]
+    assert "{opt_out}" in written[0]["draft"]
+    together = await command(address, "generate", "--briefs", str(briefs), "--json")
+    assert json.loads(together.stdout)["messages"] == written
+    for wrong, said in ((json.dumps({"offer": "check_in"}), "segment"), ("no json", "is not a JSON object")):
+        briefs.write_text(wrong + "\n")
+        refused = await command(address, "generate", "--briefs", str(briefs))
+        assert refused.returncode == 2
+        assert f"{briefs}, line 1: " in refused.stderr.replace("\n", "")
+        assert said in refused.stderr
+
+
+async def test_commands_without_a_generator(tmp_path: Path) -> None:
+    """Exit 2, with what to do."""
+    nowhere = f"127.0.0.1:{free_port()}"
+    done = await command(nowhere, "bank", "list")
+    assert done.returncode == 2
+    assert "run `churn-saver up`" in done.stderr
+    missing = await command(nowhere, "generate", "--briefs", str(tmp_path / "none.jsonl"))
+    assert missing.returncode == 2
+    assert "cannot be read" in missing.stderr
