@@ -127,7 +127,7 @@ summary: | $(SETUP)  ## the tables of docs/PROJECT_SUMMARY.md: tests by kind, li
 IMAGES := gateway decision generator shield trainers
 TAG ?= local
 BASE_IMAGE ?= python:3.11-slim
-image = $(if $(findstring command,$(origin REGISTRY)),$(REGISTRY)/,churn-saver-)$*:$(TAG)
+image = $(if $(REGISTRY),$(REGISTRY)/,churn-saver-)$*:$(TAG)
 
 images: $(IMAGES:%=image-%)  ## of the four services and the trainers; REGISTRY, TAG and BASE_IMAGE say which
 

@@ -209,7 +209,9 @@ def test_every_volume_and_file_is_there() -> None:
     """Volumes are declared and used, and what is mounted from the repository exists."""
     sources = {source for name in compose()["services"] for source, _ in mounts(name).values()}
     assert {each for each in sources if "/" not in each} == set(compose()["volumes"])
-    files = {source for name in (*LONG_RUNNING, *ONCE) for source, _ in mounts(name).values() if "/" in source}
+    files = {
+        source for name in (*LONG_RUNNING, *ONCE, *MONITORING) for source, _ in mounts(name).values() if "/" in source
+    }
     assert [each for each in files if not (ROOT / each).exists()] == []
 
 
