@@ -127,7 +127,7 @@ summary: | $(SETUP)  ## the tables of docs/PROJECT_SUMMARY.md: tests by kind, li
 IMAGES := gateway decision generator shield trainers
 TAG ?= local
 BASE_IMAGE ?= python:3.11-slim
-image = $(if $(findstring command,$(origin REGISTRY)),$(REGISTRY)/,churn-saver-)$*:$(TAG)
+image = $(if $(REGISTRY),$(REGISTRY)/,churn-saver-)$*:$(TAG)
 
 images: $(IMAGES:%=image-%)  ## of the four services and the trainers; REGISTRY, TAG and BASE_IMAGE say which
 
@@ -155,7 +155,8 @@ compose-down:  ## stop them; `docker compose down --volumes` forgets what they k
 
 REPLICAS = $(if $(filter gateway,$(SERVICE)),gateway-1 gateway-2,$(SERVICE))
 compose-upgrade:  ## SERVICE=gateway: build it anew and replace it, a replica after the other, while requests come
-	@test -n "$(SERVICE)" || { echo "SERVICE: say which: gateway, decision, generator or shield"; exit 2; }
+	@test -n "$(filter $(SERVICE),gateway decision generator shield)" \
+		|| { echo "SERVICE: is '$(SERVICE)'; say gateway, decision, generator or shield" >&2; exit 2; }
 	docker compose build $(firstword $(REPLICAS))
 	set -e; for each in $(REPLICAS); do docker compose up --detach --wait --no-deps $$each; done
 

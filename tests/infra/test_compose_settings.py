@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -209,7 +210,9 @@ def test_every_volume_and_file_is_there() -> None:
     """Volumes are declared and used, and what is mounted from the repository exists."""
     sources = {source for name in compose()["services"] for source, _ in mounts(name).values()}
     assert {each for each in sources if "/" not in each} == set(compose()["volumes"])
-    files = {source for name in (*LONG_RUNNING, *ONCE) for source, _ in mounts(name).values() if "/" in source}
+    files = {
+        source for name in (*LONG_RUNNING, *ONCE, *MONITORING) for source, _ in mounts(name).values() if "/" in source
+    }
     assert [each for each in files if not (ROOT / each).exists()] == []
 
 
@@ -256,3 +259,23 @@ def test_image_brings_the_language_model() -> None:
     (argument,) = (each for each in instructions("trainers", "ARG") if each.startswith("LANGUAGE_MODEL="))
     wanted = read_yaml(ROOT / "configs/serve.yaml")["generator"]["model"]
     assert argument == f"LANGUAGE_MODEL={PACKAGED[wanted].requirement}"
+
+
+@pytest.mark.parametrize("wrong", ["", "redis", "gateway-1"])
+def test_upgrade_says_what_can_be_upgraded(wrong: str) -> None:
+    """`make compose-upgrade` names the field and what it may be, before anything is built."""
+    words = ["make", "--no-print-directory", "compose-upgrade", f"SERVICE={wrong}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"SERVICE: is '{wrong}'; say gateway, decision, generator or shield" in done.stderr
+
+
+def test_make_builds_every_image_as_cloud_build_asks() -> None:
+    """Registry, tag and pinned base reach each build."""
+    given = ["REGISTRY=registry.example/p", "TAG=v1", "BASE_IMAGE=python@sha256:0"]
+    said = subprocess.run(["make", "-n", "images", *given], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    builds = said.replace("\\\n", "").strip().splitlines()
+    assert len(builds) == len(IMAGES)
+    for image, build in zip(IMAGES, builds, strict=True):
+        assert f"--file {dockerfile(image)} --tag registry.example/p/{image}:v1" in build
+        assert "--build-arg PYTHON_IMAGE=python@sha256:0 --build-arg VERSION=v1" in " ".join(build.split())
