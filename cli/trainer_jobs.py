@@ -54,7 +54,7 @@ def find_trainer(cluster: Cluster, job: str, release: str | None = None) -> Obje
     known = cluster.call("GET", cluster.at(api, "cronjobs"), labelSelector=selector)["items"]
     found = [each for each in known if each["metadata"]["labels"][JOB_LABEL] == job]
     if len(found) == 1:
-        return {"apiVersion": api, "kind": "CronJob"} | found[0]  # a list leaves them out
+        return {**found[0], "apiVersion": api, "kind": "CronJob"}  # a list leaves them out
     place = f"namespace {cluster.namespace}" + (f", release {release}" if release else "")
     if found:
         releases = ", ".join(each["metadata"]["labels"]["app.kubernetes.io/instance"] for each in found)

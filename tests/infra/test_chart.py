@@ -246,7 +246,7 @@ def test_generator_is_scaled_on_its_queue() -> None:
 
     (google,) = metrics()
     assert google["metric"]["name"] == "prometheus.googleapis.com|generator_queue_depth|gauge"
-    assert google["target"] == {"type": "AverageValue", "averageValue": "20"}
+    assert google["target"] == {"type": "AverageValue", "averageValue": "4"}
     (other,) = metrics(at("generator.autoscaling.queueDepth", {"metric": "generator_queue_depth", "target": 5}))
     assert (other["metric"]["name"], other["target"]["averageValue"]) == ("generator_queue_depth", "5")
 
@@ -296,6 +296,7 @@ def test_rules_and_dashboards_are_the_projects_own() -> None:
     dashboards = the(objects, "ConfigMap", "churn-saver-dashboards")
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
     files = {path.name: path.read_text() for path in (ROOT / "monitoring/grafana/dashboards").glob("*.json")}
+    assert files
     assert dashboards["data"] == files
 
 

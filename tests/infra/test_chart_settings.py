@@ -163,10 +163,11 @@ def test_defaults_stand_once() -> None:
 
 
 def test_packaged_chart_brings_its_settings(tmp_path: Path) -> None:
-    """configs/ is a link; in the package it is the files."""
+    """configs/ and monitoring/ are links; in the package they are the files."""
     code = (
         "import helm_python, sys; package = helm_python.package(sys.argv[1], destination=sys.argv[2]);"
-        "print(any(each['name'] == 'configs/serve.yaml' for each in helm_python.Chart.load(package).files))"
+        "names = {each['name'] for each in helm_python.Chart.load(package).files};"
+        "print({'configs/serve.yaml', 'monitoring/rules/services.yaml'} <= names)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(CHART), str(tmp_path)], capture_output=True, text=True, check=True

@@ -320,6 +320,19 @@ def test_what_it_waits_for_is_said(cluster: Cluster) -> None:
 
 
 @pytest.mark.stack
+def test_two_releases_in_a_namespace(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a job of that name: which one is a person's to say."""
+    both = namespace(kubeconfig, "both", monkeypatch)
+    for each in trainers():
+        apply(both, each)
+        labels = each["metadata"]["labels"] | {"app.kubernetes.io/instance": "canary"}
+        apply(both, each | {"metadata": {"name": f"canary-{each['metadata']['name']}", "labels": labels}})
+    with pytest.raises(BadInput, match="'risk' in each of canary, churn-saver; choose with --release"):
+        find_trainer(both, "risk")
+    assert find_trainer(both, "risk", "canary")["metadata"]["name"] == "canary-churn-saver-risk"
+
+
+@pytest.mark.stack
 @pytest.mark.parametrize(
     ("words", "said"),
     [
