@@ -26,4 +26,4 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSubServer]
     server = PubSubServer("embedded", tmp_path_factory.mktemp("embedded"))
     server.start()
     yield server
-    server.kill()
+    server.stop()
