@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,7 @@ import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
-from typer.testing import CliRunner
 
-from cli.main import app
 from tests.support.prometheus import MONITORING, ROOT, RULES, exported_metrics, metric_names, promtool
 
 CLOUD_RULES = ROOT / "terraform" / "modules" / "monitoring" / "rules" / "cloud.yaml"
@@ -171,22 +168,6 @@ COMMANDS = [
         for found in re.findall(r"`([^`]+)`", alert["annotations"]["action"])
     ),
 ]
-
-
-@pytest.mark.parametrize(("page", "line"), [(page, line) for page, line in COMMANDS if line.startswith("churn-saver ")])
-def test_commands_of_ours_exist(page: str, line: str) -> None:
-    """Command and options, as the real command line reads them before it shows help."""
-    words = [word for word in shlex.split(line)[1:] if word != "…"]
-    done = CliRunner().invoke(app, [*words, "--help"])
-    assert done.exit_code == 0, f"{page}: {line}: {done.output}"
-    assert "Usage:" in done.output
-
-
-def test_targets_of_make_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {line.split()[1] for _, line in COMMANDS if line.startswith("make ")}
-    assert named
-    assert named <= targets
 
 
 def test_lines_of_the_log_that_are_looked_for_are_written() -> None:
