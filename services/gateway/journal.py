@@ -70,6 +70,9 @@ class Journal:
 
     Only an opt-out is refused with an OSError when the disk does not take it. Whatever else it does not take is
     logged and counted, because the request that it belongs to was answered.
+
+    Attributes:
+        progress: how far this gateway has come with what all gateways share; set by `remember`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,7 +82,8 @@ class Journal:
             self._facts: LineFile[Fact] = LineFile(folder / "facts.jsonl", TypeAdapter(Fact))
         except OSError as error:
             raise BadInput(f"{folder}: the journal cannot be written ({error.strerror}); set state_dir") from None
-        self._progress = folder / "progress.json"
+        self._progress_file = folder / "progress.json"
+        self.progress = _remembered(self._progress_file)
         self._set_waiting(self._unsent.records())
         facts = self.facts()
         self._opted_out = {fact.opt_out for fact in facts if isinstance(fact, OptOut)}
@@ -90,23 +94,16 @@ class Journal:
         self._unsent.close()
         self._facts.close()
 
-    @property
-    def progress(self) -> Progress:
-        """What was remembered; the beginning where nothing was, for all of it may be done twice."""
-        try:
-            return Progress.model_validate_json(self._progress.read_bytes())
-        except (OSError, ValidationError):
-            return Progress()
-
     def remember(self, **changed: str) -> None:
-        """Remembers another progress; a disk that does not take it makes work be done twice."""
-        beside = self._progress.with_suffix(".new")
+        """Remembers another progress; a disk that does not take it makes work be done twice after a restart."""
+        self.progress = self.progress.model_copy(update=changed)
+        beside = self._progress_file.with_suffix(".new")
         try:
-            beside.write_text(self.progress.model_copy(update=changed).model_dump_json(), encoding="utf-8")
-            beside.replace(self._progress)
+            beside.write_text(self.progress.model_dump_json(), encoding="utf-8")
+            beside.replace(self._progress_file)
         except OSError:
-            metrics.JOURNAL_FAILURES.labels(self._progress.name).inc()
-            log.exception("journal.write_failed", file=str(self._progress))
+            metrics.JOURNAL_FAILURES.labels(self._progress_file.name).inc()
+            log.exception("journal.write_failed", file=str(self._progress_file))
 
     # -- decisions that wait for Redis -------------------------------------------------------------
 
@@ -209,6 +206,14 @@ class Journal:
         except OSError:
             metrics.JOURNAL_FAILURES.labels(file.path.name).inc()
             log.exception("journal.write_failed", file=str(file.path))
+
+
+def _remembered(file: Path) -> Progress:
+    """The progress in a file; the beginning where there is none, for all of it may be done twice."""
+    try:
+        return Progress.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return Progress()
 
 
 def fold(facts: Iterable[Fact]) -> list[OptOut | Contact]:

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from services.gateway import journal as journal_module
 from services.gateway import line_file, metrics
-from services.gateway.journal import Contact, Journal, OptOut
+from services.gateway.journal import Contact, Journal, OptOut, Progress
 from services.gateway.ledger import Unsent
 
 
@@ -277,3 +277,27 @@ def test_two_requests_with_one_key_keep_the_first_answer(journal: Journal) -> No
     journal.add_unsent(second)
     assert journal.waiting("k1") == first
     assert journal.unsent() == [first, second]
+
+
+def test_progress_outlives_a_restart(journal: Journal, tmp_path: Path) -> None:
+    """What is remembered later leaves the rest as it was."""
+    journal.remember(generation="g1")
+    journal.remember(erasure="7-0")
+    assert Journal(tmp_path).progress == journal.progress == Progress(generation="g1", erasure="7-0")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"generation": 7}', "[]"])
+def test_damaged_progress_is_the_beginning(tmp_path: Path, content: str) -> None:
+    """Work is done twice then, which harms nobody."""
+    (tmp_path / "progress.json").write_text(content)
+    assert Journal(tmp_path).progress == Progress()
+
+
+def test_progress_that_the_disk_does_not_take_is_counted(journal: Journal, tmp_path: Path) -> None:
+    """While the process lives it is remembered all the same."""
+    (tmp_path / "progress.new").mkdir()
+    before = metrics.JOURNAL_FAILURES.labels("progress.json")._value.get()
+    journal.remember(generation="g1")
+    assert metrics.JOURNAL_FAILURES.labels("progress.json")._value.get() == before + 1
+    assert journal.progress.generation == "g1"
+    assert Journal(tmp_path).progress == Progress()
