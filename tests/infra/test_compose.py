@@ -184,7 +184,6 @@ def test_upgrade_fails_no_request(containers: Containers, service: str) -> None:
     before = containers.project.containers()
     upgrade = upgrade_under_load(containers.project, service, containers.returning, RATE_RPS)
     containers.exchanges += upgrade.exchanges
-    assert upgrade.seconds < UPGRADE_S[service] - 5.0, "the load ended before the upgrade"
     assert Counter(each.sample.status for each in upgrade.exchanges) == {200: round(RATE_RPS * UPGRADE_S[service])}
     assert mostly_policy((each.sample.mode, each.sample.reason) for each in upgrade.exchanges[-40:])
     after = containers.project.containers()

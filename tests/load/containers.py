@@ -22,7 +22,7 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from churnsaver.errors import ChurnSaverError
+from churnsaver.errors import BadInput, ChurnSaverError
 from churnsaver.settings import DEFAULT_SEED, load_schema
 from tests.load.audit import Exchange
 from tests.load.client import Plan, StartedRun
@@ -34,7 +34,8 @@ from tests.support.containers import IMAGES, SERVICES, Project, dockerfile, engi
 MB = 1_000_000
 BEFORE_S = 2.0
 # Until the new containers are healthy; the gateway's replicas go one after the other.
-UPGRADE_S = {"gateway": 60.0, "decision": 40.0, "generator": 40.0, "shield": 40.0}
+UPGRADE_S = {"gateway": 90.0, "decision": 45.0, "generator": 45.0, "shield": 45.0}
+AFTER_S = 5.0
 RETURN_AFTER_S = 3.0
 HISTORY = ("docker", "history", "--human=false", "--format", "{{.Size}}")
 REPORTS = Path("reports")
@@ -69,12 +70,18 @@ def new_customers(csv: Path, schema: Path, run: str, seed: int) -> Iterator[dict
 
 
 def upgrade_under_load(project: Project, service: str, bodies: Iterator[dict[str, Any]], rate_rps: float) -> Upgrade:
-    """`make compose-upgrade` with another revision, under load; the load goes on for a while afterwards."""
+    """`make compose-upgrade` with another revision, under load.
+
+    Raises:
+        BadInput: the load did not go on for a while afterwards.
+    """
     load = Load(project, bodies, rate_rps, UPGRADE_S[service])
     time.sleep(BEFORE_S)
     started = time.monotonic()
     project.upgrade(service, REVISION=f"next-{service}")
     seconds = time.monotonic() - started
+    if BEFORE_S + seconds + AFTER_S > UPGRADE_S[service]:
+        raise BadInput(f"{service}: its upgrade took {seconds:.0f} s; the load ended before that")
     return Upgrade(seconds, load.finish())
 
 
