@@ -273,7 +273,8 @@ def test_upgrade_says_what_can_be_upgraded(wrong: str) -> None:
 def test_make_builds_every_image_as_cloud_build_asks() -> None:
     """Registry, tag and pinned base reach each build."""
     given = ["REGISTRY=registry.example/p", "TAG=v1", "BASE_IMAGE=python@sha256:0"]
-    said = subprocess.run(["make", "-n", "images", *given], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    words = ["make", "-n", "--no-print-directory", "images", *given]  # make that runs in make says where
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     builds = said.replace("\\\n", "").strip().splitlines()
     assert len(builds) == len(IMAGES)
     for image, build in zip(IMAGES, builds, strict=True):
