@@ -37,6 +37,9 @@ log = structlog.get_logger()
 
 RISK = "risk"  # the checkpoint that carries the scorecard
 SECONDS_PER_DAY = 86_400
+# Longer than Google's load balancers keep an idle connection, or they send a request into one that is being closed:
+# https://cloud.google.com/load-balancing/docs/https/request-distribution#backend-keepalive-timeout
+KEEP_ALIVE_S = 620
 
 
 def read_scorecard(checkpoint: Checkpoint) -> ServedScorecard:
@@ -134,7 +137,13 @@ async def main() -> None:
     async with wired(settings) as app:
         log.info("gateway.serving", address=f"{host}:{port}")
         config = uvicorn.Config(
-            app, http="httptools", access_log=False, log_config=None, timeout_graceful_shutdown=10, server_header=False
+            app,
+            http="httptools",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=10,
         )
         # uvicorn raises a signal that it has obeyed once more; what `wired` closes comes after that.
         for number in (signal.SIGTERM, signal.SIGINT):
