@@ -147,7 +147,12 @@ build/sbom/%.json: FORCE
 	docker run --rm $$(docker build --quiet --file tools/sbom.Dockerfile --build-arg PYTHON_IMAGE=$(BASE_IMAGE) \
 		--build-arg IMAGE=$(image) .) >$@
 
+ENGINE_ANSWERS = docker compose ls >/dev/null || { echo "docker: no engine with compose v2 answers;" \
+	"install Docker Engine and its compose plugin, start it, or set DOCKER_HOST" >&2; exit 2; }
+
 compose-up:  ## the whole system in containers, with DATA and SCHEMA or simulated customers
+	@$(ENGINE_ANSWERS)
+	@[ -n "$$(docker compose ps --quiet balancer)" ] || docker compose config --format json | python3 tools/check_ports.py
 	docker compose up --wait || { docker compose logs --no-log-prefix --tail 3 trainer; exit 1; }
 
 compose-down:  ## stop them; `docker compose down --volumes` forgets what they know besides
@@ -157,6 +162,11 @@ REPLICAS = $(if $(filter gateway,$(SERVICE)),gateway-1 gateway-2,$(SERVICE))
 compose-upgrade:  ## SERVICE=gateway: build it anew and replace it, a replica after the other, while requests come
 	@test -n "$(filter $(SERVICE),gateway decision generator shield)" \
 		|| { echo "SERVICE: is '$(SERVICE)'; say gateway, decision, generator or shield" >&2; exit 2; }
+	@$(ENGINE_ANSWERS)
+	@for other in $(wordlist 2,9,$(REPLICAS)); do \
+		docker compose ps --format '{{.State}} {{.Health}}' $$other | grep -qx 'running healthy' \
+			|| { echo "$$other: is not healthy, so nobody would answer while $(firstword $(REPLICAS)) is replaced;" \
+				"docker compose up --detach --wait $$other first" >&2; exit 2; }; done
 	docker compose build $(firstword $(REPLICAS))
 	set -e; for each in $(REPLICAS); do docker compose up --detach --wait --no-deps $$each; done
 

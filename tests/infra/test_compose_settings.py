@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import socket
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -225,6 +228,40 @@ def test_balancer_knows_the_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def balancer_lines(word: str) -> list[list[str]]:
+    """The lines of haproxy.cfg that begin with `word`, without it, as words."""
+    lines = (ROOT / "compose/balancer/haproxy.cfg").read_text().splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.split()[:1] == [word]]
+
+
+def test_balancer_leads_others_to_what_the_chart_leads_to() -> None:
+    """With compose/open.yaml: what callers use and whether it is ready, not the kill switch, metrics or docs."""
+    opened = yaml.load((ROOT / "compose/open.yaml").read_text().replace("!override", ""), yaml.SafeLoader)
+    assert opened["services"]["balancer"]["environment"] == {"ROUTES": "callers"}
+    refused = balancer_lines("http-request")[0]
+    assert refused[:3] == ["return", "status", "404"]
+    assert refused[-8:] == ["if", "{", "env(ROUTES)", "-m", "str", "callers", "}", "!for_callers"]
+    allowed = {path.rstrip("/") for line in balancer_lines("acl") for path in line[2:]}
+    assert allowed == {*read_yaml(ROOT / "charts/churn-saver/values.yaml")["exposure"]["paths"], "/readyz"}
+
+
+def test_balancer_says_what_failed_as_the_gateway_does() -> None:
+    """As RFC 9457, with its own status."""
+    errors = {line[1]: line for line in balancer_lines("http-error")}
+    assert set(errors) == {"502", "503", "504"}
+    for status, line in errors.items():
+        assert line[2:4] == ["content-type", "application/problem+json"]
+        assert json.loads(line[-1])["status"] == int(status)
+
+
+def test_balancer_asks_the_other_replica_where_one_hangs() -> None:
+    """A replica that accepts and says nothing costs two seconds, not the request."""
+    assert ["server", "2s"] in balancer_lines("timeout")
+    ((*whens,),) = balancer_lines("retry-on")
+    assert "response-timeout" in whens
+    assert "shutdown-sessions" not in {word for line in balancer_lines("default-server") for word in line}
+
+
 def test_redis_forgets_nothing() -> None:
     """Every answer is on disk before it is given, and a full memory refuses."""
     command = " ".join(service("redis")["command"].split())
@@ -268,6 +305,46 @@ def test_upgrade_says_what_can_be_upgraded(wrong: str) -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"SERVICE: is '{wrong}'; say gateway, decision, generator or shield" in done.stderr
+
+
+@pytest.fixture
+def fake_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `docker` that says what is in this file, whatever it is asked, and writes down what that was."""
+    (tmp_path / "docker").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncat {tmp_path}/says\n')
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path / "says"
+
+
+@pytest.mark.parametrize("state", ["", "running unhealthy", "paused healthy"])
+def test_upgrade_wants_another_replica_to_answer(fake_docker: Path, state: str) -> None:
+    """The first gateway is not replaced, nor built, while the second one cannot answer."""
+    fake_docker.write_text(f"{state}\n")
+    words = ["make", "--no-print-directory", "compose-upgrade", "SERVICE=gateway"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "gateway-2: is not healthy, so nobody would answer while gateway-1 is replaced" in done.stderr
+    assert "build" not in (fake_docker.parent / "asked").read_text()
+
+
+def test_upgrade_goes_from_one_replica_to_the_other(fake_docker: Path) -> None:
+    """Where both answer: one is built and healthy before the next is replaced."""
+    fake_docker.write_text("running healthy\n")
+    subprocess.run(["make", "compose-upgrade", "SERVICE=gateway"], cwd=ROOT, capture_output=True, check=True)
+    asked = (fake_docker.parent / "asked").read_text().splitlines()
+    up = "compose up --detach --wait --no-deps"
+    assert asked[-3:] == ["compose build gateway-1", f"{up} gateway-1", f"{up} gateway-2"]
+
+
+def test_port_that_is_taken_is_named() -> None:
+    """Before anything is trained, with the mend."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = {"services": {"balancer": {"ports": [{"host_ip": "127.0.0.1", "published": str(port)}]}}}
+        words = [sys.executable, "tools/check_ports.py"]
+        done = subprocess.run(words, cwd=ROOT, input=json.dumps(config), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"PORT: nothing can listen at 127.0.0.1:{port} (Address already in use); say PORT=8081" in done.stderr
 
 
 def test_make_builds_every_image_as_cloud_build_asks() -> None:
