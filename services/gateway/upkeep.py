@@ -13,7 +13,7 @@ import structlog
 
 from services.gateway import ledger as keys
 from services.gateway import metrics
-from services.gateway.journal import Journal
+from services.gateway.journal import Journal, OptOut
 from services.gateway.ledger import Contact, LedgerUnavailable, RedisLedger, available
 
 log = structlog.get_logger()
@@ -65,6 +65,9 @@ async def add_facts(ledger: RedisLedger, journal: Journal) -> int:
     journal.untold |= journal.opt_outs
     await tell_opt_outs(ledger, journal)
     facts = await asyncio.to_thread(journal.facts)
+    # A person may have added lines of another gateway's to the file.
+    journal.untold |= {fact.opt_out for fact in facts if isinstance(fact, OptOut)} - journal.opt_outs
+    await tell_opt_outs(ledger, journal)
     contacts = [fact for fact in facts if isinstance(fact, Contact)]
     for first in range(0, len(contacts), BATCH):
         await ledger.restore(contacts[first : first + BATCH])
