@@ -322,6 +322,9 @@ def test_secrets_that_lack_something_are_named(kubeconfig: Path, kinds: None) ->
     """A Secret that is not there, or lacks a key, is refused with the field and the mend, at install and at upgrade."""
     trainers = {"trainers": EVERYTHING["trainers"]}
     with new(kubeconfig, "secrets") as release:
+        nowhere = {"namespace": "nowhere", "create_namespace": True}
+        with pytest.raises(HelmError, match="there is no Secret churn-saver in the namespace nowhere; make it"):
+            release.helm.install(chart(), RELEASE, values_of("dev"), **nowhere)
 
         def refused(values: Object, upgrade: bool = False) -> str:
             act = release.helm.upgrade if upgrade else release.helm.install

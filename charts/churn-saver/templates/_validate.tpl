@@ -55,7 +55,7 @@
 {{- $settings := include "churn-saver.settings" . | fromYaml }}
 {{- $url := .Values.settings.registry.url }}
 {{- if not (regexMatch "^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?$" $url) }}
-- settings.registry.url: {{ $url | quote }} is no gs://bucket/path; set Terraform's output registry_url
+- settings.registry.url: {{ $url | quote }} is no gs://bucket/path; set registry.url of Terraform's output helm_values
 {{- end }}
 {{- if and (not $settings.events.embedded) (not (regexMatch "^[a-z][a-z0-9-]{4,28}[a-z0-9]$" .Values.settings.events.project)) }}
 - settings.events.project: {{ .Values.settings.events.project | quote }} is no Google Cloud project id (6 to 30 lower-case letters, digits and hyphens); set the project of the Pub/Sub topic
@@ -103,10 +103,11 @@
 {{- end -}}
 
 {{/* A Secret, or keys of one, that the cluster does not have: `field` names the Secret, `keys` holds field and key. It is
-     asked only where it can be: `helm template` finds nothing, not even the ServiceAccount of every namespace. */}}
+     asked only where it can be: `helm template` finds nothing, neither the ServiceAccount of every namespace nor, where
+     the namespace is still to be made, the namespace of every cluster. */}}
 {{- define "churn-saver.lacking" -}}
 {{- $namespace := .root.Release.Namespace }}
-{{- if lookup "v1" "ServiceAccount" $namespace "default" }}
+{{- if or (lookup "v1" "ServiceAccount" $namespace "default") (lookup "v1" "Namespace" "" "kube-system") }}
 {{- $secret := lookup "v1" "Secret" $namespace .secret }}
 {{- if not $secret }}
 - {{ .field }}: there is no Secret {{ .secret }} in the namespace {{ $namespace }}; make it: kubectl -n {{ $namespace }} create secret generic {{ .secret }}{{ range .keys }} --from-file={{ . }}=…{{ end }}
