@@ -109,7 +109,9 @@ def test_names_within_a_release_lead_somewhere(installation: str) -> None:
         target = each["spec"]["scaleTargetRef"]
         assert "replicas" not in the(objects, target["kind"], target["name"])["spec"]
     accounts = {each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")}
-    assert {spec["serviceAccountName"] for _, spec in labels.values() if "serviceAccountName" in spec} == accounts
+    productions = set(SERVICES) if installation == "canary" else set()
+    used = {spec["serviceAccountName"] for _, spec in labels.values() if "serviceAccountName" in spec}
+    assert used == accounts | productions
 
 
 # -- pods --------------------------------------------------------------------------------------------
@@ -231,9 +233,9 @@ def test_canary_gets_its_share() -> None:
         ("churn-saver-gateway", 95),
         ("churn-saver-canary-gateway", 5),
     ]
-    released = render(values_of("canary"))
+    released = render(merged(values_of("production", TRAINERS), values_of("canary")))
     assert of_kind(released, "HealthCheckPolicy")
-    assert not of_kind(released, "HTTPRoute", "Gateway", "ExternalSecret")
+    assert not of_kind(released, "HTTPRoute", "Gateway", "ExternalSecret", "ServiceAccount", "CronJob")
 
 
 def test_generator_is_scaled_on_its_queue() -> None:
@@ -411,6 +413,12 @@ CONTRADICTIONS = [
     (at("shield.terminationGracePeriodSeconds", 15), "shield.terminationGracePeriodSeconds: 15", "set more than 15"),
     (at("settings.decision.drain_s", 40), "decision.terminationGracePeriodSeconds: 30", "set more than 45"),
     (at("gateway.preStopSeconds", 50), "gateway.terminationGracePeriodSeconds: 60", "set more than 60"),
+    (
+        {"decision": {"serviceAccount": {"create": False, "name": ""}}},
+        "decision.serviceAccount.name: is empty",
+        "name the account",
+    ),
+    (at("shield.serviceAccount.name", "gateway"), "shield.serviceAccount.name: gateway is made for gateway", "another"),
     (merged(VLLM, at("vllm.image.tag", "")), "vllm.image.tag: is empty", "never `latest`"),
     (merged(VLLM, at("vllm.model", "")), "vllm.model: is empty", "name a model"),
     (at("generator.autoscaling.queueDepth.target", None), "generator.autoscaling: has nothing", "metrics"),

@@ -2,7 +2,7 @@
      with the field and the mend, and all are shown at once, before anything is changed. */}}
 {{- define "churn-saver.validate" -}}
 {{- $found := "" -}}
-{{- range list "services" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
+{{- range list "services" "accounts" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
 {{- with trim $found }}{{ fail (print "these values cannot be installed:\n" .) }}{{ end -}}
 {{- end -}}
 
@@ -35,6 +35,22 @@
 {{- if le (float64 $values.terminationGracePeriodSeconds) $needed }}
 - {{ $service }}.terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }} is not longer than preStopSeconds ({{ $values.preStopSeconds }}) and drain ({{ $drain }}) together; set more than {{ $needed }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "churn-saver.faults.accounts" -}}
+{{- $components := list "gateway" "decision" "generator" "shield" }}
+{{- range list "trainers" "vllm" }}{{ if (index $.Values .).enabled }}{{ $components = append $components . }}{{ end }}{{ end }}
+{{- $made := dict }}
+{{- range $component := $components }}
+{{- $account := (index $.Values $component).serviceAccount }}
+{{- $name := include "churn-saver.serviceAccountName" (dict "root" $ "of" $component) }}
+{{- if not (or $account.create $account.name) }}
+- {{ $component }}.serviceAccount.name: is empty, and none is made; name the account that is there, or set create
+{{- else if and $account.create (hasKey $made $name) }}
+- {{ $component }}.serviceAccount.name: {{ $name }} is made for {{ get $made $name }} too; name another, or set create to false here
+{{- end }}
+{{- if $account.create }}{{ $_ := set $made $name $component }}{{ end }}
 {{- end }}
 {{- end -}}
 
