@@ -173,6 +173,11 @@
 {{- if and .enabled (not .redis.peers) }}
 - networkPolicy.redis.peers: is empty, so nothing reaches Redis; give [{ipBlock: {cidr: …/32}}] or a podSelector
 {{- end }}
+{{- $scrapers := list }}
+{{- range .monitoring }}{{ if not (has (dig "namespaceSelector" "matchLabels" "kubernetes.io/metadata.name" "" .) (list "gke-gmp-system" "gmp-system")) }}{{ $scrapers = append $scrapers . }}{{ end }}{{ end }}
+{{- if and .enabled $.Values.monitoring.serviceMonitor.enabled (not $scrapers) }}
+- networkPolicy.monitoring: names Google's collectors alone, so a Prometheus of monitoring.serviceMonitor reaches no metrics; add its namespace
+{{- end }}
 {{- end }}
 {{- end -}}
 
