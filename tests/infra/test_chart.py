@@ -360,12 +360,14 @@ AGAINST_THE_SCHEMA = [
     ("image.pullPolicy", "Sometimes"),
     ("gateway.image.digest", "sha256:short"),
     ("gateway.replicas", -1),
+    ("gateway.replicas", 0),
     ("gateway.replica", 3),
     ("gateway.autoscaling.maxReplicas", 0),
     ("gateway.terminationGracePeriodSeconds", -1),
     ("gateway.preStopSeconds", -5),
     ("gateway.podDisruptionBudget.maxUnavailable", 0),
     ("gateway.resources.requests", {"cpu": None}),
+    ("gateway.resources.requests", {"cpu": "lots"}),
     ("gateway.persistence.size", "big"),
     ("generator.autoscaling.queueDepth.target", 0),
     ("decision.autoscaling.queueDepth", {"target": 5}),
@@ -389,6 +391,8 @@ AGAINST_THE_SCHEMA = [
     ("exposure.host", "no spaces.example"),
     ("exposure.canary.weight", 101),
     ("networkPolicy.loadBalancerCidrs", ["10.0.0.0"]),
+    ("networkPolicy.loadBalancerCidrs", ["10.256.0.0/16"]),
+    ("networkPolicy.redis.peers", [{"ipBlock": {"cidr": "999.1.1.1/99"}}]),
     ("networkPolicy.dns", []),
     ("networkPolicy.redis.port", 0),
     ("monitoring.podMonitoring.interval", "often"),
@@ -410,6 +414,10 @@ def test_schema_refuses(path: str, value: Any) -> None:
 
 CONTRADICTIONS = [
     (at("image.tag", ""), "image.tag: is empty", "set the tag"),
+    (at("fullnameOverride", "x.y"), "fullnameOverride: objects would be called x.y-", "begins with a letter"),
+    (at("gateway.env", {"CHURN_SAVER_PSEUDONYM_KEY": "k"}), "gateway.env.CHURN_SAVER_PSEUDONYM_KEY", "in the Secret"),
+    (at("settings.gateway.port", 80), "settings.gateway.port: 80 is root's", "from 1024 on"),
+    (at("configs.env", "offers: ["), "configs.env: is no YAML (", "mend the file"),
     (at("gateway.autoscaling", {"minReplicas": 11}), "gateway.autoscaling.minReplicas: 11 is more", "raise"),
     (at("shield.autoscaling.targetCPUUtilizationPercentage", None), "shield.autoscaling: has nothing", "metrics"),
     (at("decision.autoscaling.minReplicas", 0), "decision.autoscaling.minReplicas: 0 needs", "External"),
@@ -451,6 +459,7 @@ CONTRADICTIONS = [
         "trainers.jobs.risk.args",
         "add --publish",
     ),
+    (merged(TRAINERS, at("trainers.data.bucket", "")), "is empty, and risk reads /data/customers.csv", "the bucket"),
 ]
 
 
@@ -461,6 +470,13 @@ def test_contradictions_are_refused(bad: dict[str, Any], field: str, mend: str) 
         render(values_of("production", bad))
     (line,) = (each for each in str(refused.value).splitlines() if field in each)
     assert mend in line
+
+
+@pytest.mark.parametrize("name", ["1abc", "a.b"])
+def test_release_that_services_cannot_be_called_after(name: str) -> None:
+    """Helm takes such names; Kubernetes would refuse the Services, half a release later."""
+    with pytest.raises(helm_python.HelmRenderError, match=f"fullnameOverride: objects would be called {name}-churn"):
+        chart().render(values_of("production"), name=name)
 
 
 def test_all_faults_are_shown_at_once() -> None:
@@ -475,6 +491,19 @@ def test_readme_knows_every_value() -> None:
     """The table of the chart's README names each block of values.yaml."""
     readme = (CHART / "README.md").read_text()
     assert not [name for name in chart().values if f"| `{name}" not in readme]
+
+
+def test_outputs_of_terraform_exist() -> None:
+    """Where the chart sends somebody to an output of Terraform, there is one."""
+    declared = {
+        name
+        for path in (ROOT / "terraform").glob("*.tf")
+        for name in re.findall(r'^output "(\w+)"', path.read_text(), re.MULTILINE)
+    }
+    files = [path for path in CHART.rglob("*") if path.suffix in {".yaml", ".tpl", ".md", ".txt"}]
+    named = {name for path in files for name in re.findall(r"Terraform's output (\w+)", path.read_text())}
+    assert named
+    assert named <= declared
 
 
 def test_values_say_no_more_than_they_know() -> None:

@@ -2,8 +2,15 @@
      with the field and the mend, and all are shown at once, before anything is changed. */}}
 {{- define "churn-saver.validate" -}}
 {{- $found := "" -}}
-{{- range list "services" "accounts" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
+{{- range list "names" "services" "accounts" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
 {{- with trim $found }}{{ fail (print "these values cannot be installed:\n" .) }}{{ end -}}
+{{- end -}}
+
+{{- define "churn-saver.faults.names" -}}
+{{- $name := include "churn-saver.fullname" . }}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) }}
+- fullnameOverride: objects would be called {{ $name }}-…, which Services cannot be; set one that begins with a letter and has lower-case letters, digits and hyphens alone
+{{- end }}
 {{- end -}}
 
 {{- define "churn-saver.faults.services" -}}
@@ -28,6 +35,11 @@
 {{- range $scale.metrics }}{{ if has .type (list "External" "Object") }}{{ $demand = append $demand .type }}{{ end }}{{ end }}
 {{- if and (eq (int $scale.minReplicas) 0) (not $demand) }}
 - {{ $service }}.autoscaling.minReplicas: 0 needs a metric that is there without pods; add an External or Object one to metrics, or set 1
+{{- end }}
+{{- end }}
+{{- range $variable, $_ := $values.env }}
+{{- if has $variable (list "CHURN_SAVER_PSEUDONYM_KEY" "CHURN_SAVER_REDIS__URL") }}
+- {{ $service }}.env.{{ $variable }}: would stand in the pod for all to read; keep it in the Secret (secrets.keys)
 {{- end }}
 {{- end }}
 {{- $drain := include "churn-saver.drainSeconds" (dict "root" $ "of" $service) | float64 }}
@@ -83,6 +95,19 @@
 {{- end }}
 {{- if gt (addf $settings.gateway.experiment.baseline $settings.gateway.experiment.holdout) 1.0 }}
 - settings.gateway.experiment: baseline and holdout are shares and add up to more than 1; lower one
+{{- end }}
+{{- range $file, $text := .Values.configs }}
+{{- if and $text (hasKey (fromYaml $text) "Error") }}
+- configs.{{ $file }}: is no YAML ({{ (fromYaml $text).Error }}); mend the file
+{{- end }}
+{{- end }}
+{{- range $service := list "gateway" "decision" "generator" "shield" }}
+{{- range $field := list "port" "metrics_port" }}
+{{- $port := int (index $settings $service $field | default 1024) }}
+{{- if lt $port 1024 }}
+- settings.{{ $service }}.{{ $field }}: {{ $port }} is root's, and no pod here is; choose one from 1024 on
+{{- end }}
+{{- end }}
 {{- end }}
 {{- range $service := list "decision" "generator" "shield" }}
 {{- with index $settings $service }}
@@ -192,6 +217,11 @@
 {{- range $job, $spec := .jobs }}
 {{- if and (has "--publish" $spec.args | not) (not (hasPrefix "eval" (first $spec.args))) }}
 - trainers.jobs.{{ $job }}.args: what it trains is thrown away with its pod; add --publish
+{{- end }}
+{{- range $word := $spec.args }}
+{{- if and (hasPrefix "/data/" $word) (not $.Values.trainers.data.bucket) }}
+- trainers.data.bucket: is empty, and {{ $job }} reads {{ $word }}; name the bucket
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
