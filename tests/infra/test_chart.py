@@ -414,6 +414,8 @@ def test_schema_refuses(path: str, value: Any) -> None:
 
 CONTRADICTIONS = [
     (at("image.tag", ""), "image.tag: is empty", "set the tag"),
+    (at("shield.resources.requests.memory", "1Gi"), "shield.resources.requests.memory: 1Gi is more", "raise the limit"),
+    (at("shield.resources.limits.cpu", "200m"), "shield.resources.requests.cpu: 250m is more", "raise the limit"),
     (at("fullnameOverride", "x.y"), "fullnameOverride: objects would be called x.y-", "begins with a letter"),
     (at("gateway.env", {"CHURN_SAVER_PSEUDONYM_KEY": "k"}), "gateway.env.CHURN_SAVER_PSEUDONYM_KEY", "in the Secret"),
     (at("settings.gateway.port", 80), "settings.gateway.port: 80 is root's", "from 1024 on"),

@@ -323,3 +323,22 @@ def test_smoke_sees_what_is_wrong(gateway: Gateway) -> None:
     assert "retain: answered 503" in smoke(url).stderr
     gateway.models["shield"] = {}
     assert "nothing serves in shield" in smoke(url).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        ([], "usage: smoke.py URL"),
+        (["notaurl"], "URL: 'notaurl' is no address; give http://HOST:PORT"),
+        (["http://host:port"], "URL: 'http://host:port' is no address; give http://HOST:PORT"),
+        (["http://127.0.0.1:1", "nowhere.json"], "CUSTOMER.json: nowhere.json cannot be read"),
+        (["http://127.0.0.1:1", "README.md"], "CUSTOMER.json: README.md cannot be read"),
+        (["http://127.0.0.1:1", "reports/cluster.json"], "has no `customer`; give a request such as examples/retain"),
+    ],
+)
+def test_smoke_refuses_what_it_cannot_use(words: list[str], mend: str) -> None:
+    """Exit 2 in one line, before anybody is asked."""
+    command = [sys.executable, "tools/smoke.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert mend in done.stderr

@@ -2,7 +2,7 @@
      with the field and the mend, and all are shown at once, before anything is changed. */}}
 {{- define "churn-saver.validate" -}}
 {{- $found := "" -}}
-{{- range list "names" "services" "accounts" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
+{{- range list "names" "services" "resources" "accounts" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
 {{- with trim $found }}{{ fail (print "these values cannot be installed:\n" .) }}{{ end -}}
 {{- end -}}
 
@@ -48,6 +48,27 @@
 - {{ $service }}.terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }} is not longer than preStopSeconds ({{ $values.preStopSeconds }}) and drain ({{ $drain }}) together; set more than {{ $needed }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{- define "churn-saver.faults.resources" -}}
+{{- $components := list "gateway" "decision" "generator" "shield" }}
+{{- range list "trainers" "vllm" }}{{ if (index $.Values .).enabled }}{{ $components = append $components . }}{{ end }}{{ end }}
+{{- range $component := $components }}
+{{- with (index $.Values $component).resources }}
+{{- range $resource, $limit := .limits }}
+{{- $request := index $.Values $component "resources" "requests" $resource | default 0 }}
+{{- if gt (include "churn-saver.amount" $request | float64) (include "churn-saver.amount" $limit | float64) }}
+- {{ $component }}.resources.requests.{{ $resource }}: {{ $request }} is more than its limit, {{ $limit }}; lower it or raise the limit
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A quantity of Kubernetes, 512Mi for instance, as a number. */}}
+{{- define "churn-saver.amount" -}}
+{{- $units := dict "" 1 "m" 0.001 "K" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- mulf (toString . | regexFind "^[0-9.]+") (get $units (toString . | regexFind "[KMGTim]*$")) }}
 {{- end -}}
 
 {{- define "churn-saver.faults.accounts" -}}
