@@ -119,7 +119,7 @@ def test_every_object_is_accepted(empty: Cluster, installation: str, more: Objec
         assert answer["kind"] == each["kind"]
     record_property("objects", len(found))
     kinds = {each["kind"] for each in found}
-    assert {"NetworkPolicy", "PodDisruptionBudget", "ServiceAccount", "Deployment", "Job"} <= kinds
+    assert {"NetworkPolicy", "PodDisruptionBudget", "Deployment", "Job"} <= kinds
     assert {each["apiVersion"] for each in of_kind(found, "PodDisruptionBudget")} == {"policy/v1beta1"}  # of 1.20
 
 
