@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import structlog
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
+from redis.asyncio import Redis
 
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.scorecard import Scorecard
@@ -37,6 +40,10 @@ log = structlog.get_logger()
 
 RISK = "risk"  # the checkpoint that carries the scorecard
 SECONDS_PER_DAY = 86_400
+# Longer than Google's load balancers keep an idle connection, or they send a request into one that is being closed:
+# https://cloud.google.com/load-balancing/docs/https/request-distribution#backend-keepalive-timeout
+KEEP_ALIVE_S = 620
+WARM_UP_S = 1.0
 
 
 def read_scorecard(checkpoint: Checkpoint) -> ServedScorecard:
@@ -48,6 +55,14 @@ def read_scorecard(checkpoint: Checkpoint) -> ServedScorecard:
             f"{checkpoint.path / 'scorecard.json'}: {error.error_count()} values are no scorecard; train risk again"
         ) from None
     return ServedScorecard(**dict(card), checkpoint_version=checkpoint.version, checkpoint_sha256=checkpoint.sha256)
+
+
+async def warm_up(redis: Redis, channels: Iterable[grpc.aio.Channel]) -> None:
+    """Connects to whoever is there, so that a new replica's first requests need not; who is away costs a second."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(WARM_UP_S):
+            ready = (channel.channel_ready() for channel in channels)
+            await asyncio.gather(redis.ping(), *ready, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -105,6 +120,7 @@ async def wired(settings: ServeSettings) -> AsyncIterator[FastAPI]:
 
         work = (kill_switch.follow(), keep_ledger(ledger, journal), send_on(ledger, settings.events))
         background = [asyncio.create_task(each) for each in work]
+        await warm_up(redis, channels.values())
         yield build_app(
             lambda: follower.served,
             Records(ledger, journal, kill_switch, world, pseudonym_key=settings.pseudonym_key),
@@ -134,7 +150,13 @@ async def main() -> None:
     async with wired(settings) as app:
         log.info("gateway.serving", address=f"{host}:{port}")
         config = uvicorn.Config(
-            app, http="httptools", access_log=False, log_config=None, timeout_graceful_shutdown=10, server_header=False
+            app,
+            http="httptools",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=10,
         )
         # uvicorn raises a signal that it has obeyed once more; what `wired` closes comes after that.
         for number in (signal.SIGTERM, signal.SIGINT):

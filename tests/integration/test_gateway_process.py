@@ -121,6 +121,15 @@ def test_answers_without_a_generator(mesh: Mesh) -> None:
     assert serving["decision"].keys() >= {"risk", "acceptance", "policy"}
 
 
+def test_idle_connections_are_kept(mesh: Mesh) -> None:
+    """A load balancer that comes back to one finds it open: closing it is the balancer's part."""
+    with httpx.Client(base_url=mesh.url, limits=httpx.Limits(keepalive_expiry=60)) as client:
+        opened = client.get("/healthz").extensions["network_stream"].get_extra_info("client_addr")
+        time.sleep(6)  # uvicorn's own default is 5
+        reused = client.get("/healthz").extensions["network_stream"].get_extra_info("client_addr")
+    assert opened == reused
+
+
 def test_retain_command(mesh: Mesh) -> None:
     """A CSV goes through, riskiest first, as a table and as JSON."""
     words = ["retain", "--csv", str(mesh.customers), "--limit", "3", "--riskiest", "--url", mesh.url]
