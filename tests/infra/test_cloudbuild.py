@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +324,36 @@ def test_smoke_sees_what_is_wrong(gateway: Gateway) -> None:
     assert "retain: answered 503" in smoke(url).stderr
     gateway.models["shield"] = {}
     assert "nothing serves in shield" in smoke(url).stderr
+
+
+def test_smoke_hears_somebody_else(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load balancer's page in place of the gateway's JSON ends it with a line, not with a traceback."""
+
+    def page(handler: BaseHTTPRequestHandler, *_: object) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(b"<html>Welcome</html>")
+
+    monkeypatch.setattr("tests.support.shipping.Handler._answer", page)
+    done = smoke(f"http://127.0.0.1:{gateway.server_port}")
+    assert done.returncode == 1
+    assert done.stderr == "models: nothing serves in gateway, decision, generator, shield; see the logs of their pods\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        ([], "usage: smoke.py URL"),
+        (["notaurl"], "URL: 'notaurl' is no address; give http://HOST:PORT"),
+        (["http://host:port"], "URL: 'http://host:port' is no address; give http://HOST:PORT"),
+        (["http://127.0.0.1:1", "nowhere.json"], "CUSTOMER.json: nowhere.json cannot be read"),
+        (["http://127.0.0.1:1", "README.md"], "CUSTOMER.json: README.md cannot be read"),
+        (["http://127.0.0.1:1", "reports/cluster.json"], "has no `customer`; give a request such as examples/retain"),
+    ],
+)
+def test_smoke_refuses_what_it_cannot_use(words: list[str], mend: str) -> None:
+    """Exit 2 in one line, before anybody is asked."""
+    command = [sys.executable, "tools/smoke.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert mend in done.stderr
