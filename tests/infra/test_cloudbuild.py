@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from google.protobuf import json_format
 from churnsaver.settings import read_yaml
 from tests.support.chart import SERVICES, container, render, values_of
 from tests.support.shipping import Bench, Gateway, digest, running_gateway
+from tests.unit.test_documents import DOCUMENTS, commands
 from tools.release import IMAGES, WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE, PROMOTION = "cloudbuild.yaml", "cloudbuild.promote.yaml"
 FILES = [PIPELINE, PROMOTION]
+PAGE = (ROOT / "docs" / "DEPLOYMENT.md").read_text(encoding="utf-8")
 # Google's own, which a trigger fills.
 BUILT_IN = {"PROJECT_ID", "SHORT_SHA"}
 PINNED = f"python@sha256:{'0' * 64}"
@@ -217,13 +220,53 @@ def test_release_in_production(tmp_path: Path, gateway: Gateway) -> None:
 
 def test_facts_of_the_page_install() -> None:
     """DEPLOYMENT.md's facts.yaml, over the values and under the digests that `make deploy` gives Helm."""
-    page = (ROOT / "docs" / "DEPLOYMENT.md").read_text()
-    (facts,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    facts, trainers = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
     images = {name: {"image": {"digest": digest(name)}} for name in IMAGES}
-    objects = render(values_of("staging", yaml.safe_load(facts), {"image": {"tag": "abc1234"}}, images))
+    bucket = {"trainers": {"data": {"bucket": "example-data"}}}  # as values-terraform.json says
+    objects = render(values_of("staging", bucket, facts, trainers, {"image": {"tag": "abc1234"}}, images))
     for name in SERVICES:
         assert container(objects, name)["image"].endswith(f"/{name}@{digest(name)}")
     assert not [each for each in objects if each["kind"] in {"Gateway", "HTTPRoute", "ExternalSecret"}]
+    assert [each["metadata"]["labels"]["churn-saver/trainer-job"] for each in objects if each["kind"] == "CronJob"] == [
+        "risk"
+    ]
+
+
+def test_terraform_is_told_the_same_each_time() -> None:
+    """What an apply is told stands in a file: one that was told less would take rights away."""
+    (told,) = re.findall(r"^```hcl\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    for environment in ("dev", "prod"):
+        variables = (ROOT / "terraform" / "environments" / environment / "variables.tf").read_text()
+        assert set(re.findall(r"^(\w+) +=", told, re.MULTILINE)) <= set(
+            re.findall(r'^variable "(\w+)"', variables, re.MULTILINE)
+        )
+    lines = [words for path in DOCUMENTS for words in commands(path) if words[0] == "terraform"]
+    assert len(lines) > 10
+    assert [words for words in lines if any(word.startswith("-var") for word in words)] == []
+
+
+def test_terraform_has_the_outputs_that_documents_name() -> None:
+    """In prod all of them; dev, which releases come from, has no `promotion`."""
+    outputs = (ROOT / "terraform" / "environments" / "prod" / "outputs.tf").read_text()
+    lines = [words for path in DOCUMENTS for words in commands(path) if words[0] == "terraform" and "output" in words]
+    told = {next(word for word in words[words.index("output") + 1 :] if word[0] != "-") for words in lines}
+    assert len(told) > 4
+    assert told <= set(re.findall(r'^output "(\w+)"', outputs, re.MULTILINE))
+
+
+def test_opt_outs_are_found_in_a_copied_bucket(tmp_path: Path) -> None:
+    """The page's own line, on files that lie as Pub/Sub writes them."""
+    subscriptions = (ROOT / "terraform" / "modules" / "pubsub" / "main.tf").read_text()
+    assert 'filename_datetime_format = "YYYY/MM/DD/hh_mm_ssZ"' in subscriptions
+    for at, outcomes in (("2025/01/31/23_59_59Z", ["opted_out", "retained"]), ("2026/11/25/10_00_00Z", ["opted_out"])):
+        file = tmp_path / "records" / "outcomes" / f"{at}_0.jsonl"
+        file.parent.mkdir(parents=True)
+        lines = [json.dumps({"customer_ref": f"{at[:4]}-{n}", "outcome": each}) for n, each in enumerate(outcomes)]
+        file.write_text("\n".join(lines) + "\n")
+    (line,) = re.findall(r"^find records/outcomes .*$", PAGE, re.MULTILINE)
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=60)
+    found = sorted(map(json.loads, (tmp_path / "facts.jsonl").read_text().splitlines()), key=str)
+    assert found == [{"opt_out": "2025-0"}, {"opt_out": "2026-0"}]
 
 
 def given(**other: str) -> list[str]:
