@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ class FakeGateway(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.switch: dict[str, Any] = {"state": "unknown"}
+        self.switch: dict[str, Any] = {"state": "unknown", "last_known": None}
         self.models: dict[str, Any] = {name: {"risk": {}} for name in ("gateway", "decision", "generator", "shield")}
 
 
@@ -50,11 +49,16 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(answers[self.path])
 
     def do_PUT(self) -> None:
-        self.server.switch = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self._answer(self.server.switch)
+        given = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        switch = self.server.switch
+        if self.headers["if-none-match"] == "*" and (switch["state"] != "unknown" or switch["last_known"]):
+            self._answer({}, status=412)
+        else:
+            self.server.switch = given
+            self._answer(given)
 
-    def _answer(self, body: dict[str, Any]) -> None:
-        self.send_response(200)
+    def _answer(self, body: dict[str, Any], status: int = 200) -> None:
+        self.send_response(status)
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
 
@@ -67,7 +71,6 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
     with FakeGateway() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GATEWAY", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setattr(time, "sleep", lambda _: None)
         yield server
         server.shutdown()
 
@@ -84,11 +87,19 @@ def test_install_sets_an_unknown_switch(gateway: FakeGateway, monkeypatch: pytes
     assert gateway.switch == {"state": "off", "reason": "installed"}
 
 
-def test_install_leaves_a_switch_that_somebody_set(gateway: FakeGateway) -> None:
-    """An operator's `on` outlives a release that is installed again."""
-    gateway.switch = {"state": "on", "reason": "theirs"}
+STOPPED = {"state": "on", "reason": "theirs"}
+
+
+@pytest.mark.parametrize("switch", [STOPPED, {"state": "unknown", "last_known": STOPPED}])
+def test_install_leaves_a_switch_that_somebody_set(
+    gateway: FakeGateway, switch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's `on` outlives a release that is installed again, and the loss of Redis."""
+    monkeypatch.setenv("STATE", "off")
+    monkeypatch.setenv("REASON", "installed")
+    gateway.switch = switch
     run("set_kill_switch.py")
-    assert gateway.switch == {"state": "on", "reason": "theirs"}
+    assert gateway.switch == switch
 
 
 def test_helm_test_wants_a_checkpoint_everywhere(gateway: FakeGateway) -> None:
