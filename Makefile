@@ -29,7 +29,7 @@ SETUP := .venv/.setup
 .DEFAULT_GOAL := help
 .PHONY: help setup up down test test-stack lint coverage summary protos bench prepare-data train-risk train-accept train-ppo serve clean
 .PHONY: images wheels sbom compose-up compose-down compose-upgrade
-.PHONY: check-build scan push digests sign deploy smoke promote
+.PHONY: check-build checkout scan push digests sign deploy smoke promote
 .DELETE_ON_ERROR:
 
 help:  ## show this
@@ -176,6 +176,9 @@ compose-upgrade:  ## SERVICE=gateway: build it anew and replace it, a replica af
 RELEASE := python3 tools/release.py
 
 check-build:  ## every field that a build is told, and that its images are pinned, before anything is built
+	$(RELEASE) $@
+
+checkout:  ## the commit TAG, so that its own chart and settings go to production
 	$(RELEASE) $@
 
 scan:  ## no image with a known hole or a secret in it

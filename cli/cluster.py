@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import urllib3.exceptions
+import yaml
 from kubernetes import client, config
 
 from churnsaver.errors import BadInput
@@ -47,7 +48,7 @@ class Cluster:
         """Reads the kubeconfig as kubectl does; the cluster is asked nothing yet.
 
         Raises:
-            BadInput: there is no kubeconfig, or it has no such context.
+            BadInput: there is no kubeconfig, it cannot be read, or it has no such context.
         """
         path = os.environ.get("KUBECONFIG")
         try:
@@ -57,9 +58,14 @@ class Cluster:
         except StopIteration:
             known = ", ".join(each["name"] for each in contexts)
             raise BadInput(f"--context: the kubeconfig has no {context!r}; it has {known}") from None
-        except config.ConfigException as error:
+        # The client does not check what it reads: a file that is something else ends in any of these.
+        except (
+            *(config.ConfigException, yaml.YAMLError, OSError),
+            *(ValueError, LookupError, TypeError, AttributeError),
+        ) as error:
+            said = " ".join(str(error).split()) or type(error).__name__
             mend = "run `gcloud container clusters get-credentials …`, or set KUBECONFIG"
-            raise BadInput(f"no cluster to launch on ({error}); {mend}") from None
+            raise BadInput(f"no cluster to launch on ({said}); {mend}") from None
         return cls(api, namespace or chosen["context"].get("namespace") or "default")
 
     def at(self, api: str, *names: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -54,14 +55,18 @@ def launch(
     churn-saver launch policy --gpu nvidia-l4 --spot -- train ppo --data /data/customers.csv --out /scratch/p --publish
     """
     from cli.cluster import Cluster
-    from cli.trainer_jobs import Changes, create, find_trainer, job_of
+    from cli.trainer_jobs import Changes, container_of, create, find_trainer, job_of
 
     if gpus > 1 and gpu is None:
         raise BadInput("--gpus: of which kind? Name it with --gpu, such as nvidia-l4")
+    if image is not None and not image.strip():
+        raise BadInput("--image: is empty; name an image of the trainers, or leave it out for the chart's")
+    if timeout_hours is not None and not math.isfinite(timeout_hours):
+        raise BadInput(f"--timeout-hours: {timeout_hours} is no time; give hours, such as 4 or 0.5")
     cluster = Cluster.connect(context, namespace)
     changes = Changes(tuple(args or ()), image, gpu, gpus, spot, retries, timeout_hours)
     made = job_of(find_trainer(cluster, job, release), changes)
-    command: list[str] = made["spec"]["template"]["spec"]["containers"][0]["args"]
+    command: list[str] = container_of(made)["args"]
     if command[0] == "train" and "--publish" not in command:
         stderr.print("without --publish, what it trains is thrown away with its pod")
     name = create(cluster, made)

@@ -16,6 +16,7 @@ from churnsaver.errors import BadInput
 from cli.cluster import Cluster, ClusterAway, ClusterRefused, Object
 
 JOB_LABEL = "churn-saver/trainer-job"
+CONTAINER = "trainer"  # in the chart; clusters put others beside it, such as Cloud Storage FUSE's
 POLL_S = 0.5
 AWAY_S = 300.0  # how long the cluster may be out of reach while a job is followed
 GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
@@ -107,8 +108,17 @@ def job_of(trainer: Object, changes: Changes) -> Object:
     }
 
 
+def container_of(job: Object) -> Object:
+    """The trainer's own container of a Job."""
+    return _trainers(job["spec"]["template"]["spec"]["containers"])[0]
+
+
+def _trainers(named: list[Object]) -> list[Object]:
+    return [each for each in named if each["name"] == CONTAINER]
+
+
 def _change(spec: Object, pod: Object, changes: Changes) -> None:
-    (container,) = pod["containers"]
+    (container,) = _trainers(pod["containers"])
     container |= {"args": list(changes.args)} if changes.args else {}
     container |= {"image": changes.image} if changes.image else {}
     if changes.retries is not None:
@@ -199,7 +209,7 @@ def _outcome(job: Object, pods: list[Object]) -> Outcome | None:
 
 
 def _exit_code(pod: Object) -> int | None:
-    for status in pod["status"].get("containerStatuses", []):
+    for status in _trainers(pod["status"].get("containerStatuses", [])):
         if "terminated" in status["state"]:
             return int(status["state"]["terminated"]["exitCode"])
     return None
@@ -245,7 +255,7 @@ class PodLog:
         phase = pod["status"].get("phase")
         if self._ended or phase not in {"Running", "Succeeded", "Failed"}:
             return
-        query: dict[str, Any] = {"follow": True, "timestamps": True}
+        query: dict[str, Any] = {"container": CONTAINER, "follow": True, "timestamps": True}
         if self._last:
             query["sinceSeconds"] = int(time.monotonic() - self._read_at) + 60
         self._read_at, known = time.monotonic(), self._last

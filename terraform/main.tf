@@ -13,9 +13,9 @@ data "google_project" "this" {
 
 resource "google_project_service" "this" {
   for_each = toset([
-    "artifactregistry", "binaryauthorization", "cloudbuild", "cloudkms", "compute", "container", "containeranalysis",
-    "containerscanning", "iam", "logging", "memorystore", "monitoring", "networkconnectivity", "pubsub", "secretmanager",
-    "serviceconsumermanagement", "storage",
+    "artifactregistry", "binaryauthorization", "certificatemanager", "cloudbuild", "cloudkms", "compute", "container",
+    "containeranalysis", "containerscanning", "iam", "iamcredentials", "logging", "memorystore", "monitoring",
+    "networkconnectivity", "pubsub", "secretmanager", "serviceconsumermanagement", "storage",
   ])
 
   project = var.project_id

@@ -117,7 +117,7 @@ variable "redis" {
 }
 
 variable "record_days" {
-  description = "How long decisions, outcomes and access logs are kept; gateway.record_days of configs/serve.yaml says the same for Redis."
+  description = "How long decisions and access logs are kept; outcomes stay, for they hold the opt-outs; gateway.record_days of configs/serve.yaml says the same for Redis."
   type        = number
   default     = 400
 

@@ -1,6 +1,6 @@
 """What happens to images between a build and a cluster; each word is a target of the Makefile.
 
-Needs Python's standard library and the commands that it calls (docker, gcloud, kubectl, helm), so that it runs in
+Needs Python's standard library and the commands that it calls (git, docker, gcloud, kubectl, helm), so that it runs in
 images that hold those and nothing of ours. What it is told stands in the environment, under the names in `FIELDS`.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 IMAGES = ("gateway", "decision", "generator", "shield", "trainers")
 RELEASE, CHART = "churn-saver", "charts/churn-saver"
+HELM_TIMEOUT_MIN = 15  # for each hook, for the upgrade, and once more for the rollback
 BUILD = Path("build")
 DIGESTS = BUILD / "digests.json"  # values of the chart: which images, to the byte
 DEPLOY = BUILD / "deploy"
@@ -80,7 +81,7 @@ def ask(*words: str) -> str | None:
 def found(command: str) -> str:
     """The path of a command; ends where there is none."""
     return shutil.which(command) or sys.exit(
-        f"{command}: is not installed; this needs docker, gcloud, kubectl and helm"
+        f"{command}: is not installed; this needs git, docker, gcloud, kubectl and helm"
     )
 
 
@@ -97,6 +98,13 @@ def check() -> None:
     if found:
         sys.exit("nothing was built:\n" + "\n".join(found))
     print(f"{len(given)} fields and {len(images)} pinned images")
+
+
+def checkout() -> None:
+    """The commit that ran in dev: chart, settings and these words are its own, whatever came to the branch since."""
+    if ask("git", "rev-parse", "--is-shallow-repository") == "true":
+        run("git", "fetch", "--unshallow")
+    run("git", "checkout", "--detach", field("TAG"))
 
 
 def scan() -> None:
@@ -143,12 +151,13 @@ def sign() -> None:
 def deploy() -> None:
     """Installs or upgrades; what does not come up is rolled back by Helm."""
     enter()
+    refuse_pending()
     DEPLOY.mkdir(parents=True, exist_ok=True)
     run("gcloud", "storage", "cp", *(f"gs://{field('BUCKET')}/deploy/{name}" for name in DEPLOY_FILES), f"{DEPLOY}/")
     values = (field("VALUES"), str(DEPLOY / "values-terraform.json"), str(DEPLOY / "facts.yaml"), str(DIGESTS))
     run(
         *[helm(), "upgrade", "--install", RELEASE, CHART, "--namespace", field("NAMESPACE")],
-        *["--create-namespace", "--atomic", "--timeout", "15m"],
+        *["--create-namespace", "--atomic", "--timeout", f"{HELM_TIMEOUT_MIN}m"],
         *(word for file in values for word in ("--values", file)),
     )
 
@@ -215,6 +224,18 @@ def enter() -> None:
     run("gcloud", "container", "clusters", "get-credentials", field("CLUSTER"), *where)
 
 
+def refuse_pending() -> None:
+    """Ends where an upgrade was cut off: Helm would refuse the next one without saying what to do."""
+    said = ask(helm(), "status", RELEASE, "--namespace", field("NAMESPACE"), "--output", "json")
+    state = json.loads(said)["info"]["status"] if said else "not installed"
+    if state.startswith("pending-"):
+        mend = "uninstall churn-saver" if state == "pending-install" else "rollback churn-saver REVISION --wait"
+        sys.exit(
+            f"{RELEASE}: is {state}; another build deploys, or one was cut off. If none runs: "
+            f"`helm --namespace {field('NAMESPACE')} {mend}` (docs/DEPLOYMENT.md, Rollback)"
+        )
+
+
 @contextmanager
 def forwarded() -> Iterator[str]:
     """The gateway's URL on this machine."""
@@ -233,6 +254,7 @@ def forwarded() -> Iterator[str]:
 
 WORDS: dict[str, Callable[[], None]] = {
     "check-build": check,
+    "checkout": checkout,
     "scan": scan,
     "push": push,
     "digests": digests,

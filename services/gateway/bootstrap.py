@@ -27,6 +27,7 @@ from churnsaver.settings import ServeSettings, load_message_books, load_serve_se
 from churnsaver.tasks import stop_tasks
 from services.gateway.app import build_app
 from services.gateway.baseline import ServedScorecard
+from services.gateway.case import pseudonym
 from services.gateway.downstream import GrpcDecision, GrpcGenerator, GrpcShield, serving_models
 from services.gateway.journal import Journal
 from services.gateway.kill_switch import KillSwitch
@@ -83,6 +84,7 @@ async def wired(settings: ServeSettings) -> AsyncIterator[FastAPI]:
         record_s=gateway.record_days * SECONDS_PER_DAY,
     )
     journal = Journal(settings.state_dir / "gateway")
+    journal.require_key(pseudonym(settings.pseudonym_key, "which key this is"))
     kill_switch = KillSwitch(
         redis,
         force_baseline=settings.force_baseline,

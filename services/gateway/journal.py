@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from churnsaver.domain.world import Frozen
 from churnsaver.errors import BadInput
 from services.gateway import metrics
-from services.gateway.ledger import Unsent
+from services.gateway.ledger import Contact, Unsent
 from services.gateway.line_file import LineFile, Record
 
 log = structlog.get_logger()
@@ -29,16 +29,6 @@ class OptOut(Frozen):
     """A customer, by pseudonym, who must never be contacted again."""
 
     opt_out: str
-
-
-class Contact(Frozen):
-    """A booked contact of the customer `contact`; a later line of the same decision says when it was really sent."""
-
-    contact: str
-    campaign: str
-    decision_id: str
-    at_ms: int
-    cents: int
 
 
 class Cancelled(Frozen):
@@ -57,10 +47,12 @@ class Progress(Frozen):
     """How far this gateway has come with what all gateways share.
 
     Attributes:
+        key: tells which pseudonym key the journal's names were made with.
         generation: the ledger that holds this journal's facts.
         erasure: the last erasure that this journal has obeyed, by its id in the stream.
     """
 
+    key: str = ""
     generation: str = ""
     erasure: str = "0-0"
 
@@ -73,6 +65,7 @@ class Journal:
 
     Attributes:
         progress: how far this gateway has come with what all gateways share; set by `remember`.
+        untold: opt-outs that the ledger may not know: all at the start, and what comes while Redis refuses it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,12 +80,22 @@ class Journal:
         self._set_waiting(self._unsent.records())
         facts = self.facts()
         self._opted_out = {fact.opt_out for fact in facts if isinstance(fact, OptOut)}
+        self.untold = set(self._opted_out)
         self._dead_lines = self._facts.lines - len(facts)
 
     def close(self) -> None:
         """Nothing can be added after this."""
         self._unsent.close()
         self._facts.close()
+
+    def require_key(self, fingerprint: str) -> None:
+        """BadInput where the journal was written with another pseudonym key: its opt-outs would match nobody."""
+        if self.progress.key not in ("", fingerprint):
+            raise BadInput(
+                f"{self._progress_file.parent}: was written with another pseudonym_key, so who opted out would be "
+                "contacted again; set CHURN_SAVER_PSEUDONYM_KEY to that key, or delete the folder to forget everyone"
+            )
+        self.remember(key=fingerprint)
 
     def remember(self, **changed: str) -> None:
         """Remembers another progress; a disk that does not take it makes work be done twice after a restart."""
@@ -166,7 +169,13 @@ class Journal:
             return False
         self._facts.append(OptOut(opt_out=ref), sync=True)
         self._opted_out.add(ref)
+        self.untold.add(ref)
         return True
+
+    @property
+    def opt_outs(self) -> frozenset[str]:
+        """The pseudonyms of all who opted out."""
+        return frozenset(self._opted_out)
 
     def contacted(self, decision_id: str) -> str | None:
         """The pseudonym of the customer whom a decision contacts; reads the whole file."""

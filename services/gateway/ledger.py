@@ -5,17 +5,20 @@ checks the hard rules once more and writes everything, or nothing. The scripts r
 that a second try after a lost reply returns the first answer. Where the second try fails too, the request is
 answered without the ledger, and `settle` makes that answer the one that stands.
 
-Customers appear under a pseudonym only. All keys begin with `cs:`.
+Customers appear under a pseudonym, but for the answers that are kept to be given again, which hold what the caller
+was told: id, name and text. All keys begin with `cs:`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +44,8 @@ log = structlog.get_logger()
 MS_PER_HOUR = 3_600_000
 GENERATION = "cs:generation"
 OUTBOX = "cs:outbox"
+ERASURES = "cs:erasures"
+KEPT_ERASURES = 100_000
 REASON_PLACEHOLDER = "@@REASON@@"
 LUA = Path(__file__).parent / "lua"
 # With what a sound command is refused because of the state that Redis is in; within a script the code is text.
@@ -132,6 +137,16 @@ class Unsent(Frozen):
     answer: str
 
 
+class Contact(Frozen):
+    """A booked contact of the customer `contact`; a later line of the same decision says when it was really sent."""
+
+    contact: str
+    campaign: str
+    decision_id: str
+    at_ms: int
+    cents: int
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A booking that stands although its own request was answered without it: another caller was told of it."""
@@ -162,7 +177,8 @@ class RedisLedger:
         self.redis = redis
         self._world = world
         self._claim_ms, self._idempotency_s, self._record_s = claim_ms, idempotency_s, record_s
-        self._claim, self._book, self._settle = (self.script(name) for name in ("claim", "book", "settle"))
+        names = ("claim", "book", "settle", "restore", "erase")
+        self._claim, self._book, self._settle, self._restore, self._erase = (self.script(name) for name in names)
 
     def script(self, name: str) -> AsyncScript:
         """The script `lua/<name>.lua` with what all scripts share before it."""
@@ -283,6 +299,34 @@ class RedisLedger:
         status = await self._run(self._settle, names, args)
         return Kept(send_at_ms=int(float(status[1])), reserved_cents=int(status[2])) if status else None
 
+    async def restore(self, contacts: Sequence[Contact]) -> None:
+        """Adds contacts and what they reserved, each once, with whom to ask for an opt-out of them."""
+        names = (
+            (
+                contacts_key(each.contact),
+                reserved_key(each.campaign),
+                customer_key(each.contact),
+                contacted_key(each.decision_id),
+            )
+            for each in contacts
+        )
+        facts = ((each.decision_id, each.at_ms, each.cents, each.contact) for each in contacts)
+        await self._run(self._restore, list(chain(*names)), [self._record_s, *chain(*facts)])
+
+    async def contacted(self, decision_id: str) -> str | None:
+        """The pseudonym of the customer of a contact that was restored without its record."""
+        async with available():
+            found: Any = await self.redis.get(contacted_key(decision_id))
+        return found.decode() if found else None
+
+    async def erase(self, ref: str) -> int:
+        """Deletes a customer's keys and tells all gateways to do the same in their journals; returns the count."""
+        deleted: int = await self._run(self._erase, [customer_key(ref), ERASURES], [ref, KEPT_ERASURES])
+        # What was deleted stays in the append-only file until that is written anew; not every Redis lets us ask.
+        with contextlib.suppress(RedisError):
+            await self.redis.bgrewriteaof()
+        return deleted
+
     async def generation(self) -> str | None:
         """Which ledger this is; None where Redis answers but holds none."""
         async with available():
@@ -367,6 +411,11 @@ def reserved_key(campaign: str) -> str:
 
 def decision_key(decision_id: str) -> str:
     return f"cs:decision:{decision_id}"
+
+
+def contacted_key(decision_id: str) -> str:
+    """Whom a decision contacts, where its record was lost."""
+    return f"cs:contacted:{decision_id}"
 
 
 def customer_key(ref: str) -> str:

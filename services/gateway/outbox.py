@@ -2,7 +2,7 @@
 
 The scripts that change a decision add its id to the stream `cs:outbox`, so that nothing which was booked can
 miss it. What is published is the record as it is when it is sent; a decision that is booked, released or
-withdrawn later is published again, and of two messages about one decision the later one holds.
+withdrawn later is published again, and of two messages about one decision the one of the higher revision holds.
 
 Every gateway could do this, and the one that holds the lease does. Where a lease runs out during a long call,
 two do for a moment, and some messages are sent twice.
@@ -64,6 +64,12 @@ class Entry:
     def age_s(self) -> float:
         return max(0.0, time.time() - int(self.id.partition(b"-")[0]) / 1000.0)
 
+    @property
+    def revision(self) -> int:
+        """The stream's id as one number that grows with it and that every reader of JSON can hold."""
+        at_ms, _, number = self.id.partition(b"-")
+        return int(at_ms) * 1000 + min(int(number), 999)
+
 
 class Outbox:
     """The stream in Redis, and the lease on sending from it."""
@@ -109,8 +115,10 @@ class Outbox:
             for decision_id in ids:
                 pipe.hmget(decision_key(decision_id), "record", "booking", "released_at_ms")
             stored = {name: fields for name, fields in zip(ids, await pipe.execute(), strict=True) if fields[0]}
-        changed = dict.fromkeys(entry.decision_id for entry in entries if entry.outcome is None)
-        decisions = [_decision(*stored[name]) for name in changed if name in stored]
+        changed = {entry.decision_id: entry.revision for entry in entries if entry.outcome is None}
+        decisions = [
+            _decision(*stored[name], revision=revision) for name, revision in changed.items() if name in stored
+        ]
         outcomes = [entry.outcome for entry in entries if entry.outcome is not None]
         told = (each for each in outcomes if each["decision"] in stored or each["outcome"] == Outcome.OPTED_OUT)
         return decisions, [_outcome(each) for each in told]
@@ -121,10 +129,11 @@ class Outbox:
             await self._ledger.redis.xdel(OUTBOX, *(entry.id for entry in entries))
 
 
-def _decision(record: bytes, booking: bytes, released_at_ms: bytes | None) -> PubsubMessage:
+def _decision(record: bytes, booking: bytes, released_at_ms: bytes | None, *, revision: int) -> PubsubMessage:
     document: dict[str, Any] = orjson.loads(record)
-    document |= {"booking": booking.decode(), "released_at_ms": int(released_at_ms) if released_at_ms else None}
-    return _message(document)
+    document.pop("request_id", None)  # the caller's, who may have put anything into it
+    released = int(released_at_ms) if released_at_ms else None
+    return _message({**document, "booking": booking.decode(), "released_at_ms": released, "revision": revision})
 
 
 def _outcome(fields: Mapping[str, str]) -> PubsubMessage:

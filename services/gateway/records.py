@@ -37,7 +37,6 @@ from services.gateway.ledger import (
     decision_key,
 )
 from services.gateway.problems import Problem, unavailable
-from services.gateway.upkeep import ERASURES, KEPT_ERASURES
 
 # Reasons after which a booked contact never takes place.
 FINAL = frozenset({"do_not_contact", "consent", "expired"})
@@ -184,20 +183,23 @@ class Records:
             if problem.status is not HTTPStatus.NOT_FOUND or request.outcome is not Outcome.OPTED_OUT:
                 raise
             ref = await asyncio.to_thread(self._journal.contacted, request.decision_id)
-            if ref is None:
-                raise
-            return ref
+            return ref or await self._restored(request.decision_id, problem)
         return str(orjson.loads(fields[b"record"])["customer_ref"])
+
+    async def _restored(self, decision_id: str, unknown: Problem) -> str:
+        """The pseudonym of a customer of whom another gateway's journal told the ledger; else raises `unknown`."""
+        async with available_or_503(NOT_RECORDED):
+            ref = await self._ledger.contacted(decision_id)
+            closed = await self._ledger.generation() is None
+        if ref is None:
+            raise unavailable(NOT_RECORDED) if closed else unknown
+        return ref
 
     async def erase(self, customer_id: str) -> int:
         """Deletes everything kept of a customer but the fact that they opted out; returns the count of keys."""
         ref = pseudonym(self._pseudonym_key, customer_id)
         async with available_or_503(NOT_ERASED):
-            redis = self._ledger.redis
-            listed = await redis.smembers(keys.customer_key(ref))
-            deleted: int = await redis.delete(keys.customer_key(ref), *listed)
-            # The other gateways' journals know the customer too.
-            await redis.xadd(ERASURES, {"customer": ref}, maxlen=KEPT_ERASURES, approximate=True)
+            deleted = await self._ledger.erase(ref)
         try:
             await self._journal.erase([ref])
         except OSError as error:

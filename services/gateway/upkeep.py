@@ -7,20 +7,17 @@ each adds its own facts to every ledger that is new to it, each fact once howeve
 from __future__ import annotations
 
 import asyncio
-from itertools import chain
 from typing import Any
 
 import structlog
 
 from services.gateway import ledger as keys
 from services.gateway import metrics
-from services.gateway.journal import Contact, Journal, OptOut, Progress
-from services.gateway.ledger import LedgerUnavailable, RedisLedger, available
+from services.gateway.journal import Journal, OptOut
+from services.gateway.ledger import Contact, LedgerUnavailable, RedisLedger, available
 
 log = structlog.get_logger()
 
-ERASURES = "cs:erasures"
-KEPT_ERASURES = 100_000
 ROUND_S = 0.5
 # A ledger that was lost stays closed for this long, in which the other gateways add their facts too.
 GATHERING_S = 4 * ROUND_S
@@ -32,10 +29,11 @@ async def keep_ledger(ledger: RedisLedger, journal: Journal) -> None:
     while True:
         try:
             await forget_erased(ledger, journal)
+            await tell_opt_outs(ledger, journal)
             generation = await ledger.generation()
             if generation is None:
                 # Nobody has anything to add to the first ledger of all.
-                await rebuild(ledger, journal, GATHERING_S if journal.progress != Progress() else 0.0)
+                await rebuild(ledger, journal, GATHERING_S if journal.progress.generation else 0.0)
             elif generation != journal.progress.generation:
                 await add_facts(ledger, journal)
                 journal.remember(generation=generation)
@@ -63,25 +61,33 @@ async def rebuild(ledger: RedisLedger, journal: Journal, gathering_s: float = 0.
 
 async def add_facts(ledger: RedisLedger, journal: Journal) -> int:
     """Tells the ledger every opt-out, contact and reservation that this journal knows; returns how many."""
+    # First and from memory: a long journal takes longer to read than a lost ledger stays closed.
+    journal.untold |= journal.opt_outs
+    await tell_opt_outs(ledger, journal)
     facts = await asyncio.to_thread(journal.facts)
-    restore = ledger.script("restore")
-    opted_out = [keys.opt_out_key(fact.opt_out) for fact in facts if isinstance(fact, OptOut)]
+    # A person may have added lines of another gateway's to the file.
+    journal.untold |= {fact.opt_out for fact in facts if isinstance(fact, OptOut)} - journal.opt_outs
+    await tell_opt_outs(ledger, journal)
     contacts = [fact for fact in facts if isinstance(fact, Contact)]
-    async with available():
-        for first in range(0, len(opted_out), BATCH):
-            await ledger.redis.mset(dict.fromkeys(opted_out[first : first + BATCH], 1))
-        for first in range(0, len(contacts), BATCH):
-            some = contacts[first : first + BATCH]
-            names = ((keys.contacts_key(each.contact), keys.reserved_key(each.campaign)) for each in some)
-            numbers = ((each.decision_id, each.at_ms, each.cents) for each in some)
-            await restore(keys=list(chain(*names)), args=list(chain(*numbers)))
+    for first in range(0, len(contacts), BATCH):
+        await ledger.restore(contacts[first : first + BATCH])
     return len(facts)
+
+
+async def tell_opt_outs(ledger: RedisLedger, journal: Journal) -> None:
+    """Sets what the ledger may not know, because it is new or because Redis refused it when it was heard."""
+    refs = list(journal.untold)
+    for first in range(0, len(refs), BATCH):
+        some = refs[first : first + BATCH]
+        async with available():
+            await ledger.redis.mset({keys.opt_out_key(ref): 1 for ref in some})
+        journal.untold.difference_update(some)
 
 
 async def forget_erased(ledger: RedisLedger, journal: Journal) -> None:
     """Erases from this journal whom another gateway was told to erase."""
     async with available():
-        found: Any = await ledger.redis.xrange(ERASURES, min=f"({journal.progress.erasure}")
+        found: Any = await ledger.redis.xrange(keys.ERASURES, min=f"({journal.progress.erasure}")
     if found:
         await journal.erase({fields[b"customer"].decode() for _, fields in found})
         journal.remember(erasure=found[-1][0].decode())

@@ -88,7 +88,7 @@ run "buckets_are_closed_and_versioned" {
     force_destroy  = false
     models_readers = { app_runtime = "serviceAccount:app-runtime@example-project.iam.gserviceaccount.com" }
     models_writers = { trainer = "serviceAccount:trainer@example-project.iam.gserviceaccount.com" }
-    data_readers   = {}
+    data_readers   = { trainer = "serviceAccount:trainer@example-project.iam.gserviceaccount.com" }
     builders       = { ci_builder = "serviceAccount:ci-builder@example-project.iam.gserviceaccount.com" }
   }
 
@@ -119,6 +119,28 @@ run "buckets_are_closed_and_versioned" {
       "roles/storage.objectCreator" = "resource.name.startsWith(\"projects/_/buckets/example-project-churn-saver-data/objects/builds/\")"
     }
     error_message = "builds reach more of the data bucket than deploy/ and builds/"
+  }
+
+  # Opt-outs are among the outcomes.
+  assert {
+    condition = toset(flatten([
+      for rule in google_storage_bucket.this["data"].lifecycle_rule : [for condition in rule.condition : coalesce(condition.matches_prefix, [])]
+      if rule.action[0].type == "Delete" && rule.condition[0].days_since_noncurrent_time == null
+    ])) == toset(["records/decisions/"])
+    error_message = "an age deletes something else than decisions"
+  }
+
+  assert {
+    condition = alltrue([
+      for folder in ["records", "deploy", "builds"] :
+      strcontains(google_storage_bucket_iam_member.data_readers["trainer"].condition[0].expression, "!resource.name.startsWith(\"projects/_/buckets/example-project-churn-saver-data/objects/${folder}/\")")
+    ])
+    error_message = "trainers read records, or what builds are told"
+  }
+
+  assert {
+    condition     = google_project_iam_audit_config.writes.service == "storage.googleapis.com" && [for log in google_project_iam_audit_config.writes.audit_log_config : log.log_type] == ["DATA_WRITE"]
+    error_message = "nobody could say who wrote to a bucket"
   }
 }
 

@@ -109,7 +109,9 @@ def test_names_within_a_release_lead_somewhere(installation: str) -> None:
         target = each["spec"]["scaleTargetRef"]
         assert "replicas" not in the(objects, target["kind"], target["name"])["spec"]
     accounts = {each["metadata"]["name"] for each in of_kind(objects, "ServiceAccount")}
-    assert {spec["serviceAccountName"] for _, spec in labels.values() if "serviceAccountName" in spec} == accounts
+    productions = set(SERVICES) if installation == "canary" else set()
+    used = {spec["serviceAccountName"] for _, spec in labels.values() if "serviceAccountName" in spec}
+    assert used == accounts | productions
 
 
 # -- pods --------------------------------------------------------------------------------------------
@@ -147,6 +149,7 @@ def test_every_service_is_probed_and_drains(installation: str) -> None:
             assert asked["port"] in {"http", *(port["containerPort"] for port in each["ports"])}
         wait = int(re.findall(r"sleep\((\d+)\)", each["lifecycle"]["preStop"]["exec"]["command"][2])[0])
         assert workload(objects, service)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > wait + 10
+        assert service == "gateway" or wait >= 30 + 5  # DNS names a pod for as long after it is gone
 
 
 def test_gateways_drain_is_its_own() -> None:
@@ -231,9 +234,9 @@ def test_canary_gets_its_share() -> None:
         ("churn-saver-gateway", 95),
         ("churn-saver-canary-gateway", 5),
     ]
-    released = render(values_of("canary"))
+    released = render(merged(values_of("production", TRAINERS), values_of("canary")))
     assert of_kind(released, "HealthCheckPolicy")
-    assert not of_kind(released, "HTTPRoute", "Gateway", "ExternalSecret")
+    assert not of_kind(released, "HTTPRoute", "Gateway", "ExternalSecret", "ServiceAccount", "CronJob")
 
 
 def test_generator_is_scaled_on_its_queue() -> None:
@@ -341,6 +344,8 @@ def test_hooks_run_when_they_should() -> None:
         "churn-saver-kill-switch": "post-install",
         "churn-saver-test": "test",
     }
+    # Autopilot may have to make a node for it, which takes minutes.
+    assert the(objects, "Job", "churn-saver-preflight")["spec"]["activeDeadlineSeconds"] >= 600
     for name in ("kill-switch", "test"):  # Helm leaves them
         assert the(objects, "Job", f"churn-saver-{name}")["spec"]["ttlSecondsAfterFinished"] == 86400
     data = [the(objects, "ConfigMap", f"churn-saver-{name}")["data"] for name in ("config", "preflight")]
@@ -355,12 +360,14 @@ AGAINST_THE_SCHEMA = [
     ("image.pullPolicy", "Sometimes"),
     ("gateway.image.digest", "sha256:short"),
     ("gateway.replicas", -1),
+    ("gateway.replicas", 0),
     ("gateway.replica", 3),
     ("gateway.autoscaling.maxReplicas", 0),
     ("gateway.terminationGracePeriodSeconds", -1),
     ("gateway.preStopSeconds", -5),
     ("gateway.podDisruptionBudget.maxUnavailable", 0),
     ("gateway.resources.requests", {"cpu": None}),
+    ("gateway.resources.requests", {"cpu": "lots"}),
     ("gateway.persistence.size", "big"),
     ("generator.autoscaling.queueDepth.target", 0),
     ("decision.autoscaling.queueDepth", {"target": 5}),
@@ -384,6 +391,8 @@ AGAINST_THE_SCHEMA = [
     ("exposure.host", "no spaces.example"),
     ("exposure.canary.weight", 101),
     ("networkPolicy.loadBalancerCidrs", ["10.0.0.0"]),
+    ("networkPolicy.loadBalancerCidrs", ["10.256.0.0/16"]),
+    ("networkPolicy.redis.peers", [{"ipBlock": {"cidr": "999.1.1.1/99"}}]),
     ("networkPolicy.dns", []),
     ("networkPolicy.redis.port", 0),
     ("monitoring.podMonitoring.interval", "often"),
@@ -405,12 +414,24 @@ def test_schema_refuses(path: str, value: Any) -> None:
 
 CONTRADICTIONS = [
     (at("image.tag", ""), "image.tag: is empty", "set the tag"),
+    (at("shield.resources.requests.memory", "1Gi"), "shield.resources.requests.memory: 1Gi is more", "raise the limit"),
+    (at("shield.resources.limits.cpu", "200m"), "shield.resources.requests.cpu: 250m is more", "raise the limit"),
+    (at("fullnameOverride", "x.y"), "fullnameOverride: objects would be called x.y-", "begins with a letter"),
+    (at("gateway.env", {"CHURN_SAVER_PSEUDONYM_KEY": "k"}), "gateway.env.CHURN_SAVER_PSEUDONYM_KEY", "in the Secret"),
+    (at("settings.gateway.port", 80), "settings.gateway.port: 80 is root's", "from 1024 on"),
+    (at("configs.env", "offers: ["), "configs.env: is no YAML (", "mend the file"),
     (at("gateway.autoscaling", {"minReplicas": 11}), "gateway.autoscaling.minReplicas: 11 is more", "raise"),
     (at("shield.autoscaling.targetCPUUtilizationPercentage", None), "shield.autoscaling: has nothing", "metrics"),
     (at("decision.autoscaling.minReplicas", 0), "decision.autoscaling.minReplicas: 0 needs", "External"),
-    (at("shield.terminationGracePeriodSeconds", 15), "shield.terminationGracePeriodSeconds: 15", "set more than 15"),
-    (at("settings.decision.drain_s", 40), "decision.terminationGracePeriodSeconds: 30", "set more than 45"),
+    (at("shield.terminationGracePeriodSeconds", 45), "shield.terminationGracePeriodSeconds: 45", "set more than 45"),
+    (at("settings.decision.drain_s", 40), "decision.terminationGracePeriodSeconds: 60", "set more than 75"),
     (at("gateway.preStopSeconds", 50), "gateway.terminationGracePeriodSeconds: 60", "set more than 60"),
+    (
+        {"decision": {"serviceAccount": {"create": False, "name": ""}}},
+        "decision.serviceAccount.name: is empty",
+        "name the account",
+    ),
+    (at("shield.serviceAccount.name", "gateway"), "shield.serviceAccount.name: gateway is made for gateway", "another"),
     (merged(VLLM, at("vllm.image.tag", "")), "vllm.image.tag: is empty", "never `latest`"),
     (merged(VLLM, at("vllm.model", "")), "vllm.model: is empty", "name a model"),
     (at("generator.autoscaling.queueDepth.target", None), "generator.autoscaling: has nothing", "metrics"),
@@ -433,12 +454,14 @@ CONTRADICTIONS = [
     (merged(INGRESS, at("exposure.ingress.secretName", "tls")), "exposure.ingress", "either"),
     (at("networkPolicy.loadBalancerCidrs", []), "networkPolicy.loadBalancerCidrs", "name its ranges"),
     (at("networkPolicy.redis.peers", []), "networkPolicy.redis.peers", "podSelector"),
+    (at("monitoring.serviceMonitor.enabled", True), "networkPolicy.monitoring", "add its namespace"),
     (at("trainers.enabled", True), "trainers.signingKey.secretName", "churn-saver keys"),
     (
         merged(TRAINERS, at("trainers.jobs.risk.args", ["train", "risk"])),
         "trainers.jobs.risk.args",
         "add --publish",
     ),
+    (merged(TRAINERS, at("trainers.data.bucket", "")), "is empty, and risk reads /data/customers.csv", "the bucket"),
 ]
 
 
@@ -449,6 +472,13 @@ def test_contradictions_are_refused(bad: dict[str, Any], field: str, mend: str) 
         render(values_of("production", bad))
     (line,) = (each for each in str(refused.value).splitlines() if field in each)
     assert mend in line
+
+
+@pytest.mark.parametrize("name", ["1abc", "a.b"])
+def test_release_that_services_cannot_be_called_after(name: str) -> None:
+    """Helm takes such names; Kubernetes would refuse the Services, half a release later."""
+    with pytest.raises(helm_python.HelmRenderError, match=f"fullnameOverride: objects would be called {name}-churn"):
+        chart().render(values_of("production"), name=name)
 
 
 def test_all_faults_are_shown_at_once() -> None:
@@ -463,6 +493,19 @@ def test_readme_knows_every_value() -> None:
     """The table of the chart's README names each block of values.yaml."""
     readme = (CHART / "README.md").read_text()
     assert not [name for name in chart().values if f"| `{name}" not in readme]
+
+
+def test_outputs_of_terraform_exist() -> None:
+    """Where the chart sends somebody to an output of Terraform, there is one."""
+    declared = {
+        name
+        for path in (ROOT / "terraform").glob("*.tf")
+        for name in re.findall(r'^output "(\w+)"', path.read_text(), re.MULTILINE)
+    }
+    files = [path for path in CHART.rglob("*") if path.suffix in {".yaml", ".tpl", ".md", ".txt"}]
+    named = {name for path in files for name in re.findall(r"Terraform's output (\w+)", path.read_text())}
+    assert named
+    assert named <= declared
 
 
 def test_values_say_no_more_than_they_know() -> None:

@@ -84,6 +84,8 @@ def test_every_port_of_every_service_is_named() -> None:
         }
         (scrapes,) = (rule for rule in rules if "namespaceSelector" in rule["from"][0])
         assert scrapes["ports"][0]["port"] == service["spec"]["ports"][-1]["port"]
+        spaces = {peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in scrapes["from"]}
+        assert spaces == {"gke-gmp-system", "gmp-system"}  # Autopilot's, and that of other clusters
 
 
 def test_the_way_out() -> None:
@@ -92,6 +94,8 @@ def test_the_way_out() -> None:
     dns = the(objects, "NetworkPolicy", "churn-saver-dns")["spec"]
     assert chosen(dns["podSelector"]) == {None}
     assert {(port["port"], port["protocol"]) for port in dns["egress"][0]["ports"]} == {(53, "UDP"), (53, "TCP")}
+    servers = {peer["ipBlock"]["cidr"] for peer in dns["egress"][0]["to"] if "ipBlock" in peer}
+    assert servers == {"169.254.20.10/32", "169.254.169.254/32"}  # NodeLocal DNSCache, Cloud DNS
     google = the(objects, "NetworkPolicy", "churn-saver-google")["spec"]
     assert chosen(google["podSelector"]) == FOLLOWERS
     assert [port["port"] for port in google["egress"][0]["ports"]] == [443]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,15 @@ from google.protobuf import json_format
 from churnsaver.settings import read_yaml
 from tests.support.chart import SERVICES, container, render, values_of
 from tests.support.shipping import Bench, Gateway, digest, running_gateway
-from tools.release import IMAGES, WORDS
+from tests.unit.test_documents import DOCUMENTS, commands
+from tools.release import HELM_TIMEOUT_MIN, IMAGES, WORDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE, PROMOTION = "cloudbuild.yaml", "cloudbuild.promote.yaml"
 FILES = [PIPELINE, PROMOTION]
+PAGE = (ROOT / "docs" / "DEPLOYMENT.md").read_text(encoding="utf-8")
 # Google's own, which a trigger fills.
-BUILT_IN = {"PROJECT_ID", "SHORT_SHA"}
+BUILT_IN = {"PROJECT_ID", "SHORT_SHA", "BUILD_ID"}
 PINNED = f"python@sha256:{'0' * 64}"
 GIVEN = {
     "_REGISTRY": "registry.example/dev/churn-saver",
@@ -122,6 +127,7 @@ def test_order() -> None:
     assert before(PIPELINE, "deploy") >= {"push", "sign"}
     assert before(PIPELINE, "promote") >= {"deploy", "smoke"}
     assert before(PROMOTION, "smoke") >= {"check", "digests", "sign", "deploy"}
+    assert all("checkout" in before(PROMOTION, step) for step in set(steps(PROMOTION)) - {"check", "checkout"})
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -132,6 +138,23 @@ def test_substitutions(file: str) -> None:
     used = substitutions_in(str(body))
     assert used - BUILT_IN == declared
     assert substitutions_in(str(build(file)["substitutions"])) <= BUILT_IN
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_nothing_is_cut_off(file: str) -> None:
+    """Helm may need its time for the pre-flight, the upgrade and the rollback; a build, that of its longest way."""
+    limits = {name: int(step["timeout"].removesuffix("s")) for name, step in steps(file).items()}
+    assert limits["deploy"] >= 3 * 60 * HELM_TIMEOUT_MIN
+
+    def longest(step: str) -> int:
+        return limits[step] + max(map(longest, steps(file)[step].get("waitFor", [])), default=0)
+
+    assert int(build(file)["timeout"].removesuffix("s")) >= max(map(longest, limits))
+
+
+def test_builds_leave_what_they_found_under_a_name_of_their_own() -> None:
+    """A build of the same commit that runs again may not replace what the first one wrote."""
+    assert build(PIPELINE)["artifacts"]["objects"]["location"].endswith("/builds/${_TAG}/$BUILD_ID/")
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -213,17 +236,93 @@ def test_release_in_production(tmp_path: Path, gateway: Gateway) -> None:
     (installed,) = bench.calls("helm", "upgrade")
     assert "charts/churn-saver/values-production.yaml" in installed
     assert bench.calls("docker") == []
+    assert bench.calls("git", "checkout") == [["git", "checkout", "--detach", "abc1234"]]
+
+
+def test_production_gets_the_chart_that_ran_in_dev(tmp_path: Path) -> None:
+    """The trigger clones the head of the branch and nothing before; the tag's commit is fetched, with its files."""
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+        done = subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init", "--quiet", "origin")
+    for chart in ("as in dev", "newer"):
+        (tmp_path / "origin" / "chart").write_text(chart)
+        git("-C", "origin", "add", "chart")
+        git("-C", "origin", "commit", "--quiet", "--message", chart)
+    git("clone", "--quiet", "--depth=1", f"file://{tmp_path}/origin", "workspace")
+    env = {**os.environ, "TAG": git("-C", "origin", "rev-parse", "--short", "HEAD~1")}
+    words = [sys.executable, str(ROOT / "tools" / "release.py"), "checkout"]
+    subprocess.run(words, cwd=tmp_path / "workspace", env=env, check=True, timeout=60)
+    assert (tmp_path / "workspace" / "chart").read_text() == "as in dev"
+
+
+@pytest.mark.parametrize(
+    ("status", "mend"),
+    [("pending-upgrade", "rollback"), ("pending-rollback", "rollback"), ("pending-install", "uninstall")],
+)
+def test_an_upgrade_that_was_cut_off_is_told(tmp_path: Path, status: str, mend: str) -> None:
+    """With what to do, before Helm is asked to upgrade."""
+    bench = Bench(tmp_path, ROOT)
+    bench.env["STAND_IN_STATUS"] = status
+    words = [filled(PIPELINE, word) for word in steps(PIPELINE)["deploy"]["args"] if not word.startswith("HELM=")]
+    done = run(bench, *words)
+    assert done.returncode == 2
+    assert re.search(rf"churn-saver: is {status}; .*`helm --namespace retain {mend} ", done.stderr)
+    assert bench.calls("helm", "upgrade") == []
 
 
 def test_facts_of_the_page_install() -> None:
     """DEPLOYMENT.md's facts.yaml, over the values and under the digests that `make deploy` gives Helm."""
-    page = (ROOT / "docs" / "DEPLOYMENT.md").read_text()
-    (facts,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    facts, trainers = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
     images = {name: {"image": {"digest": digest(name)}} for name in IMAGES}
-    objects = render(values_of("staging", yaml.safe_load(facts), {"image": {"tag": "abc1234"}}, images))
+    bucket = {"trainers": {"data": {"bucket": "example-data"}}}  # as values-terraform.json says
+    objects = render(values_of("staging", bucket, facts, trainers, {"image": {"tag": "abc1234"}}, images))
     for name in SERVICES:
         assert container(objects, name)["image"].endswith(f"/{name}@{digest(name)}")
     assert not [each for each in objects if each["kind"] in {"Gateway", "HTTPRoute", "ExternalSecret"}]
+    assert [each["metadata"]["labels"]["churn-saver/trainer-job"] for each in objects if each["kind"] == "CronJob"] == [
+        "risk"
+    ]
+
+
+def test_terraform_is_told_the_same_each_time() -> None:
+    """What an apply is told stands in a file: one that was told less would take rights away."""
+    (told,) = re.findall(r"^```hcl\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    for environment in ("dev", "prod"):
+        variables = (ROOT / "terraform" / "environments" / environment / "variables.tf").read_text()
+        assert set(re.findall(r"^(\w+) +=", told, re.MULTILINE)) <= set(
+            re.findall(r'^variable "(\w+)"', variables, re.MULTILINE)
+        )
+    lines = [words for path in DOCUMENTS for words in commands(path) if words[0] == "terraform"]
+    assert len(lines) > 10
+    assert [words for words in lines if any(word.startswith("-var") for word in words)] == []
+
+
+def test_terraform_has_the_outputs_that_documents_name() -> None:
+    """In prod all of them; dev, which releases come from, has no `promotion`."""
+    outputs = (ROOT / "terraform" / "environments" / "prod" / "outputs.tf").read_text()
+    lines = [words for path in DOCUMENTS for words in commands(path) if words[0] == "terraform" and "output" in words]
+    told = {next(word for word in words[words.index("output") + 1 :] if word[0] != "-") for words in lines}
+    assert len(told) > 4
+    assert told <= set(re.findall(r'^output "(\w+)"', outputs, re.MULTILINE))
+
+
+def test_opt_outs_are_found_in_a_copied_bucket(tmp_path: Path) -> None:
+    """The page's own line, on files that lie as Pub/Sub writes them."""
+    subscriptions = (ROOT / "terraform" / "modules" / "pubsub" / "main.tf").read_text()
+    assert 'filename_datetime_format = "YYYY/MM/DD/hh_mm_ssZ"' in subscriptions
+    for at, outcomes in (("2025/01/31/23_59_59Z", ["opted_out", "retained"]), ("2026/11/25/10_00_00Z", ["opted_out"])):
+        file = tmp_path / "records" / "outcomes" / f"{at}_0.jsonl"
+        file.parent.mkdir(parents=True)
+        lines = [json.dumps({"customer_ref": f"{at[:4]}-{n}", "outcome": each}) for n, each in enumerate(outcomes)]
+        file.write_text("\n".join(lines) + "\n")
+    (line,) = re.findall(r"^find records/outcomes .*$", PAGE, re.MULTILINE)
+    subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=60)
+    found = sorted(map(json.loads, (tmp_path / "facts.jsonl").read_text().splitlines()), key=str)
+    assert found == [{"opt_out": "2025-0"}, {"opt_out": "2026-0"}]
 
 
 def given(**other: str) -> list[str]:
@@ -323,3 +422,36 @@ def test_smoke_sees_what_is_wrong(gateway: Gateway) -> None:
     assert "retain: answered 503" in smoke(url).stderr
     gateway.models["shield"] = {}
     assert "nothing serves in shield" in smoke(url).stderr
+
+
+def test_smoke_hears_somebody_else(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load balancer's page in place of the gateway's JSON ends it with a line, not with a traceback."""
+
+    def page(handler: BaseHTTPRequestHandler, *_: object) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(b"<html>Welcome</html>")
+
+    monkeypatch.setattr("tests.support.shipping.Handler._answer", page)
+    done = smoke(f"http://127.0.0.1:{gateway.server_port}")
+    assert done.returncode == 1
+    assert done.stderr == "models: nothing serves in gateway, decision, generator, shield; see the logs of their pods\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        ([], "usage: smoke.py URL"),
+        (["notaurl"], "URL: 'notaurl' is no address; give http://HOST:PORT"),
+        (["http://host:port"], "URL: 'http://host:port' is no address; give http://HOST:PORT"),
+        (["http://127.0.0.1:1", "nowhere.json"], "CUSTOMER.json: nowhere.json cannot be read"),
+        (["http://127.0.0.1:1", "README.md"], "CUSTOMER.json: README.md cannot be read"),
+        (["http://127.0.0.1:1", "reports/cluster.json"], "has no `customer`; give a request such as examples/retain"),
+    ],
+)
+def test_smoke_refuses_what_it_cannot_use(words: list[str], mend: str) -> None:
+    """Exit 2 in one line, before anybody is asked."""
+    command = [sys.executable, "tools/smoke.py", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert mend in done.stderr

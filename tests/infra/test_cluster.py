@@ -25,9 +25,11 @@ from tests.support.chart import (
     FOREIGN,
     INGRESS,
     SERVICES,
+    TRAINERS,
     Object,
     at,
     chart,
+    merged,
     objects_of,
     of_kind,
     render,
@@ -117,7 +119,7 @@ def test_every_object_is_accepted(empty: Cluster, installation: str, more: Objec
         assert answer["kind"] == each["kind"]
     record_property("objects", len(found))
     kinds = {each["kind"] for each in found}
-    assert {"NetworkPolicy", "PodDisruptionBudget", "ServiceAccount", "Deployment", "Job"} <= kinds
+    assert {"NetworkPolicy", "PodDisruptionBudget", "Deployment", "Job"} <= kinds
     assert {each["apiVersion"] for each in of_kind(found, "PodDisruptionBudget")} == {"policy/v1beta1"}  # of 1.20
 
 
@@ -214,12 +216,11 @@ def _everything_is_there(release: Installed) -> None:
 def _accounts_may_do_nothing(release: Installed) -> None:
     """Each process has an account, the services' with Workload Identity, and none may ask the API server anything."""
     accounts = {each["metadata"]["name"]: each for each in objects(release.cluster, "v1", "serviceaccounts")}
-    names = {f"churn-saver-{name}" for name in (*SERVICES, "trainers", "vllm")}
+    names = {*SERVICES, "churn-saver-trainers", "churn-saver-vllm"}
     assert names == set(accounts) - {"default"}
     identity = "iam.gke.io/gcp-service-account"
-    assert {name for name in names if identity in accounts[name]["metadata"].get("annotations", {})} == {
-        f"churn-saver-{name}" for name in SERVICES
-    }
+    with_identity = {name for name in names if identity in accounts[name]["metadata"].get("annotations", {})}
+    assert with_identity == set(SERVICES)
     for name in names:
         asked = {"namespace": "retain", "verb": "list", "resource": "secrets"}
         spec = {"user": f"system:serviceaccount:retain:{name}", "resourceAttributes": asked}
@@ -267,6 +268,25 @@ def _left(cluster: Cluster) -> dict[str, list[str]]:
                 found = objects(cluster, api, resource["name"], labelSelector=INSTANCE)
                 left.setdefault(resource["kind"], []).extend(each["metadata"]["name"] for each in found)
     return {kind: sorted(names) for kind, names in left.items() if names}
+
+
+def test_canary_beside_production(kubeconfig: Path, kinds: None) -> None:
+    """A second release takes production's accounts, trains nothing, and leaves all of production when it goes."""
+    production = values_of("production", TRAINERS, at("image.tag", "one"))
+    canary = merged(production, values_of("canary"), at("image.tag", "two"))
+    with new(kubeconfig, "canary") as release:
+        release.secret("signing", "signing.key")
+        release.secret("churn-saver-secrets", *KEYS, "ca.pem")  # as the operator makes it
+        release.helm.install(chart(), RELEASE, production, wait="watcher", timeout=120)
+        release.helm.install(chart(), f"{RELEASE}-canary", canary, wait="watcher", timeout=120)
+        pods = objects(release.cluster, "v1", "pods", labelSelector=f"app.kubernetes.io/instance={RELEASE}-canary")
+        assert {each["spec"]["serviceAccountName"] for each in pods} == set(SERVICES)
+        jobs = {each["metadata"]["name"] for each in objects(release.cluster, "batch/v1beta1", "cronjobs")}
+        assert jobs == {"churn-saver-risk", "churn-saver-policy"}
+        release.helm.uninstall(f"{RELEASE}-canary", wait="watcher", timeout=120)
+        accounts = {each["metadata"]["name"] for each in objects(release.cluster, "v1", "serviceaccounts")}
+        assert accounts == {*SERVICES, "churn-saver-trainers", "default"}
+        assert release.images() == {name: f"{name}:one" for name in SERVICES}
 
 
 # -- refused before anything changes -----------------------------------------------------------------
@@ -322,6 +342,9 @@ def test_secrets_that_lack_something_are_named(kubeconfig: Path, kinds: None) ->
     """A Secret that is not there, or lacks a key, is refused with the field and the mend, at install and at upgrade."""
     trainers = {"trainers": EVERYTHING["trainers"]}
     with new(kubeconfig, "secrets") as release:
+        nowhere = {"namespace": "nowhere", "create_namespace": True}
+        with pytest.raises(HelmError, match="there is no Secret churn-saver in the namespace nowhere; make it"):
+            release.helm.install(chart(), RELEASE, values_of("dev"), **nowhere)
 
         def refused(values: Object, upgrade: bool = False) -> str:
             act = release.helm.upgrade if upgrade else release.helm.install

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import signal
@@ -127,11 +128,29 @@ def test_without_a_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l
     assert "KUBECONFIG" in said
 
 
-def test_gpus_need_a_kind(launch: Launch) -> None:
-    """A number of nothing in particular is refused."""
-    launched = launch("risk", "--gpus", "2")
+@pytest.mark.parametrize("text", ["a: b: c", "just words", "[1, 2]", "apiVersion: v1\ncontexts: 7\n"])
+def test_kubeconfig_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A file that says something else, or is no YAML, is refused in one line with the mend."""
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(BadInput, match=r"^no cluster to launch on \(.+\); run `gcloud .*set KUBECONFIG$"):
+        Cluster.connect()
+
+
+@pytest.mark.parametrize(
+    ("words", "mend"),
+    [
+        (("--gpus", "2"), "Name it with --gpu"),
+        (("--timeout-hours", "inf"), "--timeout-hours: inf is no time; give hours"),
+        (("--image", ""), "--image: is empty; name an image"),
+    ],
+)
+def test_options_that_say_nothing(words: tuple[str, ...], mend: str, launch: Launch) -> None:
+    """Exit 2 with the option and the mend, before a cluster is asked."""
+    launched = launch("risk", *words)
     assert launched.end()[0] == 2
-    assert "--gpu" in launched.said[0]
+    assert mend in launched.said[0]
 
 
 def test_cluster_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +279,31 @@ def test_fails_after_its_retries(cluster: Cluster, node: Kubelet, launch: Launch
     assert (code, result["state"], result["exit_codes"]) == (1, "failed", [3, 3])
     assert "BackoffLimitExceeded" in result["reason"]
     assert any("attempt 2 of 2" in line for line in launched.said)
+
+
+@pytest.mark.stack
+def test_sidecar_is_not_the_trainer(cluster: Cluster, node: Kubelet, launch: Launch) -> None:
+    """Clusters put containers of their own first into a pod: log, arguments and exit code are the trainer's."""
+    trainer = find_trainer(cluster, "policy")
+    sidecar = {"name": "gke-gcsfuse-sidecar", "image": "example/sidecar:1"}
+    labels = trainer["metadata"]["labels"] | {"app.kubernetes.io/instance": "sidecar"}
+    spec = copy.deepcopy(trainer["spec"])
+    spec["jobTemplate"]["spec"]["template"]["spec"]["containers"].insert(0, sidecar)
+    apply(cluster, {**trainer, "metadata": {"name": "with-sidecar", "labels": labels}, "spec": spec})
+    before = objects(cluster, *JOBS)
+    launched = launch("policy", "--release", "sidecar", "--retries", "0", "--", "train", "ppo", "--publish")
+    job = next_job(cluster, before)
+    pod = attempt(cluster, job)
+    assert [each.get("args") for each in pod["spec"]["containers"]] == [None, ["train", "ppo", "--publish"]]
+    bind(cluster, pod)
+    node.lines[pod["metadata"]["name"]] = ["2026-01-01T00:00:01.0Z no convergence", END]
+    play(cluster, pod, "Running")
+    launched.until("no convergence")
+    play(cluster, pod, "Failed", 3)
+    code, result = launched.end()
+    assert (code, result["exit_codes"]) == (1, [3])
+    assert {path.split("?")[0].split("/")[4] for path in node.asked} == {"trainer"}
+    cluster.call("DELETE", cluster.at(trainer["apiVersion"], "cronjobs", "with-sidecar"))
 
 
 @pytest.mark.stack

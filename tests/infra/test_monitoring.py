@@ -19,7 +19,10 @@ from tests.support.prometheus import MONITORING, ROOT, RULES, exported_metrics, 
 CLOUD_RULES = ROOT / "terraform" / "modules" / "monitoring" / "rules" / "cloud.yaml"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 BOARDS = sorted((MONITORING / "grafana" / "dashboards").glob("*.json"))
-RULE_TESTS = RULES.with_name("services_test.yaml")
+
+
+def cases_of(rules: Path) -> Path:
+    return rules.with_name(f"{rules.stem}_test.yaml")
 
 
 def alerts(path: Path) -> list[dict[str, Any]]:
@@ -46,21 +49,22 @@ def test_no_two_alerts_share_a_name() -> None:
     assert [name for name, count in Counter(alert["alert"] for alert in ALERTS).items() if count > 1] == []
 
 
-def test_every_alert_is_tested_both_ways() -> None:
-    """services_test.yaml has a series on which it fires, and one on which it does not; neither of nothing at all."""
+@pytest.mark.parametrize("rules", [RULES, CLOUD_RULES], ids=lambda path: path.stem)
+def test_every_alert_is_tested_both_ways(rules: Path) -> None:
+    """There is a series on which it fires, and one on which it does not; neither of nothing at all."""
     told = Counter[tuple[str, bool]]()
-    for each in yaml.safe_load(RULE_TESTS.read_text())["tests"]:
+    for each in yaml.safe_load(cases_of(rules).read_text())["tests"]:
         (asked,) = each["promql_expr_test"]
         assert each["input_series"]
         told[re.findall(r'alertname="(\w+)"', asked["expr"])[0], bool(asked["exp_samples"])] += 1
-    names = [alert["alert"] for alert in alerts(RULES)]
+    names = [alert["alert"] for alert in alerts(rules)]
     assert set(told) == {(name, fires) for name in names for fires in (True, False)}
 
 
 @pytest.mark.stack
 def test_rules_fire_when_they_should() -> None:
     """Prometheus' own unit tests."""
-    promtool("test", "rules", str(RULE_TESTS))
+    promtool("test", "rules", str(cases_of(RULES)), str(cases_of(CLOUD_RULES)))
 
 
 @pytest.mark.stack
@@ -143,6 +147,33 @@ def test_a_page_tells_all_that_is_needed(page: Path) -> None:
     assert len(text.splitlines()) <= 45
     for linked in re.findall(r"\]\(([\w./]+\.md)\)", text):
         assert (RUNBOOKS / linked).exists(), linked
+
+
+def test_no_page_promises_that_the_baseline_contacts_nobody() -> None:
+    """FORCE_BASELINE makes the scorecard decide, which contacts people as well."""
+    paragraphs = [part for page in [*PAGES, ROOT / "docs" / "DEPLOYMENT.md"] for part in told(page.read_text())]
+    paragraphs += [alert["annotations"]["action"] for alert in ALERTS]
+    named = [text for text in paragraphs if re.search(r"forceBaseline|FORCE_BASELINE", text)]
+    assert named
+    promise = re.compile(
+        r"(stop|end)\w* (all )?contact|contacts? must stop|(contacts?|contacted) nobody|nobody is contacted"
+    )
+    assert [text for text in named if promise.search(text)] == []
+
+
+def told(text: str) -> list[str]:
+    """Paragraphs, each with the block of commands below it; of a table, its rows."""
+    parts = re.split(r"\n\n(?!```)", text)
+    return [each for part in parts for each in (part.splitlines() if part.startswith("|") else [part])]
+
+
+def test_upgrades_on_the_spot_take_the_new_chart_s_values() -> None:
+    """With --reuse-values alone, a chart that is newer than the release lacks its own defaults and fails."""
+    lines = [line for _, line in COMMANDS if line.startswith("helm ") and " upgrade " in line]
+    assert len(lines) > 4
+    assert [line for line in lines if " --reset-then-reuse-values " not in line] == []
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert " --reuse-values" not in page.read_text(), page
 
 
 def code(page: Path) -> Iterator[str]:

@@ -122,8 +122,12 @@ async def test_records_arrive_as_they_stand(gateway: Gateway, reader: Reader) ->
         (sent,), (outcome,) = await reader.take("decisions", 1), await reader.take("outcomes", 1)
         await emptied(gateway)
     record = await gateway.records.get(decision_id)
-    assert sent == {**{name: record[name] for name in sent.keys() - {"released_at_ms"}}, "released_at_ms": None}
+    assert sent == {name: record[name] for name in sent.keys() - {"released_at_ms", "revision"}} | {
+        "released_at_ms": None,
+        "revision": sent["revision"],
+    }
     assert sent["booking"] == "booked"
+    assert "request_id" not in sent, "callers put anything into it"
     assert sent["propensity"]["total"] == pytest.approx(0.125)
     assert outcome == {
         "decision_id": decision_id,
@@ -143,6 +147,7 @@ async def test_what_becomes_of_a_decision_is_told_again(gateway: Gateway, reader
         skipped = await ask(gateway, "POST", f"/v1/decisions/{cancelled}/release", {"consent": False})
         assert skipped["reason"] == "consent"
         later = {each["decision_id"]: each for each in await reader.take("decisions", 2)}
+    assert all(each["revision"] < later[each["decision_id"]]["revision"] for each in booked)
     assert later[released]["booking"] == "released"
     assert later[released]["released_at_ms"] == int(gateway.now.timestamp() * 1000)
     assert later[cancelled]["booking"] == "cancelled"
@@ -257,3 +262,21 @@ async def test_a_bug_does_not_end_it(gateway: Gateway, reader: Reader, monkeypat
         monkeypatch.undo()
         (sent,) = await reader.take("decisions", 1)
     assert sent["decision_id"] == decision_id
+
+
+async def test_a_sender_that_was_held_up_does_not_undo_what_a_later_one_told(
+    gateway: Gateway, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read before the release and publishes after it: the lower revision gives it away."""
+    monkeypatch.setattr(outbox, "LEASE_MS", 100)
+    decision_id = await decide(gateway)
+    slow = Outbox(gateway.ledger)
+    assert await slow.is_ours()
+    ((old,), _) = await slow.messages(await slow.oldest())
+    await asyncio.sleep(0.15)
+    await ask(gateway, "POST", f"/v1/decisions/{decision_id}/release", {})
+    async with sending(gateway, reader):
+        (new,) = await reader.take("decisions", 1)
+    assert json.loads(old.data)["booking"] == "booked"
+    assert new["booking"] == "released"
+    assert json.loads(old.data)["revision"] < new["revision"]

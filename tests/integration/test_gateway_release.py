@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from services.gateway.case import pseudonym
-from services.gateway.journal import Contact
-from services.gateway.ledger import contacts_key
+from services.gateway.ledger import Contact, contacts_key
 from services.gateway.upkeep import rebuild
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body, serving_gateway

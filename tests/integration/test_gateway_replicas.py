@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +14,8 @@ from churnsaver.tasks import stop_tasks
 from services.gateway import upkeep
 from services.gateway.case import pseudonym
 from services.gateway.contract import KillSwitchRequest
-from services.gateway.journal import Contact, Journal, OptOut
-from services.gateway.ledger import contacts_key, opt_out_key, reserved_key
+from services.gateway.journal import Journal, OptOut
+from services.gateway.ledger import Contact, contacts_key, opt_out_key, reserved_key
 from services.gateway.upkeep import keep_ledger
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
@@ -63,6 +64,13 @@ async def told(*gateways: Gateway) -> None:
         for gateway in gateways:
             while gateway.journal.progress.generation != await gateway.ledger.generation():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+async def opted_out(gateway: Gateway, customer: str) -> None:
+    """Waits until the ledger knows of an opt-out."""
+    async with asyncio.timeout(5):
+        while (await state(gateway, customer))[0] != [True]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def ref(gateway: Gateway, customer: str) -> str:
@@ -176,3 +184,83 @@ async def test_the_first_ledger_opens_at_once(redis_instance: RedisServer, tmp_p
     async with keeping(gateway), asyncio.timeout(0.3):
         await opened(gateway)
     await gateway.close()
+
+
+async def test_a_late_opt_out_is_heard_by_whichever_is_asked(replicas: list[Gateway]) -> None:
+    """Redis lost the decision, and the gateway that is asked never knew it: the other told the ledger whose it was."""
+    one, two = replicas
+    decision_id = await contact(one, "c1")
+    await one.redis.flushall()
+    told_of = {"decision_id": decision_id, "outcome": "opted_out"}
+    async with two.client() as client:
+        assert (await client.post("/v1/outcomes", json=told_of)).status_code == 503, "the ledger is closed"
+    async with keeping(one, two):
+        await opened(one)
+        await told(one, two)
+    await opt_out(two, decision_id)
+    assert (await state(one, "c1"))[0] == [True]
+    async with two.client() as client:
+        assert (await client.delete("/v1/customers/c1")).json()["deleted"] > 0
+        assert (await client.post("/v1/outcomes", json=told_of)).status_code == 404
+    assert await state(one, "c1") == ([True], [[]], 600)
+
+
+async def test_an_opt_out_that_redis_refused_is_told_later(replicas: list[Gateway]) -> None:
+    """A full Redis: the caller hears 503, the journal has it, and the ledger hears of it when there is room."""
+    one, two = replicas
+    decision_id = await contact(one, "c1")
+    await one.redis.config_set("maxmemory", "1")
+    async with one.client() as client:
+        refused = await client.post("/v1/outcomes", json={"decision_id": decision_id, "outcome": "opted_out"})
+    assert refused.status_code == 503
+    await one.redis.config_set("maxmemory", "0")
+    async with keeping(one, two):
+        await opted_out(one, "c1")
+    assert one.journal.untold == set()
+
+
+async def test_opt_outs_come_before_a_long_journal_is_read(
+    replicas: list[Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are in memory: a ledger that opens while another gateway still reads its file knows them."""
+    one, two = replicas
+    await opt_out(two, await contact(two, "c1"))
+    facts = two.journal.facts
+
+    def slowly() -> list[OptOut | Contact]:
+        time.sleep(1.5)
+        return facts()
+
+    monkeypatch.setattr(two.journal, "facts", slowly)
+    await one.redis.flushall()
+    async with keeping(one, two):
+        await opened(one)
+        assert two.journal.progress.generation != await one.ledger.generation(), "it still reads"
+        assert (await state(one, "c1"))[0] == [True]
+
+
+async def test_who_opted_out_has_no_standing_contact(replicas: list[Gateway]) -> None:
+    """Asked again under another key after the opt-out: the contact that stood does not stand any more."""
+    one, two = replicas
+    await opt_out(one, await contact(one, "c1"))
+    async with two.client() as client:
+        answers = [(await client.post("/v1/retain", json=body("c1", f"again-{n}"))).json() for n in range(2)]
+    assert [answer["decision"]["contact"] for answer in answers] == [False, False]
+    assert answers[0]["decision_id"] == answers[1]["decision_id"], "what was decided after the opt-out stands"
+
+
+async def test_erased_is_erased_from_the_append_only_file(replicas: list[Gateway], redis_instance: RedisServer) -> None:
+    """The answers that were kept for replays hold the name; the file that Redis recovers from forgets them too."""
+    one, _ = replicas
+    customer = "jane.doe@example.com"
+    await contact(one, customer)
+
+    def on_disk() -> bool:
+        return any(customer.encode() in path.read_bytes() for path in redis_instance.folder.rglob("*.aof"))
+
+    assert on_disk()
+    async with one.client() as client:
+        await client.delete(f"/v1/customers/{customer}")
+    async with asyncio.timeout(10):
+        while on_disk():  # noqa: ASYNC110 - Redis writes the file anew beside
+            await asyncio.sleep(0.1)

@@ -89,10 +89,12 @@ def objects_of(rendered: dict[str, str]) -> list[Object]:
     return [found for text in texts for found in yaml.load_all(text, yaml.CSafeLoader) if found]
 
 
+PROMETHEUS: Object = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 # Everything that is off in every values file, on.
 EVERYTHING: Object = merged(
     TRAINERS,
     VLLM,
+    at("networkPolicy.monitoring", [PROMETHEUS]),
     *(at(f"monitoring.{part}.enabled", True) for part in ("serviceMonitor", "prometheusRule", "dashboards")),
 )
 INGRESS: Object = {"exposure": {"kind": "ingress"}, "networkPolicy": {"loadBalancerCidrs": ["35.191.0.0/16"]}}

@@ -101,13 +101,17 @@ def plural(kind: str) -> str:
 
 
 def play(cluster: Cluster, pod: Object, phase: str, exit_code: int | None = None) -> None:
-    """What a kubelet would report of a pod; the stand-in leaves those alone whose image is called broken."""
-    state: Object = {"running": {}} if exit_code is None else {"terminated": {"exitCode": exit_code}}
-    name = pod["metadata"]["name"]
-    (container,) = pod["spec"]["containers"]
-    status = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
-    status |= {"ready": exit_code is None, "state": state}
-    body = {"status": {"phase": phase, "containerStatuses": [status]}}
+    """What a kubelet would report of a pod; the stand-in leaves those alone whose image is called broken.
+
+    `exit_code` is that of all containers but sidecars, which end well whatever becomes of the others.
+    """
+    statuses = []
+    for container in pod["spec"]["containers"]:
+        code = 0 if exit_code and container["name"].endswith("-sidecar") else exit_code
+        state: Object = {"running": {}} if code is None else {"terminated": {"exitCode": code}}
+        status = {"name": container["name"], "image": container["image"], "imageID": "", "restartCount": 0}
+        statuses.append(status | {"ready": code is None, "state": state})
+    name, body = pod["metadata"]["name"], {"status": {"phase": phase, "containerStatuses": statuses}}
     content = "application/merge-patch+json"
     cluster.call("PATCH", cluster.at("v1", "pods", name, "status"), body, content=content)
 

@@ -1,4 +1,4 @@
-"""Stand-ins for what the pipeline calls: one program under four names, and a gateway."""
+"""Stand-ins for what the pipeline calls: one program under five names, and a gateway."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-COMMANDS = ("docker", "gcloud", "helm", "kubectl")
+COMMANDS = ("git", "docker", "gcloud", "helm", "kubectl")
 SERVICES = ("gateway", "decision", "generator", "shield")
 
 

@@ -1,4 +1,4 @@
-"""Stands in for docker, gcloud, helm and kubectl: writes down how it was called, and keeps a registry in a file."""
+"""Stands in for git, docker, gcloud, helm and kubectl: writes down how it was called; a file is its registry."""
 
 import hashlib
 import json
@@ -25,6 +25,10 @@ elif words[:4] == ["artifacts", "docker", "images", "describe"]:
 elif words[:2] == ["storage", "cp"]:
     for source in words[2:-1]:
         shutil.copy("examples/retain.json", Path(words[-1]) / source.rpartition("/")[2])
+elif name == "helm" and words[0] == "status":
+    if "STAND_IN_STATUS" not in os.environ:
+        sys.exit(1)
+    print(json.dumps({"info": {"status": os.environ["STAND_IN_STATUS"]}}))
 elif "port-forward" in words:
     print(f"Forwarding from 127.0.0.1:{os.environ['STAND_IN_PORT']} -> 8080", flush=True)
     time.sleep(60)

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from churnsaver.errors import BadInput
 from services.gateway import journal as journal_module
 from services.gateway import line_file, metrics
-from services.gateway.journal import Contact, Journal, OptOut, Progress
-from services.gateway.ledger import Unsent
+from services.gateway.journal import Journal, OptOut, Progress
+from services.gateway.ledger import Contact, Unsent
 
 
 @pytest.fixture
@@ -307,3 +308,13 @@ def test_progress_that_the_disk_does_not_take_is_counted(journal: Journal, tmp_p
     assert metrics.JOURNAL_FAILURES.labels("progress.json")._value.get() == before + 1
     assert journal.progress.generation == "g1"
     assert progress_after_a_restart(tmp_path) == Progress()
+
+
+def test_another_pseudonym_key_is_refused(journal: Journal, tmp_path: Path) -> None:
+    """Under another key nobody would be recognised who opted out."""
+    journal.require_key("fingerprint-1")
+    again = Journal(tmp_path)
+    again.require_key("fingerprint-1")
+    with pytest.raises(BadInput, match="CHURN_SAVER_PSEUDONYM_KEY"):
+        again.require_key("fingerprint-2")
+    again.close()

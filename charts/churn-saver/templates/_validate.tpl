@@ -2,8 +2,15 @@
      with the field and the mend, and all are shown at once, before anything is changed. */}}
 {{- define "churn-saver.validate" -}}
 {{- $found := "" -}}
-{{- range list "services" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
+{{- range list "names" "services" "resources" "accounts" "vllm" "settings" "secrets" "exposure" "networkPolicy" "trainers" }}{{ $found = print $found (include (printf "churn-saver.faults.%s" .) $) }}{{ end -}}
 {{- with trim $found }}{{ fail (print "these values cannot be installed:\n" .) }}{{ end -}}
+{{- end -}}
+
+{{- define "churn-saver.faults.names" -}}
+{{- $name := include "churn-saver.fullname" . }}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]*[a-z0-9])?$" $name) }}
+- fullnameOverride: objects would be called {{ $name }}-…, which Services cannot be; set one that begins with a letter and has lower-case letters, digits and hyphens alone
+{{- end }}
 {{- end -}}
 
 {{- define "churn-saver.faults.services" -}}
@@ -30,11 +37,53 @@
 - {{ $service }}.autoscaling.minReplicas: 0 needs a metric that is there without pods; add an External or Object one to metrics, or set 1
 {{- end }}
 {{- end }}
+{{- range $variable, $_ := $values.env }}
+{{- if has $variable (list "CHURN_SAVER_PSEUDONYM_KEY" "CHURN_SAVER_REDIS__URL") }}
+- {{ $service }}.env.{{ $variable }}: would stand in the pod for all to read; keep it in the Secret (secrets.keys)
+{{- end }}
+{{- end }}
 {{- $drain := include "churn-saver.drainSeconds" (dict "root" $ "of" $service) | float64 }}
 {{- $needed := addf (float64 $values.preStopSeconds) $drain }}
 {{- if le (float64 $values.terminationGracePeriodSeconds) $needed }}
 - {{ $service }}.terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }} is not longer than preStopSeconds ({{ $values.preStopSeconds }}) and drain ({{ $drain }}) together; set more than {{ $needed }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "churn-saver.faults.resources" -}}
+{{- $components := list "gateway" "decision" "generator" "shield" }}
+{{- range list "trainers" "vllm" }}{{ if (index $.Values .).enabled }}{{ $components = append $components . }}{{ end }}{{ end }}
+{{- range $component := $components }}
+{{- with (index $.Values $component).resources }}
+{{- range $resource, $limit := .limits }}
+{{- $request := index $.Values $component "resources" "requests" $resource | default 0 }}
+{{- if gt (include "churn-saver.amount" $request | float64) (include "churn-saver.amount" $limit | float64) }}
+- {{ $component }}.resources.requests.{{ $resource }}: {{ $request }} is more than its limit, {{ $limit }}; lower it or raise the limit
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A quantity of Kubernetes, 512Mi for instance, as a number. */}}
+{{- define "churn-saver.amount" -}}
+{{- $units := dict "" 1 "m" 0.001 "K" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
+{{- mulf (toString . | regexFind "^[0-9.]+") (get $units (toString . | regexFind "[KMGTim]*$")) }}
+{{- end -}}
+
+{{- define "churn-saver.faults.accounts" -}}
+{{- $components := list "gateway" "decision" "generator" "shield" }}
+{{- range list "trainers" "vllm" }}{{ if (index $.Values .).enabled }}{{ $components = append $components . }}{{ end }}{{ end }}
+{{- $made := dict }}
+{{- range $component := $components }}
+{{- $account := (index $.Values $component).serviceAccount }}
+{{- $name := include "churn-saver.serviceAccountName" (dict "root" $ "of" $component) }}
+{{- if not (or $account.create $account.name) }}
+- {{ $component }}.serviceAccount.name: is empty, and none is made; name the account that is there, or set create
+{{- else if and $account.create (hasKey $made $name) }}
+- {{ $component }}.serviceAccount.name: {{ $name }} is made for {{ get $made $name }} too; name another, or set create to false here
+{{- end }}
+{{- if $account.create }}{{ $_ := set $made $name $component }}{{ end }}
 {{- end }}
 {{- end -}}
 
@@ -55,7 +104,7 @@
 {{- $settings := include "churn-saver.settings" . | fromYaml }}
 {{- $url := .Values.settings.registry.url }}
 {{- if not (regexMatch "^gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/.*)?$" $url) }}
-- settings.registry.url: {{ $url | quote }} is no gs://bucket/path; set Terraform's output registry_url
+- settings.registry.url: {{ $url | quote }} is no gs://bucket/path; set registry.url of Terraform's output helm_values
 {{- end }}
 {{- if and (not $settings.events.embedded) (not (regexMatch "^[a-z][a-z0-9-]{4,28}[a-z0-9]$" .Values.settings.events.project)) }}
 - settings.events.project: {{ .Values.settings.events.project | quote }} is no Google Cloud project id (6 to 30 lower-case letters, digits and hyphens); set the project of the Pub/Sub topic
@@ -67,6 +116,19 @@
 {{- end }}
 {{- if gt (addf $settings.gateway.experiment.baseline $settings.gateway.experiment.holdout) 1.0 }}
 - settings.gateway.experiment: baseline and holdout are shares and add up to more than 1; lower one
+{{- end }}
+{{- range $file, $text := .Values.configs }}
+{{- if and $text (hasKey (fromYaml $text) "Error") }}
+- configs.{{ $file }}: is no YAML ({{ (fromYaml $text).Error }}); mend the file
+{{- end }}
+{{- end }}
+{{- range $service := list "gateway" "decision" "generator" "shield" }}
+{{- range $field := list "port" "metrics_port" }}
+{{- $port := int (index $settings $service $field | default 1024) }}
+{{- if lt $port 1024 }}
+- settings.{{ $service }}.{{ $field }}: {{ $port }} is root's, and no pod here is; choose one from 1024 on
+{{- end }}
+{{- end }}
 {{- end }}
 {{- range $service := list "decision" "generator" "shield" }}
 {{- with index $settings $service }}
@@ -103,10 +165,11 @@
 {{- end -}}
 
 {{/* A Secret, or keys of one, that the cluster does not have: `field` names the Secret, `keys` holds field and key. It is
-     asked only where it can be: `helm template` finds nothing, not even the ServiceAccount of every namespace. */}}
+     asked only where it can be: `helm template` finds nothing, neither the ServiceAccount of every namespace nor, where
+     the namespace is still to be made, the namespace of every cluster. */}}
 {{- define "churn-saver.lacking" -}}
 {{- $namespace := .root.Release.Namespace }}
-{{- if lookup "v1" "ServiceAccount" $namespace "default" }}
+{{- if or (lookup "v1" "ServiceAccount" $namespace "default") (lookup "v1" "Namespace" "" "kube-system") }}
 {{- $secret := lookup "v1" "Secret" $namespace .secret }}
 {{- if not $secret }}
 - {{ .field }}: there is no Secret {{ .secret }} in the namespace {{ $namespace }}; make it: kubectl -n {{ $namespace }} create secret generic {{ .secret }}{{ range .keys }} --from-file={{ . }}=…{{ end }}
@@ -156,6 +219,11 @@
 {{- if and .enabled (not .redis.peers) }}
 - networkPolicy.redis.peers: is empty, so nothing reaches Redis; give [{ipBlock: {cidr: …/32}}] or a podSelector
 {{- end }}
+{{- $scrapers := list }}
+{{- range .monitoring }}{{ if not (has (dig "namespaceSelector" "matchLabels" "kubernetes.io/metadata.name" "" .) (list "gke-gmp-system" "gmp-system")) }}{{ $scrapers = append $scrapers . }}{{ end }}{{ end }}
+{{- if and .enabled $.Values.monitoring.serviceMonitor.enabled (not $scrapers) }}
+- networkPolicy.monitoring: names Google's collectors alone, so a Prometheus of monitoring.serviceMonitor reaches no metrics; add its namespace
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -170,6 +238,11 @@
 {{- range $job, $spec := .jobs }}
 {{- if and (has "--publish" $spec.args | not) (not (hasPrefix "eval" (first $spec.args))) }}
 - trainers.jobs.{{ $job }}.args: what it trains is thrown away with its pod; add --publish
+{{- end }}
+{{- range $word := $spec.args }}
+{{- if and (hasPrefix "/data/" $word) (not $.Values.trainers.data.bucket) }}
+- trainers.data.bucket: is empty, and {{ $job }} reads {{ $word }}; name the bucket
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -23,7 +23,7 @@ end
 if claim[1] and claim[1] ~= ARGV[1] then return {'superseded'} end
 
 local standing = redis.call('GET', KEYS[3])
-if standing then
+if standing and stands(standing, KEYS[5]) then
   local answer = redis.call('HGET', standing, 'answer')
   if answer then
     redis.call('HSET', standing, 'told', 1)

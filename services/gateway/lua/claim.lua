@@ -26,7 +26,7 @@ redis.call('HSET', KEYS[2], 'body', ARGV[1], 'token', ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 
 local standing = redis.call('GET', KEYS[3])
-if standing then
+if standing and stands(standing, KEYS[5]) then
   local answer = redis.call('HGET', standing, 'answer')
   if answer then
     redis.call('HSET', standing, 'told', 1)

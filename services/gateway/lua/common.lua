@@ -30,3 +30,9 @@ local function contact_rule_broken(contacts_key, decision_id, at_ms, cooldown_ms
   return nil
 end
 
+-- Whether a decision still stands: a contact does not, once the customer has opted out.
+local function stands(decision, opt_out_key)
+  if redis.call('EXISTS', opt_out_key) == 0 then return true end
+  local booking = redis.call('HGET', decision, 'booking')
+  return booking ~= 'booked' and booking ~= 'released'
+end

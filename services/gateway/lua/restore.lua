@@ -1,18 +1,23 @@
 -- Adds contacts that a gateway's journal knows, with what they reserved, to a ledger that may know them already.
 --
--- KEYS  two a contact: contacts of the customer, reserved by the campaign
--- ARGV  three a contact: decision id, time in ms, cents
+-- KEYS  four a contact: contacts of the customer, reserved by the campaign, the customer's keys, whom it contacts
+-- ARGV  1 record lifetime, s; then four a contact: decision id, time in ms, cents, the customer's pseudonym
 --
 -- Answers how many were new
 local new = 0
-for i = 1, #KEYS / 2 do
-  local id, at_ms, cents = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
-  local reserved = redis.call('GET', KEYS[2 * i]) or '0'
-  if not integers({at_ms, cents, reserved}, -2 ^ 53) then return bad_argument('restore') end
+for i = 0, #KEYS / 4 - 1 do
+  local contacts, reserved, customer, contacted = unpack(KEYS, 4 * i + 1, 4 * i + 4)
+  local id, at_ms, cents, ref = unpack(ARGV, 4 * i + 2, 4 * i + 5)
+  if not integers({at_ms, cents, redis.call('GET', reserved) or '0'}, -2 ^ 53) or not integers({ARGV[1]}, 1) then
+    return bad_argument('restore')
+  end
   -- A contact that was sent stands at the later time, at which another gateway released it.
-  if redis.call('ZADD', KEYS[2 * i - 1], 'GT', at_ms, id) == 1 then
-    redis.call('INCRBY', KEYS[2 * i], cents)
+  if redis.call('ZADD', contacts, 'GT', at_ms, id) == 1 then
+    redis.call('INCRBY', reserved, cents)
     new = new + 1
   end
+  redis.call('SET', contacted, ref, 'EX', ARGV[1])
+  redis.call('SADD', customer, contacts, contacted)
+  redis.call('EXPIRE', customer, ARGV[1])
 end
 return new

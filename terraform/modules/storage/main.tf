@@ -2,8 +2,9 @@
 
 locals {
   lifecycle = {
-    # Records of decisions and outcomes go when Redis forgets them as well; data sets stay.
-    data = [{ age = var.retention_days, prefixes = ["records/"] }]
+    # Decisions go when Redis forgets them as well. Outcomes stay: they hold the opt-outs, which hold for good and which
+    # a lost region is rebuilt from. So do data sets.
+    data = [{ age = var.retention_days, prefixes = ["records/decisions/"] }]
     # Blobs are named by the catalogues and are never deleted by age.
     models = []
   }
@@ -107,6 +108,16 @@ resource "google_storage_bucket" "this" {
   }
 }
 
+# Who wrote what: Cloud Storage keeps no audit log of it unless told to (docs/runbooks/CheckpointRefused.md).
+resource "google_project_iam_audit_config" "writes" {
+  project = var.project_id
+  service = "storage.googleapis.com"
+
+  audit_log_config {
+    log_type = "DATA_WRITE"
+  }
+}
+
 resource "google_storage_bucket_iam_member" "models_readers" {
   for_each = var.models_readers
 
@@ -124,12 +135,21 @@ resource "google_storage_bucket_iam_member" "models_writers" {
   member = each.value
 }
 
+# Trainers list the whole bucket, which their mount needs, and read what is for them: all but these folders.
 resource "google_storage_bucket_iam_member" "data_readers" {
   for_each = var.data_readers
 
   bucket = google_storage_bucket.this["data"].name
   role   = "roles/storage.objectViewer"
   member = each.value
+
+  condition {
+    title = "data sets"
+    expression = join(" && ", [
+      for folder in ["records", "deploy", "builds"] :
+      "!resource.name.startsWith(\"projects/_/buckets/${google_storage_bucket.this["data"].name}/objects/${folder}/\")"
+    ])
+  }
 }
 
 # Builds read what the chart is installed with, and leave what they found out about their images. Nothing else of

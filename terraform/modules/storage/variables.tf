@@ -14,7 +14,7 @@ variable "name" {
 }
 
 variable "retention_days" {
-  description = "Age at which access logs and records are deleted."
+  description = "Age at which access logs and records of decisions are deleted."
   type        = number
 }
 
@@ -34,7 +34,7 @@ variable "models_writers" {
 }
 
 variable "data_readers" {
-  description = "IAM members who read data to train on, under a name for each."
+  description = "IAM members who read data to train on, which is all but records/, deploy/ and builds/, under a name for each."
   type        = map(string)
 }
 
