@@ -269,6 +269,12 @@ def test_redis_forgets_nothing() -> None:
         assert option in command
 
 
+def test_balancer_is_freed_of_what_builds() -> None:
+    """As the others are: it is made from nothing, of a base without pip."""
+    lines = (ROOT / "compose/balancer/Dockerfile").read_text().splitlines()
+    assert lines.index("RUN python /image.py slim") < lines.index("FROM scratch") < lines.index("COPY --from=base / /")
+
+
 @pytest.mark.parametrize("image", IMAGES)
 def test_bases_are_arguments(image: str) -> None:
     """Cloud Build names them by digest; engines of any age read the file."""
