@@ -150,7 +150,7 @@ def _add_kill_switch(app: FastAPI, kill_switch: KillSwitch) -> None:
             ) from None
         except (RedisError, OSError, TimeoutError):
             raise unavailable(
-                "the switch was not changed because Redis did not take it; try again. Until it does, nobody is contacted"
+                "the switch was not changed: Redis did not take it. Try again; until it does, nobody is contacted"
             ) from None
         return _switch(kill_switch)
 
