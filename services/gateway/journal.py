@@ -66,6 +66,7 @@ class Journal:
     Attributes:
         progress: how far this gateway has come with what all gateways share; set by `remember`.
         untold: opt-outs that the ledger may not know: all at the start, and what comes while Redis refuses it.
+        server: the Redis process that was told of the others.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -81,6 +82,7 @@ class Journal:
         facts = self.facts()
         self._opted_out = {fact.opt_out for fact in facts if isinstance(fact, OptOut)}
         self.untold = set(self._opted_out)
+        self.server = ""
         self._dead_lines = self._facts.lines - len(facts)
 
     def close(self) -> None:
@@ -226,18 +228,23 @@ def _remembered(file: Path) -> Progress:
 
 
 def fold(facts: Iterable[Fact]) -> list[OptOut | Contact]:
-    """The same in the fewest lines: each opt-out once, each contact that takes place with its latest time."""
+    """The same in the fewest lines: each opt-out once, each contact that takes place with its latest time.
+
+    The order of lines says nothing: they may come from several gateways' files.
+    """
     opt_outs: dict[str, OptOut] = {}
     contacts: dict[str, Contact] = {}
+    cancelled: set[str] = set()
     for fact in facts:
         match fact:
             case OptOut():
                 opt_outs[fact.opt_out] = fact
             case Contact():
-                contacts[fact.decision_id] = fact
+                known = contacts.get(fact.decision_id)
+                contacts[fact.decision_id] = max(known or fact, fact, key=lambda each: each.at_ms)
             case Cancelled():
-                contacts.pop(fact.decision_id, None)
-    return [*opt_outs.values(), *contacts.values()]
+                cancelled.add(fact.decision_id)
+    return [*opt_outs.values(), *(each for each in contacts.values() if each.decision_id not in cancelled)]
 
 
 def _tells_of(fact: Fact, refs: Collection[str]) -> bool:

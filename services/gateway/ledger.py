@@ -307,6 +307,7 @@ class RedisLedger:
                 reserved_key(each.campaign),
                 customer_key(each.contact),
                 contacted_key(each.decision_id),
+                decision_key(each.decision_id),
             )
             for each in contacts
         )
@@ -326,6 +327,12 @@ class RedisLedger:
         with contextlib.suppress(RedisError):
             await self.redis.bgrewriteaof()
         return deleted
+
+    async def server(self) -> str:
+        """Which process answers as Redis; another one after a restart or a failover."""
+        async with available():
+            found: Any = await self.redis.info("server")
+        return str(found.get("run_id", ""))
 
     async def generation(self) -> str | None:
         """Which ledger this is; None where Redis answers but holds none."""

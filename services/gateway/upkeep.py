@@ -21,32 +21,44 @@ log = structlog.get_logger()
 ROUND_S = 0.5
 # A ledger that was lost stays closed for this long, in which the other gateways add their facts too.
 GATHERING_S = 4 * ROUND_S
-BATCH = 500
+BATCH = 200  # what Redis does in a few milliseconds, for requests wait meanwhile
 
 
 async def keep_ledger(ledger: RedisLedger, journal: Journal) -> None:
     """Until cancelled: forgets the erased, fills a ledger that is new, sends on what waits, keeps the journal small."""
+    steps = (tell_after_failover, tell_opt_outs, forget_erased, fill, send_unsent, show_budgets, compact)
     while True:
-        try:
-            await forget_erased(ledger, journal)
-            await tell_opt_outs(ledger, journal)
-            generation = await ledger.generation()
-            if generation is None:
-                # Nobody has anything to add to the first ledger of all.
-                await rebuild(ledger, journal, GATHERING_S if journal.progress.generation else 0.0)
-            elif generation != journal.progress.generation:
-                await add_facts(ledger, journal)
-                journal.remember(generation=generation)
-            await send_unsent(ledger, journal)
-            await ledger.show_budgets()
-            await journal.compact()
-        except LedgerUnavailable:
-            pass  # Redis is away; the next round tries again
-        except Exception:
-            # Nobody would start this task again, and without it no outage ever ends.
-            metrics.BACKGROUND_FAILURES.labels("keep_ledger").inc()
-            log.exception("ledger.upkeep_failed")
+        for step in steps:
+            try:
+                await step(ledger, journal)
+            except LedgerUnavailable:
+                pass  # Redis is away; the next round tries again
+            except Exception:
+                # One step must not keep the others from their work, and nobody would start this task again.
+                metrics.BACKGROUND_FAILURES.labels("keep_ledger").inc()
+                log.exception("ledger.upkeep_failed", step=step.__name__)
         await asyncio.sleep(ROUND_S)
+
+
+async def fill(ledger: RedisLedger, journal: Journal) -> None:
+    """Tells a ledger that is new to this gateway what its journal knows."""
+    generation = await ledger.generation()
+    if generation is None:
+        # Nobody has anything to add to the first ledger of all.
+        await rebuild(ledger, journal, GATHERING_S if journal.progress.generation else 0.0)
+    elif generation != journal.progress.generation:
+        await add_facts(ledger, journal)
+        journal.remember(generation=generation)
+
+
+async def show_budgets(ledger: RedisLedger, _: Journal) -> None:
+    """Tells Prometheus."""
+    await ledger.show_budgets()
+
+
+async def compact(_: RedisLedger, journal: Journal) -> None:
+    """Keeps the journal small."""
+    await journal.compact()
 
 
 async def rebuild(ledger: RedisLedger, journal: Journal, gathering_s: float = 0.0) -> None:
@@ -74,21 +86,34 @@ async def add_facts(ledger: RedisLedger, journal: Journal) -> int:
     return len(facts)
 
 
+async def tell_after_failover(ledger: RedisLedger, journal: Journal) -> None:
+    """Where another Redis process answers than before, its last second may be missing: all opt-outs are told again."""
+    server = await ledger.server()
+    if server != journal.server:
+        journal.untold |= journal.opt_outs
+        journal.server = server
+
+
 async def tell_opt_outs(ledger: RedisLedger, journal: Journal) -> None:
     """Sets what the ledger may not know, because it is new or because Redis refused it when it was heard."""
     refs = list(journal.untold)
     for first in range(0, len(refs), BATCH):
         some = refs[first : first + BATCH]
-        async with available():
-            await ledger.redis.mset({keys.opt_out_key(ref): 1 for ref in some})
+        async with available(), ledger.redis.pipeline(transaction=False) as pipe:
+            for ref in some:
+                pipe.setnx(keys.opt_out_key(ref), 1)
+            await pipe.execute()
         journal.untold.difference_update(some)
 
 
 async def forget_erased(ledger: RedisLedger, journal: Journal) -> None:
     """Erases from this journal whom another gateway was told to erase."""
-    async with available():
-        found: Any = await ledger.redis.xrange(keys.ERASURES, min=f"({journal.progress.erasure}")
-    if found:
+    while True:
+        async with available():
+            after = f"({journal.progress.erasure}"
+            found: Any = await ledger.redis.xrange(keys.ERASURES, min=after, count=BATCH)
+        if not found:
+            return
         await journal.erase({fields[b"customer"].decode() for _, fields in found})
         journal.remember(erasure=found[-1][0].decode())
 

@@ -264,3 +264,86 @@ async def test_erased_is_erased_from_the_append_only_file(replicas: list[Gateway
     async with asyncio.timeout(10):
         while on_disk():  # noqa: ASYNC110 - Redis writes the file anew beside
             await asyncio.sleep(0.1)
+
+
+async def test_many_erasures_are_obeyed_a_batch_at_a_time(
+    replicas: list[Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway that was away for long reads them in pieces, and nothing else waits for it for ever."""
+    monkeypatch.setattr(upkeep, "BATCH", 10)
+    one, two = replicas
+    await contact(one, "c1")
+    for number in range(35):
+        await two.ledger.erase(f"somebody-{number}")
+    await two.ledger.erase(ref(one, "c1"))
+    async with keeping(one):
+        async with asyncio.timeout(5):
+            while one.journal.facts():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+async def test_a_step_that_fails_keeps_no_other_from_its_work(
+    replicas: list[Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes no erasure: opt-outs reach the ledger, and a lost ledger is filled, all the same."""
+    one, two = replicas
+    decision_id = await contact(one, "c1")
+
+    async def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    await two.ledger.erase("somebody")
+    monkeypatch.setattr(one.journal, "erase", full)
+    one.journal.add_opt_out(ref(one, "c1"))
+    await one.redis.flushall()
+    await two.ledger.erase("somebody")
+    async with keeping(one):
+        await opened(one)
+    assert await state(one, "c1") == ([True], [[decision_id.encode()]], 600)
+
+
+async def test_opt_outs_are_told_again_after_a_failover(replicas: list[Gateway], redis_instance: RedisServer) -> None:
+    """The Redis that answers now is another process, and may lack the last second of the one before."""
+    one, _ = replicas
+    async with keeping(one):
+        await opt_out(one, await contact(one, "c1"))
+        await opted_out(one, "c1")
+        async with asyncio.timeout(5):
+            while one.journal.untold:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await one.redis.delete(opt_out_key(ref(one, "c1")))
+        redis_instance.kill()
+        redis_instance.start()
+        await opted_out(one, "c1")
+
+
+async def test_a_ledger_that_is_filled_again_reserves_nothing_twice(replicas: list[Gateway]) -> None:
+    """After a copy was put back: what it knows itself, cancelled or long past, is not added to what is reserved."""
+    one, two = replicas
+    kept, cancelled = await contact(one, "c1"), await contact(one, "c2")
+    async with two.client() as client:
+        await client.post(f"/v1/decisions/{cancelled}/release", json={"consent": False})
+    await one.redis.delete(contacts_key(ref(one, "c1")))  # as a booking trims contacts of more than 28 days
+    for _ in range(2):
+        await one.redis.delete("cs:generation")
+        async with keeping(one, two):
+            await opened(one)
+            await told(one, two)
+    assert await state(one, "c1", "c2") == ([False, False], [[kept.encode()], []], 600)
+
+
+async def test_an_opt_out_is_published_though_it_was_refused_first(replicas: list[Gateway]) -> None:
+    """The ledger was closed; upkeep set the key meanwhile, which must not hide the news from those who measure."""
+    one, two = replicas
+    decision_id = await contact(one, "c1")
+    await one.redis.flushall()
+    told_of = {"decision_id": decision_id, "outcome": "opted_out"}
+    async with one.client() as client:
+        assert (await client.post("/v1/outcomes", json=told_of)).status_code == 503
+        async with keeping(one, two):
+            await opened(one)
+            await opted_out(one, "c1")
+        for _ in range(2):
+            assert (await client.post("/v1/outcomes", json=told_of)).status_code == 200
+    entries = [fields for _, fields in await one.redis.xrange("cs:outbox")]
+    assert [fields[b"outcome"] for fields in entries if b"outcome" in fields] == [b"opted_out"]

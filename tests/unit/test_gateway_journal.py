@@ -318,3 +318,10 @@ def test_another_pseudonym_key_is_refused(journal: Journal, tmp_path: Path) -> N
     with pytest.raises(BadInput, match="CHURN_SAVER_PSEUDONYM_KEY"):
         again.require_key("fingerprint-2")
     again.close()
+
+
+def test_the_order_of_lines_says_nothing() -> None:
+    """Files of several gateways, one after the other: the latest time holds, and a cancellation whenever it comes."""
+    gone = journal_module.Cancelled(cancelled="ann", campaign="c", decision_id="d2", cents=600)
+    facts = [contact("d1", 200), contact("d1", 100), gone, contact("d2")]
+    assert journal_module.fold(facts) == [contact("d1", 200)] == journal_module.fold(reversed(facts))

@@ -6,8 +6,9 @@
 -- Answers 'lost' | 'unknown' | 'known' | 'recorded'
 if redis.call('EXISTS', KEYS[1]) == 0 then return 'lost' end
 if not integers({ARGV[2]}, 0) then return bad_argument('outcome') end
--- An opt-out holds, and is told, even where the decision was lost.
-local news = ARGV[1] == 'opted_out' and redis.call('SETNX', KEYS[3], 1) == 1
+-- An opt-out holds, and is told, even where the decision was lost; 2 says that it was told, 1 only that it holds.
+local news = ARGV[1] == 'opted_out' and redis.call('GET', KEYS[3]) ~= '2'
+if ARGV[1] == 'opted_out' then redis.call('SET', KEYS[3], 2) end
 local known = redis.call('EXISTS', KEYS[2]) == 1
 if known then news = redis.call('HSETNX', KEYS[2], 'outcome:' .. ARGV[1], ARGV[2]) == 1 end
 if news then

@@ -1,23 +1,29 @@
 -- Adds contacts that a gateway's journal knows, with what they reserved, to a ledger that may know them already.
 --
--- KEYS  four a contact: contacts of the customer, reserved by the campaign, the customer's keys, whom it contacts
+-- KEYS  five a contact: contacts of the customer, reserved by the campaign, the customer's keys, whom it contacts,
+--       the decision
 -- ARGV  1 record lifetime, s; then four a contact: decision id, time in ms, cents, the customer's pseudonym
 --
 -- Answers how many were new
 local new = 0
-for i = 0, #KEYS / 4 - 1 do
-  local contacts, reserved, customer, contacted = unpack(KEYS, 4 * i + 1, 4 * i + 4)
+for i = 0, #KEYS / 5 - 1 do
+  local contacts, reserved, customer, contacted, decision = unpack(KEYS, 5 * i + 1, 5 * i + 5)
   local id, at_ms, cents, ref = unpack(ARGV, 4 * i + 2, 4 * i + 5)
   if not integers({at_ms, cents, redis.call('GET', reserved) or '0'}, -2 ^ 53) or not integers({ARGV[1]}, 1) then
     return bad_argument('restore')
   end
-  -- A contact that was sent stands at the later time, at which another gateway released it.
-  if redis.call('ZADD', contacts, 'GT', at_ms, id) == 1 then
+  local booking = redis.call('HGET', decision, 'booking')
+  -- Of what it has the record of, the ledger knows itself whether it takes place and what it reserved.
+  if not booking and redis.call('SET', contacted, ref, 'NX', 'EX', ARGV[1]) then
     redis.call('INCRBY', reserved, cents)
     new = new + 1
   end
-  redis.call('SET', contacted, ref, 'EX', ARGV[1])
-  redis.call('SADD', customer, contacts, contacted)
-  redis.call('EXPIRE', customer, ARGV[1])
+  if not booking or booking == 'booked' or booking == 'released' then
+    -- A contact that was sent stands at the later time, at which another gateway released it.
+    redis.call('ZADD', contacts, 'GT', at_ms, id)
+    redis.call('EXPIRE', contacts, ARGV[1])
+    redis.call('SADD', customer, contacts, contacted)
+    redis.call('EXPIRE', customer, ARGV[1])
+  end
 end
 return new
