@@ -69,7 +69,8 @@ def test_runs_as_nobody_and_says_what_it_is(images: dict[str, str], name: str) -
     labels = config["Labels"]
     assert labels["org.opencontainers.image.title"] == f"churn-saver {name}"
     assert labels["org.opencontainers.image.version"] == "dev"
-    assert labels["org.opencontainers.image.revision"] == "unknown"
+    # Another one where the upgrades of test_compose.py have built it since.
+    assert labels["org.opencontainers.image.revision"] in {"unknown", f"next-{name}"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
