@@ -13,7 +13,10 @@ from cli.apps import app
 
 # Each module adds its commands to the groups of `cli.apps` when it is imported; the heavy libraries are
 # imported by the commands themselves, so that --help stays quick.
-COMMAND_MODULES = ("stack", "retain", "data", "models", "policy", "shield", "generator", "registry", "launch")
+COMMAND_MODULES = (
+    "stack", "retain", "data", "models", "policy", "policy_eval", "uplift", "ope", "experiment", "calibrate",
+    "shield", "generator", "registry", "launch",
+)  # fmt: skip
 
 for module in COMMAND_MODULES:
     if (Path(__file__).parent / f"{module}.py").exists():
