@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#1f6feb", "#d4691e", "#2c8c57", "#8a4fbf", "#b3261e", "#57606a")
-STYLE = {
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+STYLE: Any = {
+    "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.size": 9,
