@@ -15,7 +15,7 @@ from churnsaver.domain.observation import observe
 from churnsaver.errors import SettingsError
 from tests.support.campaign import campaign, population, settings
 from trainers.agents.baselines import NeverContact, PropensityPolicy
-from trainers.env.dynamics import Campaign, admit_in_order, stay_value_usd
+from trainers.env.dynamics import Campaign, admit_in_order
 from trainers.env.params import SEGMENTS, load_dynamics
 from trainers.env.simulate import draw_actions, run_campaign
 

@@ -39,11 +39,13 @@ def simulate_contact_log(
         which the offer was drawn), accepted (0 or 1).
     """
     rng = np.random.default_rng(seed)
-    # A customer keeps their segment over all of their contacts.
+    # A customer keeps their segment and channel over all of their contacts.
     segments = draw_segments(segment_probabilities(params, risk, monthly_usd, tenure_months), rng.random(len(risk)))
     who = rng.integers(len(risk), size=contacts)
     offer = rng.integers(len(world.offers), size=contacts)
-    shifts = np.array([segment.acceptance_shift for segment in params.segments.ordered])[segments[who]]
+    per_segment = np.array([segment.acceptance_shift for segment in params.segments.ordered])
+    per_channel = np.array([params.channels[name].acceptance_shift for name in world.channels])
+    shifts = (per_segment[segments] + per_channel[rng.integers(len(per_channel), size=len(risk))])[who]
     generosity = generosity_months(world, monthly_usd[who])[np.arange(contacts), offer]
     hour = _allowed_hours(world, rng, contacts)
     log_odds = acceptance_log_odds(params, generosity, shifts) + timing_log_odds(params, hour, np.zeros(contacts))

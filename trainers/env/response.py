@@ -58,14 +58,16 @@ def acceptance_log_odds(params: DynamicsParams, generosity: Floats, shift: Float
 def expected_acceptance(
     world: World, params: DynamicsParams, risk: Floats, monthly_usd: Floats, tenure_months: Floats
 ) -> Floats:
-    """Acceptance of each offer by a rested customer at an average hour, (n, offers), averaged over segments.
+    """Acceptance of each offer by a rested customer at an average hour, (n, offers), over segments and channels.
 
-    What a perfect acceptance model would say; the synthetic population carries it.
+    What a perfect acceptance model would say, which knows neither; the synthetic population carries it.
     """
     shares = segment_probabilities(params, risk, monthly_usd, tenure_months)
     generosity = generosity_months(world, monthly_usd)
+    channels = [params.channels[name].acceptance_shift for name in world.channels]
     per_segment = (
-        share[:, None] * sigmoid(acceptance_log_odds(params, generosity, segment.acceptance_shift))
+        share[:, None] * sigmoid(acceptance_log_odds(params, generosity, segment.acceptance_shift + channel))
         for share, segment in zip(shares.T, params.segments.ordered, strict=True)
+        for channel in channels
     )
-    return np.asarray(sum(per_segment), dtype=np.float64)
+    return np.asarray(sum(per_segment) / len(channels), dtype=np.float64)
