@@ -12,17 +12,18 @@ import numpy as np
 
 from churnsaver.domain.world import HOURS_PER_MONTH, HOURS_PER_WEEK, World
 from churnsaver.errors import SettingsError
+from trainers.env.checks import DEFAULT_CAMPAIGN, require_trainable
 from trainers.env.params import CONSTRAINTS, SoftLimits
-from trainers.env.simulate import DEFAULT_CAMPAIGN, campaign_budget_cents, campaign_months
+from trainers.env.simulate import campaign_budget_cents, campaign_months
 
 
 def require_feasible(world: World, limits: SoftLimits, customers: int) -> None:
     """SettingsError where budget or limits leave campaigns of so many `customers` nothing to learn."""
-    campaign = world.campaigns[DEFAULT_CAMPAIGN]
+    require_trainable(world)
     if campaign_budget_cents(world, customers) == 0:
         raise SettingsError(
-            f"env.yaml: campaigns.{DEFAULT_CAMPAIGN}.budget_cents: {campaign.budget_cents} for {campaign.customers} "
-            f"customers leaves a training campaign of {customers} no budget at all, so no offer could be made; raise it"
+            f"env.yaml: campaigns.{DEFAULT_CAMPAIGN}.budget_cents is less than a cent for a training campaign of "
+            f"{customers} customers, so nobody could be made an offer; raise it"
         )
     if limits.opt_out > limits.contact:
         raise SettingsError(
@@ -60,9 +61,7 @@ def unmet_constraints(costs_per_month: Sequence[Mapping[str, float]], limits: So
     if len(costs_per_month) < last:
         return ()
     recent = costs_per_month[-last:]
-    return tuple(
-        name for name in CONSTRAINTS if np.mean([costs[name] for costs in recent]) > getattr(limits, name)
-    )
+    return tuple(name for name in CONSTRAINTS if np.mean([costs[name] for costs in recent]) > getattr(limits, name))
 
 
 def alarm(name: str, cost: float, limit: float, multiplier: float, multiplier_max: float) -> str:

@@ -87,8 +87,9 @@ class SgdAscent:
 
     def multipliers(self, violation: Floats) -> Floats:
         raised = self.state["multiplier"] + self._settings.learning_rate * violation
-        self.state["multiplier"] = np.clip(raised, 0.0, self._max)
-        return self.state["multiplier"]
+        clamped = np.clip(raised, 0.0, self._max)
+        self.state["multiplier"] = clamped
+        return clamped
 
 
 class PidControl:
@@ -111,7 +112,8 @@ class PidControl:
         integral = np.clip(self.state["integral"] + gains.integral * violation, 0.0, self._max)
         self.state = {"integral": integral, "smoothed": smoothed}
         rising = np.maximum(smoothed - before, 0.0)
-        return np.clip(gains.proportional * smoothed + integral + gains.derivative * rising, 0.0, self._max)
+        price = gains.proportional * smoothed + integral + gains.derivative * rising
+        return np.asarray(np.clip(price, 0.0, self._max), dtype=np.float64)
 
 
 class Lagrangian:

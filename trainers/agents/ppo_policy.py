@@ -27,7 +27,7 @@ from trainers.agents.feasibility import require_feasible, unmet_constraints
 from trainers.agents.lagrangian import Lagrangian, LagrangianSettings
 from trainers.agents.networks import ActorCritic, masked_log_probs
 from trainers.agents.rollout import Batch, CampaignTotals, play_campaign
-from trainers.agents.settle import Validation
+from trainers.agents.settle import Validation, settle
 from trainers.env.dynamics import Campaign
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
 from trainers.env.population import Population
@@ -69,6 +69,8 @@ class PpoSettings(Frozen):
     minibatches: PositiveInt
     idle_share: Annotated[float, Field(gt=0, le=1)]
     averaging: Annotated[float, Field(ge=0, lt=1)]
+    validation_customers: PositiveInt
+    save_every: PositiveInt
     lagrangian: LagrangianSettings
     presets: Presets
 
@@ -108,7 +110,7 @@ class TrainedPolicy:
     network: ActorCritic
     multipliers: dict[str, float]
     history: list[Iteration]
-    validation: Validation | None
+    validation: Validation
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +168,19 @@ def train_ppo(
         average(learner.averaged, learner.network.actor, settings.averaging)
         learner.history.append(_iteration(totals, updated, learner, limits, settings))
         on_iteration(learner)
-    network = learner.network.with_actor(learner.averaged)
-    return TrainedPolicy(network, learner.lagrangian.named(), learner.history, None)
+    candidates = [learner.network.with_actor(actor) for actor in (learner.averaged, learner.network.actor)]
+    actor, validation = settle(
+        world,
+        params,
+        limits,
+        population,
+        [candidate.actor for candidate in candidates],
+        customers=settings.validation_customers,
+        target_fraction=settings.lagrangian.target_fraction,
+        seed=seed,
+    )
+    candidates[0].actor = actor
+    return TrainedPolicy(candidates[0], learner.lagrangian.named(), learner.history, validation)
 
 
 def new_learner(

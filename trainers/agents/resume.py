@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -68,7 +67,7 @@ def save_learner(path: Path, learner: Learner, follows_from: Mapping[str, str]) 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         staged.write_bytes(save(_tensors(learner), {name: json.dumps(value) for name, value in header.items()}))
-        os.replace(staged, path)
+        staged.replace(path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
 
@@ -102,8 +101,8 @@ def _tensors(learner: Learner) -> dict[str, torch.Tensor]:
     tensors |= {f"averaged.{name}": tensor for name, tensor in learner.averaged.state_dict().items()}
     for number, state in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    tensors |= {f"rule.{name}": torch.from_numpy(array) for name, array in learner.lagrangian.rule.state.items()}
-    return tensors | {"multipliers": torch.from_numpy(learner.lagrangian.multipliers)}
+    tensors |= {f"rule.{name}": torch.tensor(array) for name, array in learner.lagrangian.rule.state.items()}
+    return tensors | {"multipliers": torch.tensor(learner.lagrangian.multipliers)}  # copies: none may share memory
 
 
 def _put_back(learner: Learner, tensors: Mapping[str, torch.Tensor]) -> None:

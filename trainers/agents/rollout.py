@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from churnsaver.errors import BadInput
 from trainers.agents.lagrangian import Lagrangian
 from trainers.agents.networks import ActorCritic, masked_log_probs
-from trainers.env.dynamics import Bools, Campaign, Situation, StepOutcome
+from trainers.env.checks import require_finite
+from trainers.env.dynamics import Bools, Campaign, Situation
 from trainers.env.response import Floats
 from trainers.env.simulate import draw_actions
 
@@ -42,7 +42,6 @@ class CampaignTotals:
 
     reward_usd: float
     costs_per_month: Floats
-    refused: int
 
 
 def generalized_advantages(
@@ -86,24 +85,30 @@ def play_campaign(
     gae_lambda: float,
     months: float,
 ) -> tuple[Batch, CampaignTotals]:
-    """Plays `campaign`, `months` long, to its end with the actor's own draws, and estimates advantages."""
+    """Plays `campaign`, `months` long, to its end with the actor's own draws, and estimates advantages.
+
+    Rewards and costs are those expected over acceptance and opt-out: the same means as drawn ones, far less noise.
+
+    Raises:
+        BadInput: a reward or a cost is NaN or infinite; the customer and the epoch are named.
+    """
     situations = [campaign.situation]
-    observations, actions, log_probs, rewards, costs, refused = [], [], [], [], [], 0
+    observations: list[torch.Tensor] = []
+    actions, log_probs, rewards, costs = [], [], [], []
     while not campaign.finished:
         observation = network.standardise(situations[-1].observation)
         drawn, drawn_log_probs = _draw(network.actor, observation, situations[-1].allowed, rng)
         outcome = campaign.step(drawn)
-        _require_numbers(situations[-1], outcome, len(actions))
+        require_finite(len(actions), reward_usd=outcome.reward_usd, expected_costs=outcome.expected_costs.sum(axis=1))
         actions.append(drawn)
         log_probs.append(drawn_log_probs)
         rewards.append(outcome.reward_usd)
-        costs.append(outcome.costs)
-        refused += int(outcome.refused.sum())
+        costs.append(outcome.expected_costs)
         situations.append(campaign.situation)
         observations.append(observation)
     observations.append(network.standardise(situations[-1].observation))
     cost = np.stack(costs)  # (steps, n, constraints)
-    totals = CampaignTotals(float(np.sum(rewards, axis=0).mean()), cost.sum(axis=0).mean(axis=0) / months, refused)
+    totals = CampaignTotals(float(np.sum(rewards, axis=0).mean()), cost.sum(axis=0).mean(axis=0) / months)
 
     observed = torch.stack(observations)  # (steps + 1, n, features)
     with torch.no_grad():
@@ -121,21 +126,6 @@ def play_campaign(
         advantages=advantages[keep],
         returns=torch.from_numpy((advantages + values[:-1])[keep].astype(np.float32)),
     ), totals
-
-
-def _require_numbers(situation: Situation, outcome: StepOutcome, step: int) -> None:
-    """BadInput where a reward, a cost or what was observed is NaN or infinite: nothing can be learned from it."""
-    columns = (outcome.reward_usd[:, None], outcome.costs, situation.observation)
-    fine = np.logical_and.reduce([np.isfinite(column).all(axis=1) for column in columns])
-    if fine.all():
-        return
-    row = int(np.argmin(fine))
-    raise BadInput(
-        f"step {step} of a training campaign: the reward, a cost or the observation of {int((~fine).sum())} customers "
-        f"is no number; the first pays {situation.contact.monthly_usd[row]:g} USD a month and earned "
-        f"{outcome.reward_usd[row]:g} USD; check monthly charge, tenure and the models' scores of such customers, and "
-        "dynamics: of env.yaml"
-    )
 
 
 @torch.no_grad()

@@ -30,14 +30,14 @@ class TensorBoardLog:
         if not done:
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
-        self._writer = SummaryWriter(str(folder), purge_step=done + 1)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=done + 1)
 
     def write(self, iteration: Iteration) -> None:
         for name, value in scalars(iteration).items():
-            self._writer.add_scalar(name, value, iteration.number)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, iteration.number)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def scalars(iteration: Iteration) -> dict[str, float]:
