@@ -11,8 +11,10 @@ from churnsaver.domain.world import HOURS_PER_DAY, World
 from trainers.env.params import DynamicsParams
 from trainers.env.response import (
     acceptance_log_odds,
+    channel_acceptance_shifts,
     draw_segments,
     generosity_months,
+    segment_acceptance_shifts,
     segment_probabilities,
     sigmoid,
     timing_log_odds,
@@ -43,9 +45,8 @@ def simulate_contact_log(
     segments = draw_segments(segment_probabilities(params, risk, monthly_usd, tenure_months), rng.random(len(risk)))
     who = rng.integers(len(risk), size=contacts)
     offer = rng.integers(len(world.offers), size=contacts)
-    per_segment = np.array([segment.acceptance_shift for segment in params.segments.ordered])
-    per_channel = np.array([params.channels[name].acceptance_shift for name in world.channels])
-    shifts = (per_segment[segments] + per_channel[rng.integers(len(per_channel), size=len(risk))])[who]
+    channels = rng.integers(len(world.channels), size=len(risk))
+    shifts = (segment_acceptance_shifts(params)[segments] + channel_acceptance_shifts(world, params)[channels])[who]
     generosity = generosity_months(world, monthly_usd[who])[np.arange(contacts), offer]
     hour = _allowed_hours(world, rng, contacts)
     log_odds = acceptance_log_odds(params, generosity, shifts) + timing_log_odds(params, hour, np.zeros(contacts))

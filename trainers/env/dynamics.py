@@ -40,8 +40,10 @@ from trainers.env.response import (
     Floats,
     Ints,
     acceptance_log_odds,
+    channel_acceptance_shifts,
     draw_segments,
     generosity_months,
+    segment_acceptance_shifts,
     segment_probabilities,
     sigmoid,
     timing_log_odds,
@@ -196,25 +198,19 @@ class Campaign:
     def _delay_hours(self) -> Floats:
         return np.asarray(self._world.delays_hours, dtype=np.float64)
 
-    @cached_property
-    def _channel(self) -> tuple[Floats, Floats]:
-        """Shifts of acceptance and opt-out by each customer's channel, (n,) each, in log-odds."""
-        responses = [self._params.channels[name] for name in self._world.channels]
-        shifts = np.array([[channel.acceptance_shift, channel.opt_out_shift] for channel in responses])
-        accepting, leaving = shifts[self._population.channel].T
-        return accepting, leaving
-
     def _per_segment(self, name: str) -> Floats:
         """A number of each customer's segment, (n,)."""
         return np.array([getattr(segment, name) for segment in self._params.segments.ordered])[self.segment]
 
     @cached_property
     def _acceptance_shift(self) -> Floats:
-        return self._per_segment("acceptance_shift") + self._channel[0]
+        channel = channel_acceptance_shifts(self._world, self._params)[self._population.channel]
+        return segment_acceptance_shifts(self._params)[self.segment] + channel
 
     @cached_property
     def _opt_out_shift(self) -> Floats:
-        return self._per_segment("opt_out_shift") + self._channel[1]
+        channels = np.array([self._params.channels[name].opt_out_shift for name in self._world.channels])
+        return self._per_segment("opt_out_shift") + channels[self._population.channel]
 
     @cached_property
     def _full_cut(self) -> Floats:
@@ -232,6 +228,10 @@ class Campaign:
     @property
     def finished(self) -> bool:
         return self.epoch >= self.epochs
+
+    def hazard_factors(self) -> Floats:
+        """What contacts have made of each customer's hazard, for now, (n,); 1 where nothing runs."""
+        return self._hazard_state().factor
 
     def stay_values_usd(self) -> Floats:
         """What each customer is worth from here on if never contacted again, (n,); 0 who has left."""

@@ -36,7 +36,8 @@ class Segment(Finite):
     """How one kind of customer responds to contact.
 
     Attributes:
-        acceptance_shift, opt_out_shift: log-odds against the common intercepts.
+        acceptance_shift: against the common intercept, in units of `acceptance_spread`.
+        opt_out_shift: log-odds against the common intercept.
         hazard_cut_fraction: share of the hazard that an accepted, fully generous offer takes away.
         contact_hazard_multiplier: the hazard's factor after any contact; above 1 for sleeping dogs.
     """
@@ -102,12 +103,13 @@ class DynamicsParams(Finite):
     channels: Annotated[dict[str, ChannelResponse], Field(min_length=1)]
     season: SeasonParams
     reaction_days: NonNegative
+    acceptance_spread: NonNegative
     acceptance_intercept: float
     acceptance_per_sqrt_generosity: NonNegative
     acceptance_per_fatigue: NonPositive
     acceptance_per_delay_hour: NonPositive
-    evening_bonus: float
-    evening_hour: Annotated[float, Field(ge=0, lt=24)]
+    best_hour_bonus: NonNegative
+    best_hour: Annotated[float, Field(ge=0, lt=24)]
     hazard_cut_floor: Fraction
     generosity_scale_months: Positive
     attention_days: NonNegative
@@ -123,6 +125,17 @@ class SoftLimits(Finite):
     contact: Positive
     fatigue: Positive
     opt_out: Positive
+
+
+def with_value(params: DynamicsParams, path: str, value: float) -> DynamicsParams:
+    """`params` with another value at `path`, such as `season.hazard_amplitude`; ValidationError if it may not be."""
+    document = params.model_dump()
+    *parents, name = path.split(".")
+    inner = document
+    for parent in parents:
+        inner = inner[parent]
+    inner[name] = value
+    return DynamicsParams.model_validate(document)
 
 
 def load_dynamics() -> DynamicsParams:
