@@ -196,8 +196,7 @@ def main() -> None:
     report["notes"] = [
         "SB3 has no masks: what the hard rules refuse contacts nobody; nor constraints: penalties at fixed prices.",
         "SB3 trains an actor and one critic; ours trains the cost critics beside them, in the same seconds.",
-        "OmniSafe 0.5.0's PPOLag knows one cost and continuous actions: it is given the constraint on contacts and a "
-        "Gaussian utility for each joint action; the other limits it cannot see.",
+        "OmniSafe 0.5.0's PPOLag knows one cost (here: contacts) and continuous actions (a utility for each action).",
     ]
     report["missed"] = missed_targets(report)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from churnsaver.errors import BadInput, SettingsError
 from churnsaver.settings import load_section
-from tests.support.campaign import campaign, population, settings, tiny_policy
+from tests.support.campaign import campaign, population, settings, short_settings, tiny_policy
 from trainers.agents.feasibility import alarm, idle_limits, require_feasible, unmet_constraints
 from trainers.agents.networks import ActorCritic
 from trainers.agents.ppo_policy import PpoSettings, Preset, TrainedPolicy, train_ppo
@@ -35,7 +35,7 @@ def small(**game: Any) -> PpoSettings:
 def train(out: Path, limits: SoftLimits = LIMITS, resume: bool = False, **game: Any) -> Any:
     return train_policy(
         population(200),
-        *settings(),
+        *short_settings(),
         limits,
         small(**game),
         Preset(customers=48, iterations=3),
@@ -149,7 +149,7 @@ def test_a_gate_asks_for_money_within_the_limits() -> None:
 def test_actors_that_contact_too_much_are_held_back() -> None:
     """By the least step that keeps the targets; one that keeps them is left as it is."""
     network = ActorCritic(14, 21, 4, (8,), 0.1)
-    arguments = (*settings(), LIMITS, population(300), [network.actor])
+    arguments = (*short_settings(), LIMITS, population(300), [network.actor])
     actor, validation = settle(*arguments, customers=400, target_fraction=0.9, seed=3)
     steps = (actor[-1].bias[0] - network.actor[-1].bias[0]).item()
     assert steps in HOLD_BACK[1:]
