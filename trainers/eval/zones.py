@@ -50,12 +50,16 @@ def _offset(local: datetime) -> float:
 
 
 class ZoneSchedule:
-    """Which zone each customer is said to be in, epoch by epoch; the `Clock` of one campaign that starts at START."""
+    """Which zone each customer is said to be in, epoch by epoch; the `Clock` of one campaign that starts at START.
+
+    Attributes:
+        zone: (epochs + 1, customers), indices into ZONES.
+    """
 
     def __init__(self, world: World, customers: int, seed: int) -> None:
         self._epoch_hours, self._delays_hours = world.epoch_hours, world.delays_hours
         epochs = world.episode_days * HOURS_PER_DAY // world.epoch_hours
-        self._zone = np.random.default_rng([seed, 7]).integers(len(ZONES), size=(epochs + 1, customers))
+        self.zone = np.random.default_rng([seed, 7]).integers(len(ZONES), size=(epochs + 1, customers))
         self._offsets = _offsets_hours(world.episode_days + 3)
         self._sends: dict[int, Floats] = {}
 
@@ -63,12 +67,12 @@ class ZoneSchedule:
         self._sends[epoch] = sends
         utc_hours = epoch * self._epoch_hours + sends
         slots = np.floor(utc_hours * SLOTS_PER_HOUR).astype(np.int64)
-        offsets = self._offsets[self._zone[epoch][:, None], slots]
+        offsets = self._offsets[self.zone[epoch][:, None], slots]
         return np.asarray((utc_hours + offsets) % HOURS_PER_DAY, dtype=np.float64)
 
     def sent(self, epoch: int, customer: int, delay_hours: int) -> tuple[float, float]:
         """When a contact goes out: hours since START, and the hour on the recipient's clock by `zoneinfo` itself."""
         since_epoch = self._sends[epoch][customer, self._delays_hours.index(delay_hours)]
         hours = epoch * self._epoch_hours + float(since_epoch)
-        zone = ZoneInfo(ZONES[self._zone[epoch, customer]])
+        zone = ZoneInfo(ZONES[self.zone[epoch, customer]])
         return hours, hour_of_day((START + timedelta(hours=hours)).astimezone(zone))
