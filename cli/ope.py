@@ -13,6 +13,8 @@ from cli.common import SEED, JsonOption, SeedOption, emit, flatten
 from cli.registry import champion
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from churnsaver.domain.world import World
     from trainers.agents.baselines import Policy
 
@@ -73,7 +75,7 @@ def eval_ope(
     )
     if out is not None:
         write_report(out, f"Off-policy evaluation of {result['target']}", result, ope_plots(result))
-    emit(result if as_json else flatten(result), as_json=as_json, title="Off-policy evaluation")
+    emit(result if as_json else _for_a_person(result), as_json=as_json, title="Off-policy evaluation")
     if result["refused"]:
         raise GateFailed("; ".join(result["refused"]))
     if gate and result["missed"]:
@@ -155,3 +157,13 @@ def _on_csv(data: Path | None, schema: Path | None, target: str, min_effective: 
     logged, models = logged_from_csv(load_dataset_as(data, schema), load_world(), target, seed)
     result = evaluate_logged(logged, models, seed, min_effective)
     return {"target": f"{target} on {data.name}", **result, "missed": missed_targets(result, {}, 1.0)}
+
+
+def _for_a_person(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Each estimate with its bootstrap interval on one line."""
+    shown = flatten({key: value for key, value in result.items() if key not in ("value", "costs", "missed", "scope")})
+    for name, estimates in {"value": result.get("value", {}), **result.get("costs", {})}.items():
+        for estimator, told in estimates.items():
+            shown[f"{name} {estimator}"] = f"{told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}]"
+    missed = {f"missed {i}": sentence for i, sentence in enumerate(result["missed"], start=1)}
+    return shown | missed | {"scope": result["scope"]}

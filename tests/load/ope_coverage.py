@@ -1,4 +1,4 @@
-"""Does the truth lie inside the intervals of `eval ope`? Measured where it is known: `python -m tests.load.ope_coverage`.
+"""Does the truth lie inside the intervals of `eval ope`? `python -m tests.load.ope_coverage` measures it.
 
 The first decision of a campaign in the simulator. The truth is exact: the environment states each action's expected
 reward for each customer (`trainers.env.dynamics`), so a policy's value is a sum. The logs hold what was drawn:
@@ -263,7 +263,7 @@ def main() -> None:
     }
     options.out.write_text(json.dumps(report, indent=2) + "\n")
     plot(cases, options.out.with_suffix(".png"))
-    print(json.dumps(report, indent=2))  # noqa: T201
+    print(json.dumps(report, indent=2))
 
 
 def missed_targets(cases: dict[str, Any]) -> list[str]:

@@ -64,10 +64,11 @@ def resampled(ratios: Sequence[Ratio], seed: int) -> Floats:
 
 def _cluster_sums(ratio: Ratio, clusters: Ints) -> Ratio:
     """Sums over each customer's decisions, (customers,)."""
-    return Ratio(
-        np.bincount(clusters, weights=ratio.numerator),
-        np.bincount(clusters, weights=ratio.denominator),
+    numerator, denominator = (
+        np.asarray(np.bincount(clusters, weights=part), dtype=np.float64)
+        for part in (ratio.numerator, ratio.denominator)
     )
+    return Ratio(numerator, denominator)
 
 
 def linearised(ratio: Ratio) -> Floats:

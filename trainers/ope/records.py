@@ -170,8 +170,7 @@ class _Checker:
             means = f"number {known} has that name" if known is not None else "the catalogue has no such action"
             yield (
                 "action",
-                f"is {action.label!r} with the number {action.index}, but {means}; use the configs/env.yaml under "
-                "which it was logged",
+                f"is {action.label!r} with the number {action.index}, but {means}; use the env.yaml of that time",
             )
         elif len(decision.mask_reasons) != len(labels):
             yield "mask_reasons", f"has {len(decision.mask_reasons)} reasons for {len(labels)} actions of env.yaml"
@@ -204,7 +203,7 @@ def _parsed(kind: type[Line], where: str, line: bytes) -> Line:
 
 
 def _first_fault(fault: Any) -> str:
-    """", field propensity.policy: …" with what stands there."""
+    """The field of a pydantic error, what is wrong and what stands there."""
     if not fault["loc"]:
         return ": is no JSON object; each line is one record"
     field = ".".join(map(str, fault["loc"]))
