@@ -141,7 +141,7 @@ def _target(checkpoint: Path | None, baseline: str | None, world: World) -> tupl
         return opened.version, policy
     from churnsaver.models.baselines import load_baselines
 
-    known = load_baselines(opened)
+    known = load_baselines(opened, world)
     if baseline not in known:
         raise BadInput(f"--baseline is {baseline!r}; expected one of {', '.join([*known, 'never_contact'])}")
     return f"{baseline} of {opened.version}", known[baseline]
