@@ -20,7 +20,7 @@ HINT_TIMEOUT_S = 2.0
 REGISTRY_VARIABLE = "CHURN_SAVER_REGISTRY__URL"
 FOLLOWED = "followed-registry"  # file in the state folder, there while the local stack runs
 
-KindArgument = Annotated[str, typer.Argument(help="risk, acceptance, policy, generator or shield.")]
+KindArgument = Annotated[str, typer.Argument(help="risk, acceptance, policy, generator, shield or uplift.")]
 PublishOption = Annotated[
     bool, typer.Option("--publish", help="Publish it as the champion: every running service swaps to it.")
 ]

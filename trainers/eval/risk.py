@@ -15,7 +15,16 @@ from churnsaver.domain.world import World
 from churnsaver.models.calibration import sigmoid
 from churnsaver.models.trees import RiskModel
 from trainers.data import Dataset
-from trainers.eval.metrics import CONFIDENCE, METRICS, Interval, auc, bootstrap, bootstrap_difference, ece_floor
+from trainers.eval.metrics import (
+    METRICS,
+    Interval,
+    auc,
+    bootstrap,
+    bootstrap_difference,
+    corrected_interval,
+    ece_floor,
+    mean_sd,
+)
 from trainers.eval.metrics import reliability as reliability_points
 from trainers.models.boost import BoostSettings, fit_trees
 from trainers.models.folds import stratified_folds
@@ -94,12 +103,12 @@ def repeated_cv(
             advance()
     differences = {
         metric: {
-            other: _corrected_interval([s["calibrated"][metric] - s[other][metric] for s in scores])
+            other: corrected_interval([s["calibrated"][metric] - s[other][metric] for s in scores], FOLDS)
             for other in ("xgboost", "logistic")
         }
         for metric in ("auc", "brier", "ece")
     }
-    means = {name: {m: _mean_sd([s[name][m] for s in scores]) for m in METRICS} for name in pooled}
+    means = {name: {m: mean_sd([s[name][m] for s in scores]) for m in METRICS} for name in pooled}
     floor_mean, floor_sd = np.mean(floors, axis=0).tolist()
     result = {
         "rows": len(dataset),
@@ -140,19 +149,3 @@ def _missed(differences: dict[str, Interval], ece: float, floor_mean: float, flo
     if not ece <= floor_mean + 2.0 * floor_sd:
         missed.append(f"ECE {ece:.4f} is above the sampling floor {floor_mean:.4f} + 2 × {floor_sd:.4f}")
     return missed
-
-
-def _mean_sd(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
-
-
-def _corrected_interval(differences: list[float]) -> Interval:
-    """Nadeau and Bengio's interval for a difference measured on overlapping training sets."""
-    from scipy.stats import t  # noqa: PLC0415 – half a second that only this needs
-
-    n = len(differences)
-    test_to_train = 1.0 / (FOLDS - 1)
-    error = float(np.sqrt((1.0 / n + test_to_train) * np.var(differences, ddof=1)))
-    half = float(t.ppf((1.0 + CONFIDENCE) / 2.0, n - 1)) * error
-    mean = float(np.mean(differences))
-    return Interval(mean, mean - half, mean + half)
