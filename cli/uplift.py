@@ -10,7 +10,8 @@ import typer
 
 from cli.apps import eval_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
-from cli.models import DataOption, QuickOption, Rows, SchemaOption
+from cli.model_eval import CheckpointOption, GateOption, ReportOption, Rows, RowsOption
+from cli.models import DataOption, QuickOption, SchemaOption
 from cli.registry import PublishOption, champion, describe
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def train(
 def evaluate(
     data: DataOption,
     schema: SchemaOption = None,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Folder; default: the champion.")] = None,
-    rows: Annotated[Rows, typer.Option("--rows", help="all: for a file that training never saw.")] = Rows.TEST,
+    checkpoint: CheckpointOption = None,
+    rows: RowsOption = Rows.TEST,
     repeated_cv: Annotated[
         bool, typer.Option("--repeated-cv", help="Measure the recipe, not a checkpoint: 5 folds × 3 repeats, all rows.")
     ] = False,
@@ -89,8 +90,8 @@ def evaluate(
     cost_usd: Annotated[float | None, typer.Option("--cost-usd", min=0, help="What one contact costs.")] = None,
     value_usd: Annotated[float | None, typer.Option("--value-usd", min=0, help="What one outcome earns.")] = None,
     quick: QuickOption = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
+    out: ReportOption = None,
+    gate: GateOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:

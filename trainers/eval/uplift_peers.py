@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -50,12 +51,10 @@ class CausalML:
 
     def fit(self, matrix: Matrix, treatment: Bools, outcome: Bools, propensity: Floats) -> Scorer:
         model, encode = self.make(), Dummies.of(matrix, self.feature_types)
-        known = {"p": propensity} if "p" in model.fit.__code__.co_varnames else {}
-        model.fit(encode(matrix), treatment.astype(int), outcome.astype(int), **known)
-        ask = {"p": np.full(1, propensity.mean())} if "p" in model.predict.__code__.co_varnames else {}
-        return _Scorer(
-            lambda rows: model.predict(encode(rows), **{name: np.repeat(p, len(rows)) for name, p in ask.items()})
-        )
+        asked = {"p": propensity} if "p" in signature(model.fit).parameters else {}
+        model.fit(X=encode(matrix), treatment=treatment.astype(int), y=outcome.astype(int), **asked)
+        mean = float(propensity.mean())
+        return _Scorer(lambda rows: model.predict(X=encode(rows), p=np.full(len(rows), mean)))
 
 
 @dataclass(frozen=True, slots=True)
