@@ -83,7 +83,7 @@ def eval_policy(
         "checkpoint": {"kind": POLICY_KIND, "version": opened.version, "sha256": opened.sha256},
         "data": {"name": data.name, "sha256": dataset.sha256},
         "seed": seed,
-        **found,
+        **found.result,
     }
     if out is not None:
         write_report(out, f"Policy {opened.version} on {data.name}", report, [], policy_sections(report))

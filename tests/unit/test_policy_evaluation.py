@@ -141,7 +141,7 @@ def test_the_report_says_what_is_missed(tmp_path: Path) -> None:
     """Contacting nobody gains nothing over its peer, and too few decisions are no proof; the page has its plots."""
     steps: list[int] = []
     judging = Judging(campaigns=1, stress_campaigns=1)
-    report = evaluate_policy(
+    found = evaluate_policy(
         setting(100),
         population(150, seed=9),
         load_soft_limits(),
@@ -151,6 +151,8 @@ def test_the_report_says_what_is_missed(tmp_path: Path) -> None:
         seed=42,
         advance=lambda: steps.append(1),
     )
+    report = found.result
+    assert set(found.gains_usd) == {"as_trained", *SCENARIOS}
     assert len(steps) == judging.steps(baselines=1)
     assert report["hard_rule_violations"] == 0
     assert report["policies"]["ppo"]["business"]["spend_usd"]["value"] == 0

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
-from trainers.agents.baselines.policy import Policy
+from churnsaver.models.baselines import Policy
 from trainers.env.checks import DEFAULT_CAMPAIGN
 from trainers.env.dynamics import Campaign, Clock, Situation, StepOutcome
 from trainers.env.params import CONSTRAINTS, DynamicsParams

@@ -8,7 +8,7 @@ interval is several times narrower.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from churnsaver.domain.world import HOURS_PER_DAY, World
 from trainers.agents.baselines import NeverContact, Policy
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
 from trainers.env.population import Population
+from trainers.env.response import Floats
 from trainers.eval.arena import Arena, compare
 from trainers.eval.business import business_figures, segments
 from trainers.eval.metrics import Interval
@@ -28,6 +29,7 @@ from trainers.eval.rivals import Rival, Variant, calibrate, recalibrate
 from trainers.eval.stress import SCENARIOS, Scenario
 
 PPO, NEVER = "ppo", "never"
+AS_TRAINED = "as_trained"
 # Seeds of the campaigns on which baselines are calibrated, away from those that judge.
 CALIBRATION_SEED_OFFSET = 10_000
 STRESS_SEED_OFFSET = 20_000
@@ -60,6 +62,20 @@ class Judging:
         return calibrations + (2 + baselines) * self.campaigns + len(SCENARIOS) * stressed * self.stress_campaigns
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """What was measured.
+
+    Attributes:
+        result: as it stands in report.json but for the checkpoint's name.
+        gains_usd: the policy's gain over each baseline at equal spend, mean of the campaigns, (customers,); by
+            scenario, AS_TRAINED first, and baseline.
+    """
+
+    result: dict[str, Any]
+    gains_usd: dict[str, dict[str, Floats]]
+
+
 def max_decisions(world: World, customers: int, campaigns: int) -> int:
     """How many decisions are made at most: fewer where customers leave."""
     return customers * campaigns * (world.episode_days * HOURS_PER_DAY // world.epoch_hours)
@@ -80,8 +96,8 @@ def evaluate_policy(
     *,
     seed: int,
     advance: Advance = no_progress,
-) -> dict[str, Any]:
-    """The whole report, as it stands in report.json but for the checkpoint's name.
+) -> PolicyReport:
+    """Plays everything that a report tells of.
 
     Args:
         setting: with the customers who judge.
@@ -99,7 +115,7 @@ def evaluate_policy(
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(setting, policy, _policies(rivals), range(seed, seed + judging.campaigns), advance)
     arena = compare(plays, bootstrap)
-    stress = {
+    stressed = {
         name: _stressed(scenario, setting, rehearsal, policy, rivals, judging.stress_campaigns, seed, advance)
         for name, scenario in SCENARIOS.items()
     }
@@ -116,9 +132,10 @@ def evaluate_policy(
         "baseline_dials": {name: {**_spec(rival.policy), "dial": rival.dial} for name, rival in rivals.items()},
         "arena": arena.as_dict(),
         "segments": _by_segment(setting, plays, arena, bootstrap),
-        "stress": stress,
+        "stress": {name: found for name, (found, _) in stressed.items()},
     }
-    return {**report, "missed": missed_targets(report)}
+    gains = {AS_TRAINED: _gains_usd(plays, rivals), **{name: gains for name, (_, gains) in stressed.items()}}
+    return PolicyReport({**report, "missed": missed_targets(report)}, gains)
 
 
 def quick_gate(
@@ -218,7 +235,7 @@ def _stressed(
     campaigns: int,
     seed: int,
     advance: Advance,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Floats]]:
     """One stress test: baselines as they were deployed, and turned anew to what the policy now spends."""
     stressed, rehearsed = scenario.change(setting, seed), scenario.change(rehearsal, seed + CALIBRATION_SEED_OFFSET)
     first = seed + CALIBRATION_SEED_OFFSET
@@ -230,7 +247,7 @@ def _stressed(
     equal = {name: play(stressed, rival.policy, seeds, advance=advance) for name, rival in turned.items()}
     ours = plays[PPO]
     deployed, anew = compare(plays, bootstrap), compare({PPO: ours, NEVER: plays[NEVER], **equal}, bootstrap)
-    return {
+    found = {
         "description": scenario.description,
         "new_response": scenario.new_response,
         "decisions": ours.decisions,
@@ -248,6 +265,12 @@ def _stressed(
             for name in rivals
         },
     }
+    return found, _gains_usd({PPO: ours, **equal}, rivals)
+
+
+def _gains_usd(plays: Mapping[str, Play], rivals: Iterable[str]) -> dict[str, Floats]:
+    """The policy's gain over each baseline, (customers,)."""
+    return {name: (plays[PPO].gain_usd - plays[name].gain_usd).mean(axis=0) for name in rivals}
 
 
 def _constraints(played: Play, limits: SoftLimits, bootstrap: CustomerBootstrap) -> dict[str, dict[str, float]]:
