@@ -32,15 +32,18 @@ from churnsaver.domain.eligibility import ContactState, Reason, contact_reservat
 from churnsaver.domain.money import offer_costs_cents
 from churnsaver.domain.observation import HISTORY, HISTORY_HOURS, observe
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
-from churnsaver.errors import SettingsError
+from trainers.env.checks import require_finite, require_playable
+from trainers.env.hazard import DAYS_PER_YEAR, HazardState, Season, stay_value_usd
 from trainers.env.params import CONSTRAINTS, DynamicsParams
 from trainers.env.population import Population
 from trainers.env.response import (
     Floats,
     Ints,
     acceptance_log_odds,
+    channel_acceptance_shifts,
     draw_segments,
     generosity_months,
+    segment_acceptance_shifts,
     segment_probabilities,
     sigmoid,
     timing_log_odds,
@@ -97,32 +100,6 @@ class StepOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class HazardState:
-    """What multiplies n customers' hazard: an accepted offer's cut, the reaction to a contact; days each lasts."""
-
-    cut: Floats
-    cut_days: Floats
-    reaction: Floats
-    reaction_days: Floats
-
-    @property
-    def factor(self) -> Floats:
-        """What the hazard is multiplied with now, (n,)."""
-        kept = np.where(self.cut_days > 0, 1.0 - self.cut, 1.0)
-        return np.where(self.reaction_days > 0, kept * self.reaction, kept)
-
-    def take(self, rows: Ints) -> HazardState:
-        return HazardState(self.cut[rows], self.cut_days[rows], self.reaction[rows], self.reaction_days[rows])
-
-    def passed(self, days: float) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
-        """Cut and reaction after `days`, as `stay_value_usd` takes them."""
-        return (self.cut, np.maximum(self.cut_days - days, 0.0)), (
-            self.reaction,
-            np.maximum(self.reaction_days - days, 0.0),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Response:
     """How k contacted customers respond.
 
@@ -156,35 +133,6 @@ def admit_in_order(reserved_cents: Ints, budget_left_cents: int) -> Bools:
     return admitted
 
 
-def stay_value_usd(
-    margin_per_day: Floats,
-    hazard_per_day: Floats,
-    cut: tuple[Floats, Floats],
-    reaction: tuple[Floats, Floats],
-    days_left: float,
-) -> Floats:
-    """Margin expected over `days_left` of customers who are never contacted again, (n,).
-
-    The integral of margin × survival under a hazard that is constant in at most three phases: while an
-    accepted offer cuts it and a reaction multiplies it, while only the longer of both does, and after.
-
-    Args:
-        cut: (share of the hazard taken away, days that it lasts).
-        reaction: (multiplier of the hazard, days that it lasts).
-    """
-    kept, cut_days = 1.0 - cut[0], np.minimum(cut[1], days_left)
-    multiplier, reaction_days = reaction[0], np.minimum(reaction[1], days_left)
-    both, either = np.minimum(cut_days, reaction_days), np.maximum(cut_days, reaction_days)
-    second = np.where(cut_days > reaction_days, kept, multiplier)
-    value, survival = np.zeros_like(hazard_per_day), np.ones_like(hazard_per_day)
-    for factor, days in ((kept * multiplier, both), (second, either - both), (1.0, days_left - either)):
-        hazard = hazard_per_day * factor
-        left = -np.expm1(-hazard * days)
-        value = value + survival * left / hazard
-        survival = survival * (1.0 - left)
-    return margin_per_day * value
-
-
 class Campaign:
     """A campaign under way. Same population, seed and actions give bitwise the same course.
 
@@ -195,17 +143,14 @@ class Campaign:
     def __init__(
         self, world: World, params: DynamicsParams, population: Population, budget_cents: int, seed: int
     ) -> None:
-        if world.delays_hours[-1] > world.epoch_hours:
-            raise SettingsError(
-                f"env.yaml: delays_hours: the environment books within one epoch; {world.delays_hours[-1]} h is "
-                f"longer than epoch_hours: {world.epoch_hours}"
-            )
+        require_playable(world, params, population)
         n = len(population)
         seen = population.features
         self._world, self._params, self._population = world, params, population
         self._rng = np.random.default_rng(seed)
         self.budget_cents = self.budget_left_cents = budget_cents
         self.epoch = 0
+        self.season = Season.starting(params.season, self._rng.random() * DAYS_PER_YEAR)
         shares = segment_probabilities(params, seen.risk, seen.monthly_usd, seen.tenure_months)
         self.segment = draw_segments(shares, self._rng.random(n))
         self.active = np.ones(n, dtype=bool)
@@ -219,7 +164,7 @@ class Campaign:
         self._margin_per_day = seen.monthly_usd * world.money.gross_margin * HOURS_PER_DAY / HOURS_PER_MONTH
         risk = np.clip(seen.risk, MIN_RISK, 1.0 - MIN_RISK)
         self._hazard_per_day = -np.log1p(-risk) / params.risk_horizon_days
-        self._potential = self._stay_value()
+        self._potential = self._stay_values(slice(None), self._hazard_state())
         self.situation = self._look()
 
     @cached_property
@@ -257,11 +202,13 @@ class Campaign:
 
     @cached_property
     def _acceptance_shift(self) -> Floats:
-        return self._per_segment("acceptance_shift")
+        channel = channel_acceptance_shifts(self._world, self._params)[self._population.channel]
+        return segment_acceptance_shifts(self._params)[self.segment] + channel
 
     @cached_property
     def _opt_out_shift(self) -> Floats:
-        return self._per_segment("opt_out_shift")
+        channels = np.array([self._params.channels[name].opt_out_shift for name in self._world.channels])
+        return self._per_segment("opt_out_shift") + channels[self._population.channel]
 
     @cached_property
     def _full_cut(self) -> Floats:
@@ -279,6 +226,10 @@ class Campaign:
     @property
     def finished(self) -> bool:
         return self.epoch >= self.epochs
+
+    def hazard_factors(self) -> Floats:
+        """What contacts have made of each customer's hazard, for now, (n,); 1 where nothing runs."""
+        return self._hazard_state().factor
 
     def stay_values_usd(self) -> Floats:
         """What each customer is worth from here on if never contacted again, (n,); 0 who has left."""
@@ -301,15 +252,16 @@ class Campaign:
             send_share[who] = delay / self._world.epoch_hours
             response = self._respond(who, actions[who], delay, uniforms[:2, who])
             accepted[who], opted_out[who], costs[who] = response.accepted, response.opted_out, response.costs
-        reward, leave = self._value_of_step(before, self._hazard_state(), send_share)
+        reward, leave, later = self._value_of_step(before, self._hazard_state(), send_share)
         if response is not None:
             reward[who] = self._expected_reward(who, response, before, send_share)
         churned = decided & (uniforms[2] < leave)
         penalties = costs[:, 0] + self._params.opt_out_penalty_usd * costs[:, 3]
-        self._move_on(churned, uniforms[3])
+        self._move_on(churned, uniforms[3], later)
         reward = np.where(decided, reward, 0.0)
         stayed = decided - LEAVERS_LOSE_OF_EPOCH * churned
         cash = stayed * self._margin_per_day * self._epoch_days - penalties
+        require_finite(self.epoch, reward_usd=reward, cash_usd=cash)
         refused = wanted & ~contacted
         return StepOutcome(reward, cash, costs, decided, contacted, refused, accepted, opted_out, churned)
 
@@ -363,8 +315,8 @@ class Campaign:
 
     def _value_of_step(
         self, before: HazardState, after: HazardState, send_share: Floats, who: Ints | slice = slice(None)
-    ) -> tuple[Floats, Floats]:
-        """Expected margin and change of potential in this epoch, before spend, and the probability of leaving.
+    ) -> tuple[Floats, Floats, Floats]:
+        """Expected margin and change of potential in this epoch, before spend; probability of leaving; next potential.
 
         Args:
             before, after: of the customers `who`, until and from the moment of sending.
@@ -372,32 +324,34 @@ class Campaign:
         """
         share, hazard, margin = send_share[who], self._hazard_per_day[who], self._margin_per_day[who]
         factor = share * before.factor + (1.0 - share) * after.factor
-        leave = -np.expm1(-hazard * factor * self._epoch_days)
-        later = stay_value_usd(margin, hazard, *after.passed(self._epoch_days), self._days_left(self.epoch + 1))
+        season = self.season.mean(self._day, self._epoch_days)
+        leave = -np.expm1(-hazard * factor * season * self._epoch_days)
+        later = self._stay_values(who, after.after(self._epoch_days), epochs_on=1)
         stayed = 1.0 - LEAVERS_LOSE_OF_EPOCH * leave
-        return stayed * margin * self._epoch_days + (1.0 - leave) * later - self._potential[who], leave
+        return stayed * margin * self._epoch_days + (1.0 - leave) * later - self._potential[who], leave, later
 
     def _expected_reward(self, who: Ints, response: Response, before: HazardState, send_share: Floats) -> Floats:
         """The step's reward of the contacted `who`, (k,), expected over acceptance and opt-out."""
         was = before.take(who)
         reaction = (self._reaction[who], self._reaction_days[who])
-        declined, _ = self._value_of_step(was, HazardState(was.cut, was.cut_days, *reaction), send_share, who)
-        accepted, _ = self._value_of_step(was, HazardState(*response.protection, *reaction), send_share, who)
+        declined, *_ = self._value_of_step(was, HazardState(was.cut, was.cut_days, *reaction), send_share, who)
+        accepted, *_ = self._value_of_step(was, HazardState(*response.protection, *reaction), send_share, who)
         value = response.acceptance * accepted + (1.0 - response.acceptance) * declined
         return np.asarray(value - response.expected_cost_usd, dtype=np.float64)
 
-    def _days_left(self, epoch: int) -> float:
-        """Of the horizon over which a customer's margin counts."""
+    @property
+    def _day(self) -> float:
+        """Days since the campaign's start."""
+        return self.epoch * self._epoch_days
+
+    def _stay_values(self, who: Ints | slice, effects: HazardState, epochs_on: int = 0) -> Floats:
+        """The potential of the customers `who` under `effects`, this many epochs from now."""
+        day = self._day + epochs_on * self._epoch_days
         horizon_days = self._world.money.horizon_months * HOURS_PER_MONTH / HOURS_PER_DAY
-        return max(0.0, horizon_days - epoch * self._epoch_days)
+        margin, hazard = self._margin_per_day[who], self._hazard_per_day[who]
+        return stay_value_usd(margin, hazard, effects, self.season, day, max(0.0, horizon_days - day))
 
-    def _stay_value(self) -> Floats:
-        state = self._hazard_state()
-        return stay_value_usd(
-            self._margin_per_day, self._hazard_per_day, *state.passed(0.0), self._days_left(self.epoch)
-        )
-
-    def _move_on(self, churned: Bools, hour_uniforms: Floats) -> None:
+    def _move_on(self, churned: Bools, hour_uniforms: Floats, potential: Floats) -> None:
         """One epoch passes: clocks, fatigue, and the next local hour of decision."""
         hour = hour_uniforms * HOURS_PER_DAY
         hours = self._hours_since_contact
@@ -409,7 +363,7 @@ class Campaign:
         self._cut_days = np.maximum(self._cut_days - self._epoch_days, 0.0)
         self._reaction_days = np.maximum(self._reaction_days - self._epoch_days, 0.0)
         self.epoch += 1
-        self._potential = self._stay_value()
+        self._potential = potential
         self.situation = self._look()
 
     def _look(self) -> Situation:

@@ -61,4 +61,4 @@ class Schedule:
         sin, cos = observation[:, [self._sin, self._cos]].astype(np.float64).T
         hour = np.arctan2(sin, cos) * HOURS_PER_DAY / (2.0 * np.pi)
         ahead = (hour[:, None] + self._delays - self._pacing.send_hour) % HOURS_PER_DAY
-        return np.minimum(ahead, HOURS_PER_DAY - ahead)
+        return np.asarray(np.minimum(ahead, HOURS_PER_DAY - ahead), dtype=np.float64)

@@ -123,7 +123,7 @@ class ThompsonPolicy:
         np.put_along_axis(probabilities, actions, shares, axis=1)
         probabilities[:, NO_CONTACT] = 1.0 - shares.sum(axis=1)
         floored = self.spec.epsilon * allowed
-        return floored + (1.0 - floored.sum(axis=1, keepdims=True)) * probabilities
+        return np.asarray(floored + (1.0 - floored.sum(axis=1, keepdims=True)) * probabilities, dtype=np.float64)
 
     def _shares(self, observation: NDArray[np.float32], possible: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Share of the draws in which each offer is the best possible one and worth it, (n, offers)."""

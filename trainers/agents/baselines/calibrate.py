@@ -62,12 +62,12 @@ class Calibration:
 
         False position, kept a tenth away from both ends, since spend moves in steps.
         """
-        low, high, turned = 0.0, 1.0, [self.play(variant(0.0))]
+        low, high, turned = 0.0, 1.0, [self.play(variant.at(0.0))]
         dearer, cheaper = turned[0].spend_usd, 0.0
         while len(turned) < turns and dearer > spend_usd:
             share = (dearer - spend_usd) / max(dearer - cheaper, 1e-12)
             dial = low + (high - low) * min(max(share, 0.1), 0.9)
-            turned.append(self.play(variant(dial)))
+            turned.append(self.play(variant.at(dial)))
             spent = turned[-1].spend_usd
             if abs(spent - spend_usd) <= TOLERANCE * spend_usd:
                 break

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_WEEK, World
 from churnsaver.models.baselines import BaselinePolicy, PropensityPolicy, ThompsonPolicy, UpliftTreesPolicy
@@ -27,8 +26,15 @@ EPSILON = 1e-4  # 20 contacts an epoch that are allowed: a customer is tried at 
 MAX_DIAL = 0.999
 
 
-# Turns a dial in [0, 1] into a policy; the higher the dial, the less the policy spends.
-Variant = Callable[[float], BaselinePolicy]
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Policies that differ in how much they spend only.
+
+    Attributes:
+        at: the policy at a dial in [0, 1]; the higher the dial, the less it spends.
+    """
+
+    at: Callable[[float], BaselinePolicy]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,14 @@ def fit_baselines(
         BadInput: nobody in `population` can be reached.
     """
     pilot = run_pilot(world, params, population, seed, customers)
-    evening = Pacing(rest_hours=REST_HOURS, send_hour=best_send_hour(world, pilot), within_hours=WITHIN_HOURS)
-    pacings = (evening, Pacing(rest_hours=REST_HOURS), evening.model_copy(update={"rest_hours": HOURS_PER_WEEK}))
-    choices = (*((hurdle, evening) for hurdle in HURDLES_USD), (HURDLES_USD[0], pacings[1]))
-    free = Worth(spend_price=0.0, hurdle_usd=0.0)
-    trees = UpliftTreesSpec(features=FEATURES, trees=fit_uplift_trees(world, pilot, seed), worth=free, pacing=evening)
+    timed = Pacing(rest_hours=REST_HOURS, send_hour=best_send_hour(world, pilot), within_hours=WITHIN_HOURS)
+    often = timed.model_copy(update={"rest_hours": HOURS_PER_WEEK})
+    at_once = Pacing(rest_hours=REST_HOURS)
+    rules = [
+        partial(_propensity, world, offer.id, pacing) for offer in world.offers for pacing in (timed, often, at_once)
+    ]
+    free = _worth(0.0, 0.0)
+    trees = UpliftTreesSpec(features=FEATURES, trees=fit_uplift_trees(world, pilot, seed), worth=free, pacing=timed)
     scaling, posteriors = fit_posteriors(world, pilot)
     beliefs = ThompsonSpec(
         features=scaling,
@@ -60,15 +69,17 @@ def fit_baselines(
         seed=seed,
         epsilon=EPSILON,
         worth=free,
-        pacing=evening,
+        pacing=timed,
     )
     return {
-        "propensity": BaselineFamily(
-            tuple(partial(_propensity, world, offer.id, pacing) for offer, pacing in product(world.offers, pacings))
-        ),
-        "uplift_trees": BaselineFamily(tuple(partial(_uplift_trees, world, trees, *choice) for choice in choices)),
-        "thompson_sampling": BaselineFamily(tuple(partial(_thompson, world, beliefs, *choice) for choice in choices)),
+        "propensity": _family(rules),
+        "uplift_trees": _family([partial(_uplift_trees, world, trees, hurdle) for hurdle in HURDLES_USD]),
+        "thompson_sampling": _family([partial(_thompson, world, beliefs, hurdle) for hurdle in HURDLES_USD]),
     }
+
+
+def _family(dials: Sequence[Callable[[float], BaselinePolicy]]) -> BaselineFamily:
+    return BaselineFamily(tuple(Variant(at) for at in dials))
 
 
 def _propensity(world: World, offer: str, pacing: Pacing, dial: float) -> PropensityPolicy:
@@ -76,14 +87,12 @@ def _propensity(world: World, offer: str, pacing: Pacing, dial: float) -> Propen
     return PropensityPolicy(world, dial, offer, pacing.rest_hours, pacing.send_hour, pacing.within_hours)
 
 
-def _uplift_trees(
-    world: World, spec: UpliftTreesSpec, hurdle_usd: float, pacing: Pacing, dial: float
-) -> UpliftTreesPolicy:
-    return UpliftTreesPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd), "pacing": pacing}))
+def _uplift_trees(world: World, spec: UpliftTreesSpec, hurdle_usd: float, dial: float) -> UpliftTreesPolicy:
+    return UpliftTreesPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd)}))
 
 
-def _thompson(world: World, spec: ThompsonSpec, hurdle_usd: float, pacing: Pacing, dial: float) -> ThompsonPolicy:
-    return ThompsonPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd), "pacing": pacing}))
+def _thompson(world: World, spec: ThompsonSpec, hurdle_usd: float, dial: float) -> ThompsonPolicy:
+    return ThompsonPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd)}))
 
 
 def _worth(dial: float, hurdle_usd: float) -> Worth:

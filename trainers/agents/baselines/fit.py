@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from typing import Any
@@ -86,8 +87,8 @@ def _causalml_forest() -> Any:
     logging.getLogger("duecredit").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The set_", PendingDeprecationWarning, r"shap\.plots\.colors")
-        from causalml.inference.tree import UpliftRandomForestClassifier
-    return UpliftRandomForestClassifier
+        tree = importlib.import_module("causalml.inference.tree")
+    return tree.UpliftRandomForestClassifier
 
 
 def fit_posteriors(world: World, pilot: Pilot) -> tuple[tuple[Scaling, ...], tuple[Posterior, ...]]:

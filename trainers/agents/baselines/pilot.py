@@ -95,10 +95,9 @@ def _offers_and_delays(world: World) -> tuple[NDArray[np.int64], NDArray[np.floa
 
 def assignment(allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The experiment's probability of each action, (n, actions)."""
-    contacts = allowed.copy()
-    contacts[:, NO_CONTACT] = False
-    possible = contacts.sum(axis=1, keepdims=True)
-    probabilities = CONTACTED * contacts / np.maximum(possible, 1)
+    contacts = allowed.astype(np.float64)
+    contacts[:, NO_CONTACT] = 0.0
+    probabilities: NDArray[np.float64] = CONTACTED * contacts / np.maximum(contacts.sum(axis=1, keepdims=True), 1.0)
     probabilities[:, NO_CONTACT] = 1.0 - probabilities.sum(axis=1)
     return probabilities
 
