@@ -6,6 +6,7 @@ Needs XGBoost and NumPy only. The trainers measure with this very code, so what 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import numpy as np
@@ -40,6 +41,21 @@ class AcceptanceGolden(Frozen):
     monthly_usd: float
     tenure_months: float
     acceptance: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one attribute adds to a customer's log-odds of churn.
+
+    Attributes:
+        feature: the attribute's name.
+        value: what it is for this customer; None where it is missing.
+        log_odds: its SHAP value, in log-odds before calibration; above zero it raises the risk.
+    """
+
+    feature: str
+    value: Scalar
+    log_odds: float
 
 
 class CalibratedTrees:
@@ -83,6 +99,15 @@ class CalibratedTrees:
         margin = self.booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
         return np.asarray(margin, dtype=np.float64)
 
+    def contributions(self, matrix: NDArray[np.float32], feature_types: list[str]) -> NDArray[np.float64]:
+        """SHAP values of each row of `matrix`, (n, features + 1): they add up to the margin, the last is its mean.
+
+        Exact for trees (Lundberg et al. 2018, "Consistent individualized feature attribution for tree
+        ensembles"); XGBoost computes them. `feature_types` are those that the booster was trained with.
+        """
+        data = xgb.DMatrix(matrix, feature_types=feature_types, nthread=1)
+        return np.asarray(self.booster.predict(data, pred_contribs=True), dtype=np.float64)
+
 
 class RiskModel:
     """Calibrated probability of churn of customers who follow a dataset schema."""
@@ -104,6 +129,19 @@ class RiskModel:
     def risk(self, rows: Sequence[Mapping[str, Scalar]]) -> NDArray[np.float64]:
         """Probability of churn of each customer, (n,). Rows must have passed `schema.check_row`."""
         return self.trees.probability(self.schema.encode(rows))
+
+    def reasons(self, rows: Sequence[Mapping[str, Scalar]], top: int = 3) -> list[list[Reason]]:
+        """The `top` attributes that move each customer's risk most, up or down, the strongest first.
+
+        They say what the model read, not what caused a customer to leave.
+        """
+        shap = self.trees.contributions(self.schema.encode(rows), self.schema.feature_types())[:, :-1]
+        names = self.schema.feature_names
+        strongest = np.argsort(-np.abs(shap), axis=1, kind="stable")[:, :top]
+        return [
+            [Reason(names[j], row.get(names[j]), float(values[j])) for j in order]
+            for row, values, order in zip(rows, shap, strongest, strict=True)
+        ]
 
 
 class AcceptanceModel:

@@ -64,9 +64,14 @@ METRICS: dict[str, Metric] = {"auc": auc, "brier": brier, "ece": ece, "log_loss"
 
 def ece_floor(probability: Floats, seed: int, replicates: int = 200) -> tuple[float, float]:
     """Mean and standard deviation of the ECE that perfect probabilities would show on as many rows."""
-    rng = np.random.default_rng(seed)
-    eces = [ece(rng.random(len(probability)) < probability, probability) for _ in range(replicates)]
+    eces = ece_replicates(probability, seed, replicates)
     return float(np.mean(eces)), float(np.std(eces))
+
+
+def ece_replicates(probability: Floats, seed: int, replicates: int) -> Floats:
+    """ECEs of labels drawn with `probability`, (replicates,): what sampling alone makes of perfect probabilities."""
+    rng = np.random.default_rng(seed)
+    return np.array([ece(rng.random(len(probability)) < probability, probability) for _ in range(replicates)])
 
 
 def bootstrap(target: Bools, probability: Floats, seed: int) -> dict[str, Interval]:

@@ -39,7 +39,7 @@ def train_risk(
     model = RiskModel(dataset.schema, fitted.trees)
     card = fit_scorecard(fit, world)
     target = test.yes(Role.LABEL)
-    intervals = bootstrap(target, model.risk(test.rows()), seed)
+    intervals = bootstrap(target, fitted.trees.probability(test.matrix()), seed)
     baseline = scorecard_risk(card, test)
     metrics = {f"test_{name}": interval.value for name, interval in intervals.items()}
     metrics |= {f"scorecard_test_{name}": metric(target, baseline) for name, metric in METRICS.items()}
