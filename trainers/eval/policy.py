@@ -16,7 +16,8 @@ import numpy as np
 
 from churnsaver.checkpoints import Gate
 from churnsaver.domain.world import HOURS_PER_DAY, World
-from trainers.agents.baselines import NeverContact, Policy
+from churnsaver.models.baselines import BaselinePolicy
+from trainers.agents.baselines import BaselineFamily, NeverContact, Policy
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
 from trainers.env.population import Population
 from trainers.env.response import Floats
@@ -25,11 +26,12 @@ from trainers.eval.business import business_figures, segments
 from trainers.eval.metrics import Interval
 from trainers.eval.play import Advance, Play, Setting, no_progress, play
 from trainers.eval.resample import CustomerBootstrap
-from trainers.eval.rivals import Rival, Variant, calibrate, recalibrate
+from trainers.eval.rivals import Rival, calibrate_rival, recalibrate
 from trainers.eval.stress import SCENARIOS, Scenario
 
 PPO, NEVER = "ppo", "never"
 AS_TRAINED = "as_trained"
+SPEC_FIELDS = {"offer", "threshold", "worth", "pacing"}
 # Seeds of the campaigns on which baselines are calibrated, away from those that judge.
 CALIBRATION_SEED_OFFSET = 10_000
 STRESS_SEED_OFFSET = 20_000
@@ -91,7 +93,7 @@ def evaluate_policy(
     calibration: Population,
     limits: SoftLimits,
     policy: Policy,
-    families: Mapping[str, Sequence[Variant]],
+    families: Mapping[str, BaselineFamily],
     judging: Judging,
     *,
     seed: int,
@@ -102,15 +104,15 @@ def evaluate_policy(
     Args:
         setting: with the customers who judge.
         calibration: other customers, on whom each baseline's dial is turned to the policy's spend.
-        families: the variants of each baseline by its name.
+        families: each baseline before it is calibrated, by name.
         advance: is called after each of `judging.steps` steps.
     """
     rehearsal = setting.with_customers(_some(calibration, CALIBRATION_CUSTOMERS, seed))
     first = seed + CALIBRATION_SEED_OFFSET
     spend_usd = play(rehearsal, policy, [first], check=False).spend_usd
     rivals = {}
-    for name, variants in families.items():
-        rivals[name] = calibrate(variants, rehearsal, limits, spend_usd, first)
+    for name, family in families.items():
+        rivals[name] = calibrate_rival(family, rehearsal, limits, spend_usd, first)
         advance()
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(setting, policy, _policies(rivals), range(seed, seed + judging.campaigns), advance)
@@ -129,7 +131,7 @@ def evaluate_policy(
         "constraints": _constraints(plays[PPO], limits, bootstrap),
         "gain_over": {name: _gains(arena, name) for name in (*rivals, NEVER)},
         "policies": {name: _described(setting, played, plays[NEVER], bootstrap) for name, played in plays.items()},
-        "baseline_dials": {name: {**_spec(rival.policy), "dial": rival.dial} for name, rival in rivals.items()},
+        "baselines": {name: _spec(rival.policy) for name, rival in rivals.items()},
         "arena": arena.as_dict(),
         "segments": _by_segment(setting, plays, arena, bootstrap),
         "stress": {name: found for name, (found, _) in stressed.items()},
@@ -240,7 +242,7 @@ def _stressed(
     stressed, rehearsed = scenario.change(setting, seed), scenario.change(rehearsal, seed + CALIBRATION_SEED_OFFSET)
     first = seed + CALIBRATION_SEED_OFFSET
     spend_usd = play(rehearsed, policy, [first], check=False).spend_usd
-    turned = {name: recalibrate(rival, rehearsed, spend_usd, first) for name, rival in rivals.items()}
+    turned = {name: recalibrate(rival.variant, rehearsed, spend_usd, first) for name, rival in rivals.items()}
     seeds = range(seed + STRESS_SEED_OFFSET, seed + STRESS_SEED_OFFSET + campaigns)
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(stressed, policy, _policies(rivals), seeds, advance)
@@ -320,9 +322,10 @@ def _as_dicts(figures: Mapping[str, Interval | None]) -> dict[str, dict[str, flo
     return {name: figure.as_dict() if figure else None for name, figure in figures.items()}
 
 
-def _spec(policy: Policy) -> dict[str, Any]:
-    """What a baseline says of itself, where it says something."""
-    return {name: value for name, value in vars(policy).items() if isinstance(value, str | int | float)}
+def _spec(policy: BaselinePolicy) -> dict[str, Any]:
+    """What a baseline was turned to: its offer, threshold, price of spend and pacing, as far as it has them."""
+    said = policy.spec.model_dump(mode="json", include=SPEC_FIELDS)
+    return {**said, **said.pop("worth", {}), **said.pop("pacing", {})}
 
 
 def _dollars(interval: Interval) -> str:
