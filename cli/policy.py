@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress, stderr
 from cli.registry import PublishOption, champion, describe
 
 if TYPE_CHECKING:
@@ -29,17 +29,20 @@ def train_ppo(
     accept: AcceptOption = None,
     out: OutOption,
     quick: Annotated[bool, typer.Option("--quick", help="The quick preset of ppo.yaml.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
     publish: PublishOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
     """Train the contact policy in the simulator, on these customers as the models see them.
 
-    Customers of the test part are left out, so that `eval policy` can judge on them.
+    Customers of the test part are left out, so that `eval policy` can judge on them. Beside --out, the folder
+    OUT-training holds the learning curves (report.html), TensorBoard events and the state that --resume needs.
     """
     from churnsaver.settings import load_section, load_world
+    from trainers.agents.feasibility import idle_limits
     from trainers.agents.ppo_policy import PpoSettings
-    from trainers.agents.train import score_population, train_policy
+    from trainers.agents.train import score_population, train_policy, training_folder
     from trainers.data import Part
     from trainers.data.load import load_dataset_as
     from trainers.env.params import load_dynamics, load_soft_limits
@@ -47,23 +50,27 @@ def train_ppo(
     world, params, settings = load_world(), load_dynamics(), load_section("ppo", PpoSettings)
     dataset = load_dataset_as(data, schema).take(Part.TRAIN, Part.VALID)
     population, parents = score_population(dataset, world, params, *models(risk, accept), seed)
-    preset = settings.presets.quick if quick else settings.presets.full
+    preset, limits = settings.presets.quick if quick else settings.presets.full, load_soft_limits()
+    for idle in idle_limits(world, limits):
+        stderr.print(f"warning: env.yaml: {idle}", soft_wrap=True)
     with progress() as bar:
         task = bar.add_task("training the policy", total=preset.iterations)
         manifest = train_policy(
             population,
             world,
             params,
-            load_soft_limits(),
+            limits,
             settings,
             preset,
             out,
             seed=seed,
             source=data.name,
             parents=parents,
-            on_iteration=lambda _: bar.advance(task),
+            resume=resume,
+            on_iteration=lambda iteration: bar.update(task, completed=iteration.number),
         )
-    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Policy")
+    described = describe(manifest, out, publish=publish) | {"training": str(training_folder(out))}
+    emit(described, as_json=as_json, title="Policy")
 
 
 def models(risk: Path | None, accept: Path | None) -> tuple[Checkpoint, Checkpoint]:

@@ -46,13 +46,13 @@ def eval_policy(
     from churnsaver.checkpoints import open_checkpoint
     from churnsaver.models.policy import POLICY_KIND, OnnxPolicy
     from churnsaver.settings import load_world
+    from trainers.agents.baselines import fit_baselines
     from trainers.data.load import load_dataset_as
     from trainers.env.params import load_dynamics, load_soft_limits
     from trainers.eval.play import Setting
     from trainers.eval.policy import Judging, enough_campaigns, evaluate_policy
     from trainers.eval.policy_report import policy_sections
     from trainers.eval.report import write_report
-    from trainers.eval.rivals import fit_rivals
 
     world, params = load_world(), load_dynamics()
     opened = champion(POLICY_KIND) if checkpoint is None else open_checkpoint(checkpoint, POLICY_KIND)
@@ -67,7 +67,7 @@ def eval_policy(
         _require_enough(world, len(judging_customers), judging.campaigns)
     with progress() as bar:
         task = bar.add_task("fitting the baselines", total=None)
-        families = fit_rivals(world, params, fitting, seed)
+        families = fit_baselines(world, params, fitting, seed)
         bar.update(task, description="playing campaigns", total=judging.steps(len(families)))
         found = evaluate_policy(
             setting,
@@ -83,7 +83,7 @@ def eval_policy(
         "checkpoint": {"kind": POLICY_KIND, "version": opened.version, "sha256": opened.sha256},
         "data": {"name": data.name, "sha256": dataset.sha256},
         "seed": seed,
-        **found,
+        **found.result,
     }
     if out is not None:
         write_report(out, f"Policy {opened.version} on {data.name}", report, [], policy_sections(report))

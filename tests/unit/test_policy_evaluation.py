@@ -14,7 +14,8 @@ from churnsaver.domain import eligibility
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.settings import load_world
 from tests.support.campaign import campaign, population, settings
-from trainers.agents.baselines import NeverContact, Policy, PropensityPolicy
+from trainers.agents.baselines import BaselineFamily, NeverContact, Policy, PropensityPolicy
+from trainers.agents.baselines.families import Variant
 from trainers.env.dynamics import Situation, StepOutcome
 from trainers.env.params import load_soft_limits
 from trainers.env.simulate import campaign_budget_cents, run_campaign
@@ -23,11 +24,17 @@ from trainers.eval.play import Setting, play
 from trainers.eval.policy import Judging, evaluate_policy, missed_targets, quick_gate
 from trainers.eval.policy_report import policy_sections
 from trainers.eval.report import write_report
-from trainers.eval.rivals import calibrate, fit_rivals, recalibrate
+from trainers.eval.rivals import calibrate_rival, recalibrate
 from trainers.eval.stress import SCENARIOS
 
 N = 300
-PROPENSITY = fit_rivals(*settings(), population(N), 1)
+
+
+def family(*offers: str) -> BaselineFamily:
+    world, _ = settings()
+    return BaselineFamily(
+        tuple(Variant(lambda dial, offer=offer: PropensityPolicy(world, dial, offer, 672.0)) for offer in offers)
+    )
 
 
 def setting(n: int) -> Setting:
@@ -127,13 +134,13 @@ def test_the_propensity_policy_contacts_the_risky_at_the_first_allowed_delay() -
 def test_the_peer_is_calibrated_to_the_spend_and_keeps_the_limits() -> None:
     """Its dial meets the spend on the calibration seed, or it costs less whatever the dial."""
     limits = load_soft_limits()
-    rival = calibrate(PROPENSITY["propensity"][1:4], setting(N), limits, 1.5, 77)
+    rival = calibrate_rival(family("discount_10", "discount_20"), setting(N), limits, 1.5, 77)
     costs = play(setting(N), rival.policy, [77]).costs_per_month
     assert costs["spend_usd"] < 1.7
     assert costs["contact"] <= limits.contact
-    cheaper = recalibrate(rival, setting(N), 0.5, 77)
+    cheaper = recalibrate(rival.variant, setting(N), 0.5, 77)
     assert cheaper.variant is rival.variant
-    assert cheaper.dial > rival.dial
+    assert cheaper.policy.spec.threshold > rival.policy.spec.threshold
     assert abs(play(setting(N), cheaper.policy, [77]).spend_usd - 0.5) < 0.25
 
 
@@ -141,16 +148,18 @@ def test_the_report_says_what_is_missed(tmp_path: Path) -> None:
     """Contacting nobody gains nothing over its peer, and too few decisions are no proof; the page has its plots."""
     steps: list[int] = []
     judging = Judging(campaigns=1, stress_campaigns=1)
-    report = evaluate_policy(
+    found = evaluate_policy(
         setting(100),
         population(150, seed=9),
         load_soft_limits(),
         NeverContact(),
-        {"propensity": PROPENSITY["propensity"][:1]},
+        {"propensity": family("discount_10")},
         judging,
         seed=42,
         advance=lambda: steps.append(1),
     )
+    report = found.result
+    assert set(found.gains_usd) == {"as_trained", *SCENARIOS}
     assert len(steps) == judging.steps(baselines=1)
     assert report["hard_rule_violations"] == 0
     assert report["policies"]["ppo"]["business"]["spend_usd"]["value"] == 0

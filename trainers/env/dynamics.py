@@ -84,7 +84,8 @@ class StepOutcome:
     Attributes:
         reward_usd: the shaped reward of the module's docstring, 0 for who had left before.
         cash_usd: margin earned less spend and penalties, as drawn; no potential in it.
-        costs: (n, constraints) in the order of `params.CONSTRAINTS`.
+        costs: (n, constraints) in the order of `params.CONSTRAINTS`, as drawn.
+        expected_costs: the same in expectation over acceptance and opt-out, as the reward is.
         decided: was there to be decided about when the step began.
         contacted: contacted, now or booked within the epoch.
         refused: wanted an action that the mask or the shared budget did not admit; not contacted.
@@ -94,6 +95,7 @@ class StepOutcome:
     reward_usd: Floats
     cash_usd: Floats
     costs: Floats
+    expected_costs: Floats
     decided: Bools
     contacted: Bools
     refused: Bools
@@ -109,7 +111,7 @@ class Response:
     Attributes:
         costs: (k, constraints), as drawn.
         acceptance: (k,) probability of accepting.
-        expected_cost_usd: (k,) spend and penalties, expected.
+        expected_costs: (k, constraints), over acceptance and opt-out.
         protection: cut of the hazard and its days if they accept, each (k,).
     """
 
@@ -117,7 +119,7 @@ class Response:
     opted_out: Bools
     costs: Floats
     acceptance: Floats
-    expected_cost_usd: Floats
+    expected_costs: Floats
     protection: tuple[Floats, Floats]
 
 
@@ -252,7 +254,7 @@ class Campaign:
         reserved = self._admit(actions, wanted := decided & (actions != NO_CONTACT))
         contacted = wanted & (reserved >= 0)
         who = np.flatnonzero(contacted)
-        costs = np.zeros((len(decided), len(CONSTRAINTS)))
+        costs, expected_costs = np.zeros((2, len(decided), len(CONSTRAINTS)))
         accepted, opted_out = np.zeros_like(decided), np.zeros_like(decided)
         before = self._hazard_state()
         send_share = np.zeros(len(decided))
@@ -261,7 +263,8 @@ class Campaign:
             delay = self._delay_hours[self._action_delay[actions[who]]]
             send_share[who] = delay / self._world.epoch_hours
             response = self._respond(who, actions[who], delay, uniforms[:2, who])
-            accepted[who], opted_out[who], costs[who] = response.accepted, response.opted_out, response.costs
+            accepted[who], opted_out[who] = response.accepted, response.opted_out
+            costs[who], expected_costs[who] = response.costs, response.expected_costs
         reward, leave, later = self._value_of_step(before, self._hazard_state(), send_share)
         if response is not None:
             reward[who] = self._expected_reward(who, response, before, send_share)
@@ -273,7 +276,9 @@ class Campaign:
         cash = stayed * self._margin_per_day * self._epoch_days - penalties
         require_finite(self.epoch, reward_usd=reward, cash_usd=cash)
         refused = wanted & ~contacted
-        return StepOutcome(reward, cash, costs, decided, contacted, refused, accepted, opted_out, churned)
+        return StepOutcome(
+            reward, cash, costs, expected_costs, decided, contacted, refused, accepted, opted_out, churned
+        )
 
     def _admit(self, actions: NDArray[np.integer], wanted: Bools) -> Ints:
         """Books what fits; cents reserved for each customer, (n,), -1 where the ledger refuses."""
@@ -306,9 +311,10 @@ class Campaign:
         self._hours_since_contact[who, self._hours_since_contact[who].argmax(axis=1)] = -delay
 
         contact_usd, offer_usd = self._population.contact_cost_cents[who] / 100.0, self._offer_cost_usd[who, offer]
-        costs = np.column_stack([contact_usd + accepted * offer_usd, np.ones(len(who)), fatigue, opted_out])
-        expected_usd = contact_usd + acceptance * offer_usd + params.opt_out_penalty_usd * opting_out
-        return Response(accepted, opted_out, costs, acceptance, expected_usd, protected)
+        once = np.ones(len(who))
+        costs = np.column_stack([contact_usd + accepted * offer_usd, once, fatigue, opted_out])
+        expected_costs = np.column_stack([contact_usd + acceptance * offer_usd, once, fatigue, opting_out])
+        return Response(accepted, opted_out, costs, acceptance, expected_costs, protected)
 
     def _protection(self, who: Ints, offer: Ints, generosity: Floats) -> tuple[Floats, Floats]:
         """Cut of the hazard and its days after accepting; a weaker offer never takes away from a stronger one."""
@@ -347,7 +353,8 @@ class Campaign:
         declined, *_ = self._value_of_step(was, HazardState(was.cut, was.cut_days, *reaction), send_share, who)
         accepted, *_ = self._value_of_step(was, HazardState(*response.protection, *reaction), send_share, who)
         value = response.acceptance * accepted + (1.0 - response.acceptance) * declined
-        return np.asarray(value - response.expected_cost_usd, dtype=np.float64)
+        penalties = response.expected_costs[:, 0] + self._params.opt_out_penalty_usd * response.expected_costs[:, 3]
+        return np.asarray(value - penalties, dtype=np.float64)
 
     @property
     def _day(self) -> float:

@@ -8,7 +8,7 @@ interval is several times narrower.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,22 @@ import numpy as np
 
 from churnsaver.checkpoints import Gate
 from churnsaver.domain.world import HOURS_PER_DAY, World
-from trainers.agents.baselines import NeverContact, Policy
+from churnsaver.models.baselines import BaselinePolicy
+from trainers.agents.baselines import BaselineFamily, NeverContact, Policy
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
 from trainers.env.population import Population
+from trainers.env.response import Floats
 from trainers.eval.arena import Arena, compare
 from trainers.eval.business import business_figures, segments
 from trainers.eval.metrics import Interval
 from trainers.eval.play import Advance, Play, Setting, no_progress, play
 from trainers.eval.resample import CustomerBootstrap
-from trainers.eval.rivals import Rival, Variant, calibrate, recalibrate
+from trainers.eval.rivals import Rival, calibrate_rival, recalibrate
 from trainers.eval.stress import SCENARIOS, Scenario
 
 PPO, NEVER = "ppo", "never"
+AS_TRAINED = "as_trained"
+SPEC_FIELDS = {"offer", "threshold", "worth", "pacing"}
 # Seeds of the campaigns on which baselines are calibrated, away from those that judge.
 CALIBRATION_SEED_OFFSET = 10_000
 STRESS_SEED_OFFSET = 20_000
@@ -60,6 +64,20 @@ class Judging:
         return calibrations + (2 + baselines) * self.campaigns + len(SCENARIOS) * stressed * self.stress_campaigns
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """What was measured.
+
+    Attributes:
+        result: as it stands in report.json but for the checkpoint's name.
+        gains_usd: the policy's gain over each baseline at equal spend, mean of the campaigns, (customers,); by
+            scenario, AS_TRAINED first, and baseline.
+    """
+
+    result: dict[str, Any]
+    gains_usd: dict[str, dict[str, Floats]]
+
+
 def max_decisions(world: World, customers: int, campaigns: int) -> int:
     """How many decisions are made at most: fewer where customers leave."""
     return customers * campaigns * (world.episode_days * HOURS_PER_DAY // world.epoch_hours)
@@ -75,31 +93,31 @@ def evaluate_policy(
     calibration: Population,
     limits: SoftLimits,
     policy: Policy,
-    families: Mapping[str, Sequence[Variant]],
+    families: Mapping[str, BaselineFamily],
     judging: Judging,
     *,
     seed: int,
     advance: Advance = no_progress,
-) -> dict[str, Any]:
-    """The whole report, as it stands in report.json but for the checkpoint's name.
+) -> PolicyReport:
+    """Plays everything that a report tells of.
 
     Args:
         setting: with the customers who judge.
         calibration: other customers, on whom each baseline's dial is turned to the policy's spend.
-        families: the variants of each baseline by its name.
+        families: each baseline before it is calibrated, by name.
         advance: is called after each of `judging.steps` steps.
     """
     rehearsal = setting.with_customers(_some(calibration, CALIBRATION_CUSTOMERS, seed))
     first = seed + CALIBRATION_SEED_OFFSET
     spend_usd = play(rehearsal, policy, [first], check=False).spend_usd
     rivals = {}
-    for name, variants in families.items():
-        rivals[name] = calibrate(variants, rehearsal, limits, spend_usd, first)
+    for name, family in families.items():
+        rivals[name] = calibrate_rival(family, rehearsal, limits, spend_usd, first)
         advance()
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(setting, policy, _policies(rivals), range(seed, seed + judging.campaigns), advance)
     arena = compare(plays, bootstrap)
-    stress = {
+    stressed = {
         name: _stressed(scenario, setting, rehearsal, policy, rivals, judging.stress_campaigns, seed, advance)
         for name, scenario in SCENARIOS.items()
     }
@@ -113,12 +131,13 @@ def evaluate_policy(
         "constraints": _constraints(plays[PPO], limits, bootstrap),
         "gain_over": {name: _gains(arena, name) for name in (*rivals, NEVER)},
         "policies": {name: _described(setting, played, plays[NEVER], bootstrap) for name, played in plays.items()},
-        "baseline_dials": {name: {**_spec(rival.policy), "dial": rival.dial} for name, rival in rivals.items()},
+        "baselines": {name: _spec(rival.policy) for name, rival in rivals.items()},
         "arena": arena.as_dict(),
         "segments": _by_segment(setting, plays, arena, bootstrap),
-        "stress": stress,
+        "stress": {name: found for name, (found, _) in stressed.items()},
     }
-    return {**report, "missed": missed_targets(report)}
+    gains = {AS_TRAINED: _gains_usd(plays, rivals), **{name: gains for name, (_, gains) in stressed.items()}}
+    return PolicyReport({**report, "missed": missed_targets(report)}, gains)
 
 
 def quick_gate(
@@ -218,19 +237,19 @@ def _stressed(
     campaigns: int,
     seed: int,
     advance: Advance,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Floats]]:
     """One stress test: baselines as they were deployed, and turned anew to what the policy now spends."""
     stressed, rehearsed = scenario.change(setting, seed), scenario.change(rehearsal, seed + CALIBRATION_SEED_OFFSET)
     first = seed + CALIBRATION_SEED_OFFSET
     spend_usd = play(rehearsed, policy, [first], check=False).spend_usd
-    turned = {name: recalibrate(rival, rehearsed, spend_usd, first) for name, rival in rivals.items()}
+    turned = {name: recalibrate(rival.variant, rehearsed, spend_usd, first) for name, rival in rivals.items()}
     seeds = range(seed + STRESS_SEED_OFFSET, seed + STRESS_SEED_OFFSET + campaigns)
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(stressed, policy, _policies(rivals), seeds, advance)
     equal = {name: play(stressed, rival.policy, seeds, advance=advance) for name, rival in turned.items()}
     ours = plays[PPO]
     deployed, anew = compare(plays, bootstrap), compare({PPO: ours, NEVER: plays[NEVER], **equal}, bootstrap)
-    return {
+    found = {
         "description": scenario.description,
         "new_response": scenario.new_response,
         "decisions": ours.decisions,
@@ -248,6 +267,12 @@ def _stressed(
             for name in rivals
         },
     }
+    return found, _gains_usd({PPO: ours, **equal}, rivals)
+
+
+def _gains_usd(plays: Mapping[str, Play], rivals: Iterable[str]) -> dict[str, Floats]:
+    """The policy's gain over each baseline, (customers,)."""
+    return {name: (plays[PPO].gain_usd - plays[name].gain_usd).mean(axis=0) for name in rivals}
 
 
 def _constraints(played: Play, limits: SoftLimits, bootstrap: CustomerBootstrap) -> dict[str, dict[str, float]]:
@@ -297,9 +322,10 @@ def _as_dicts(figures: Mapping[str, Interval | None]) -> dict[str, dict[str, flo
     return {name: figure.as_dict() if figure else None for name, figure in figures.items()}
 
 
-def _spec(policy: Policy) -> dict[str, Any]:
-    """What a baseline says of itself, where it says something."""
-    return {name: value for name, value in vars(policy).items() if isinstance(value, str | int | float)}
+def _spec(policy: BaselinePolicy) -> dict[str, Any]:
+    """What a baseline was turned to: its offer, threshold, price of spend and pacing, as far as it has them."""
+    said = policy.spec.model_dump(mode="json", include=SPEC_FIELDS)
+    return {**said, **said.pop("worth", {}), **said.pop("pacing", {})}
 
 
 def _dollars(interval: Interval) -> str:

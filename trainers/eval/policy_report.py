@@ -50,7 +50,7 @@ def _arena(report: Mapping[str, Any]) -> Section:
         for pair in report["arena"]["pairs"]
     ]
     spent = [
-        (name, found["costs_per_month"]["spend_usd"], *_dial(report["baseline_dials"].get(name)))
+        (name, found["costs_per_month"]["spend_usd"], _turned_to(report["baselines"].get(name, {})))
         for name, found in report["policies"].items()
     ]
     return Section(
@@ -64,15 +64,14 @@ def _arena(report: Mapping[str, Any]) -> Section:
             f"<figure>{forest_plot(report)}</figure>",
             table(["policy", "net value, $", "ranks"], standings),
             table(["pair", "difference, $", "all pairs at once", "money as drawn"], pairs),
-            table(["policy", "spend, $ a customer-month", "dial", "what it is"], spent),
+            table(["policy", "spend, $ a customer-month", "turned to"], spent),
         ],
     )
 
 
-def _dial(found: Mapping[str, Any] | None) -> tuple[float | None, str]:
-    if found is None:
-        return None, ""
-    return found["dial"], ", ".join(f"{name} {value}" for name, value in found.items() if name != "dial")
+def _turned_to(spec: Mapping[str, Any]) -> str:
+    numbers = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in spec.items()}
+    return ", ".join(f"{name} {value}" for name, value in numbers.items() if value is not None)
 
 
 def _business(report: Mapping[str, Any]) -> Section:

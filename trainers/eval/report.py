@@ -11,7 +11,6 @@ from typing import Any
 
 from churnsaver.errors import BadInput
 
-COLOURS = ("#1f6feb", "#d4691e", "#2c8c57", "#8a4fbf")
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c2128}"
     "h2{margin-top:2.5rem;border-bottom:1px solid #d8dee4}figure{margin:1rem 0;overflow-x:auto}"
