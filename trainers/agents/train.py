@@ -11,7 +11,8 @@ from churnsaver.checkpoints import Checkpoint, Gate, Manifest
 from churnsaver.domain.observation import CustomerFeatures
 from churnsaver.domain.world import World
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
-from trainers.agents.export import write_policy
+from trainers.agents.baselines import bundle_baselines
+from trainers.agents.export import served_policy, write_policy
 from trainers.agents.ppo_policy import Iteration, PpoSettings, Preset, train_ppo
 from trainers.data import Dataset
 from trainers.env.params import DynamicsParams, SoftLimits
@@ -82,7 +83,11 @@ def train_policy(
     metrics = {"train_value_usd": last.reward_usd}
     metrics |= {f"train_{name}_per_month": value for name, value in last.costs_per_month.items()}
     gate = policy_gate(last, limits)
-    return write_policy(out, world, trained, limits, seed=seed, metrics=metrics, parents=parents, card=card, gate=gate)
+    served = served_policy(world, trained, limits)
+    baselines = bundle_baselines(served, world, params, limits, population, seed)
+    return write_policy(
+        out, world, trained, limits, baselines, seed=seed, metrics=metrics, parents=parents, card=card, gate=gate
+    )
 
 
 def policy_gate(last: Iteration, limits: SoftLimits) -> Gate:
