@@ -17,15 +17,6 @@ from churnsaver.domain.money import retained_value_usd
 from churnsaver.errors import BadInput, GateFailed, SchemaError
 from churnsaver.settings import load_schema
 from cli.main import app
-from trainers.agents.baselines import NeverContact
-from trainers.data.load import load_dataset
-from trainers.env.params import load_dynamics
-from trainers.eval.ope import evaluate_logged, ope_plots
-from trainers.eval.report import write_report
-from trainers.ope.from_csv import logged_from_csv, thompson_probabilities
-from trainers.ope.from_records import Decided, decided
-from trainers.ope.outcome_model import cross_fit, folds_of
-from trainers.ope.records import read_log
 from tests.support.records import (
     MONTHLY_USD,
     SPACE,
@@ -37,6 +28,15 @@ from tests.support.records import (
     write_experiment,
     write_lines,
 )
+from trainers.agents.baselines import NeverContact
+from trainers.data.load import load_dataset
+from trainers.env.params import load_dynamics
+from trainers.eval.ope import evaluate_logged, ope_plots
+from trainers.eval.report import write_report
+from trainers.ope.from_csv import logged_from_csv, thompson_probabilities
+from trainers.ope.from_records import Decided, decided
+from trainers.ope.outcome_model import cross_fit, folds_of
+from trainers.ope.records import read_log
 
 PARAMS = load_dynamics()
 DATA = Path("../shared/data")
