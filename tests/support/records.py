@@ -36,8 +36,8 @@ class Experiment:
 
     customers: int = 1_500
     shares: dict[str, float] = field(default_factory=lambda: {"champion": 0.7, "holdout": 0.3})
-    churn: Callable[[NDArray[np.float64], NDArray[np.bool_]], NDArray[np.float64]] = (
-        lambda risk, contacted: risk * np.where(contacted, 0.5, 1.0)
+    churn: Callable[[NDArray[np.float64], NDArray[np.bool_]], NDArray[np.float64]] = lambda risk, contacted: (
+        risk * np.where(contacted, 0.5, 1.0)
     )
     drawn: dict[str, float] | None = None
     accept: float = 0.3
