@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from churnsaver.checkpoints import Manifest, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
-from churnsaver.domain.schema import Role
+from churnsaver.domain.schema import DatasetSchema, Role
 from churnsaver.domain.world import World
 from churnsaver.errors import SchemaError
 from churnsaver.models.trees import (
@@ -74,11 +74,14 @@ def train_accept(
     return write_checkpoint(out, ACCEPTANCE, files, seed=seed, metrics=metrics, data_sha256=dataset.sha256, gate=gate)
 
 
-def offer_matrix(dataset: Dataset) -> NDArray[np.float32]:
-    """Features of logged contacts, (n, features + 1): the last is the code of the offer that was made."""
-    codes = {offer: code for code, offer in enumerate(offers_known(dataset.schema))}
+def offer_matrix(dataset: Dataset, schema: DatasetSchema | None = None) -> NDArray[np.float32]:
+    """Features of logged contacts, (n, features + 1): the last is the code of the offer that was made.
+
+    `schema` is a model's, where its offers have other codes than this dataset's.
+    """
+    codes = {offer: code for code, offer in enumerate(offers_known(schema or dataset.schema))}
     made = [codes[offer] for offer in dataset.column(Role.TREATMENT)]
-    return np.column_stack([dataset.matrix(), np.array(made, dtype=np.float32)])
+    return np.column_stack([dataset.matrix(schema), np.array(made, dtype=np.float32)])
 
 
 def _require_offers(fit: Dataset, world: World) -> None:
