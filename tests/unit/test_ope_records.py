@@ -121,7 +121,7 @@ class TestRecords:
         found = decided(read_log(tmp_path, WORLD), NeverContact(), WORLD, PARAMS, 28)
         assert len(found.logged) == 1
         assert found.left_out["not followed yet"] == 2
-        with pytest.raises(BadInput, match="none can be evaluated .*3 not followed yet"):
+        with pytest.raises(BadInput, match=r"none can be evaluated .*3 not followed yet"):
             decided(read_log(tmp_path, WORLD), NeverContact(), WORLD, PARAMS, 100)
 
     @pytest.mark.parametrize(
@@ -156,10 +156,10 @@ class TestRecords:
         write_lines(tmp_path / "decisions/a.jsonl", [good])
         (tmp_path / "outcomes").mkdir()
         (tmp_path / "outcomes/o.jsonl").write_text("\nnot json\n")
-        with pytest.raises(BadInput, match="o.jsonl, line 2: is no JSON object"):
+        with pytest.raises(BadInput, match=r"o\.jsonl, line 2: is no JSON object"):
             read_log(tmp_path, WORLD)
         (tmp_path / "outcomes/o.jsonl").write_text(json.dumps(outcome(good, "bought", START)))
-        with pytest.raises(BadInput, match="line 1, field outcome: .*'bought'"):
+        with pytest.raises(BadInput, match=r"line 1, field outcome: .*'bought'"):
             read_log(tmp_path, WORLD)
 
 

@@ -85,18 +85,17 @@ def missed_targets(result: Mapping[str, Any], limits: Mapping[str, float], per_c
 
 
 def ope_plots(result: Mapping[str, Any]) -> list[str]:
-    """The value by each estimator beside what was logged, with bootstrap and Bernstein intervals."""
+    """The value by each estimator beside what was logged, with its stated and its Bernstein interval."""
     if result["refused"]:
         return []
     shown = {name: told for name, told in result["value"].items() if name != "gain"}
     figure, (axes,) = new_axes(height_in=0.4 * len(shown) + 1.0)
     for row, (name, told) in enumerate(shown.items()):
-        wide = told["empirical_bernstein"]
+        wide, colour = told["empirical_bernstein"], COLOURS[1] if name == "logged" else COLOURS[0]
         axes.plot([wide["low"], wide["high"]], [row, row], color=COLOURS[5], linewidth=1, alpha=0.6)
-        colour = COLOURS[1] if name == "logged" else COLOURS[0]
         axes.plot([told["low"], told["high"]], [row, row], color=colour, linewidth=4)
         axes.plot([told["value"]], [row], "o", color=colour)
     axes.set_yticks(np.arange(len(shown)), list(shown))
     axes.invert_yaxis()
-    axes.set_xlabel("value of a decision; thick: 95 % bootstrap, thin: empirical Bernstein")
+    axes.set_xlabel("value of a decision; thick: the stated 95 % interval, thin: empirical Bernstein")
     return [svg(figure)]

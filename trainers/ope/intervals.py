@@ -4,6 +4,11 @@ Three kinds, because each fails elsewhere. BCa bootstrap (Efron 1987) follows th
 the empirical Bernstein bound (Maurer & Pontil 2009, theorem 4) holds for any n where the terms' range is known,
 and is wide; Student's t on the linearised ratio is for comparison. The range is taken from the terms as seen, as
 OBP does too, so the Bernstein bound is no strict guarantee where a larger term was possible and never logged.
+
+Which one is stated: the bootstrap, unless a handful of terms make up the variance. A resample cannot show the
+rare, heavy events that the log happened to lack, so on few events (a rare churn, a click in two hundred) only the
+wide interval is honest. How many terms make up the variance is n over their kurtosis, (Σd²)²/Σd⁴ of the deviations
+d: for a yes/no outcome about the number of yeses. `tests/load/ope_coverage.py` measures both sides of MIN_TERMS.
 """
 
 from __future__ import annotations
@@ -20,38 +25,51 @@ from trainers.ope.estimators import Ratio
 from trainers.ope.logged import Floats, Ints
 
 RESAMPLES = 1_000
+MIN_TERMS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its three CONFIDENCE intervals, each (low, high)."""
+    """A value with its three CONFIDENCE intervals, each (low, high).
+
+    Attributes:
+        terms: how many of the independent terms make up the variance.
+    """
 
     value: float
+    terms: float
     bootstrap: tuple[float, float]
     empirical_bernstein: tuple[float, float]
     student_t: tuple[float, float]
 
+    @classmethod
+    def of(cls, ratio: Ratio, drawn: Floats) -> Estimate:
+        """A ratio of independent terms, and its `resampled` values."""
+        return cls(
+            ratio.value,
+            variance_terms(ratio),
+            bca_bootstrap(ratio, drawn),
+            empirical_bernstein(ratio),
+            student_t(ratio),
+        )
+
+    @property
+    def stated(self) -> str:
+        """The interval that is stated, by its name."""
+        return "bootstrap" if self.terms >= MIN_TERMS else "empirical_bernstein"
+
     def as_dict(self) -> dict[str, Any]:
-        """`low` and `high` are the bootstrap's, the others stand beside them."""
-        return {
-            "value": self.value,
-            "low": self.bootstrap[0],
-            "high": self.bootstrap[1],
-            "empirical_bernstein": {"low": self.empirical_bernstein[0], "high": self.empirical_bernstein[1]},
-            "student_t": {"low": self.student_t[0], "high": self.student_t[1]},
-        }
+        """`low` and `high` are the stated interval's, and all three stand beside them."""
+        kinds = ("bootstrap", "empirical_bernstein", "student_t")
+        intervals = {kind: dict(zip(("low", "high"), getattr(self, kind), strict=True)) for kind in kinds}
+        return {"value": self.value, **intervals[self.stated], "interval": self.stated, "terms": self.terms} | intervals
 
 
 def estimates(ratios: Mapping[str, Ratio], clusters: Ints, seed: int) -> dict[str, Estimate]:
     """Each ratio with its intervals, all from the same resamples of customers."""
     sums = {name: _cluster_sums(ratio, clusters) for name, ratio in ratios.items()}
     drawn = resampled(list(sums.values()), seed)
-    return {
-        name: Estimate(
-            ratio.value, bca_bootstrap(sums[name], drawn[:, j]), empirical_bernstein(sums[name]), student_t(sums[name])
-        )
-        for j, (name, ratio) in enumerate(ratios.items())
-    }
+    return {name: Estimate.of(sums[name], drawn[:, j]) for j, name in enumerate(ratios)}
 
 
 def resampled(ratios: Sequence[Ratio], seed: int) -> Floats:
@@ -76,6 +94,13 @@ def linearised(ratio: Ratio) -> Floats:
     value = ratio.value
     terms = value + (ratio.numerator - value * ratio.denominator) / ratio.denominator.mean()
     return np.asarray(terms, dtype=np.float64)
+
+
+def variance_terms(ratio: Ratio) -> float:
+    """(Σd²)²/Σd⁴ of the terms' deviations d: n over the kurtosis; inf where all are equal."""
+    squares = (linearised(ratio) - ratio.value) ** 2
+    fourth = float((squares**2).sum())
+    return float(squares.sum()) ** 2 / fourth if fourth > 0 else float("inf")
 
 
 def student_t(ratio: Ratio) -> tuple[float, float]:
