@@ -13,9 +13,10 @@ from churnsaver.domain.world import World
 from churnsaver.models.calibration import sigmoid
 from churnsaver.models.trees import RiskModel
 from trainers.data import Dataset
+from trainers.eval.explain import explained, mean_shap
 from trainers.eval.metrics import CONFIDENCE, METRICS, Interval, auc, bootstrap, bootstrap_difference, ece_floor
 from trainers.eval.metrics import reliability as reliability_points
-from trainers.eval.model_report import ModelReport, auc_missed, ece_missed, explained, mean_shap
+from trainers.eval.model_report import ModelReport, auc_missed, ece_missed
 from trainers.eval.peers import tuned_xgboost
 from trainers.eval.segments import customer_segments
 from trainers.models.boost import BoostSettings, fit_trees

@@ -1,9 +1,9 @@
 """Fitting gradient-boosted trees and their calibration, with every choice made by cross-validation.
 
-Depth, share of columns a tree sees and number of rounds are those with the lowest log-loss over the folds. The calibration is chosen and
-fitted on the folds' held-out margins, so the final model trains on every row and the calibration has still
-seen no row that its model was fitted on. Classes are not reweighted: `scale_pos_weight` buys nothing here
-and makes probabilities lie.
+Depth, share of columns a tree sees and number of rounds are those with the lowest log-loss over the folds. The
+calibration is chosen and fitted on the folds' held-out margins, so the final model trains on every row and the
+calibration has still seen no row that its model was fitted on. Classes are not reweighted: `scale_pos_weight`
+buys nothing here and makes probabilities lie.
 """
 
 from __future__ import annotations
