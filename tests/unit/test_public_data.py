@@ -76,7 +76,7 @@ def test_experiments_are_read_as_they_were_drawn(shared: Shared, schema: str, fi
 
 def test_card_says_what_was_measured(decision_checkpoints: Path) -> None:
     """The cards of both models name what they read and where their probabilities hold, with true figures."""
-    for kind, column in (("risk", "tenure_months: up to"), ("acceptance", "offer: check_in")):
+    for kind, column in (("risk", "contract: month_to_month"), ("acceptance", "offer: check_in")):
         checkpoint = open_checkpoint(decision_checkpoints / kind, kind)
         card = checkpoint.read("MODEL_CARD.md").decode()
         assert f"| auc | {checkpoint.manifest.metrics['test_auc']:.4f} |" in card
