@@ -138,10 +138,10 @@ def _with_outcomes(decisions: list[Decision], folder: Path) -> Log:
     for where, line in _lines(folder):
         told = _parsed(OutcomeLine, where, line)
         _check_zone(told.at, where, "at")
+        until = max(until, told.at)
         if told.decision_id not in customers:
             orphans.add((told.decision_id, told.outcome))
             continue
-        until = max(until, told.at)
         known = outcomes.setdefault(told.decision_id, {})
         known[told.outcome] = min(told.at, known.get(told.outcome, told.at))
         if told.outcome == "churned":
