@@ -21,6 +21,7 @@ at whole epochs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,6 +51,8 @@ from trainers.env.response import (
 )
 
 Bools = NDArray[np.bool_]
+# Local hours of day (n, delays) of an epoch's sends, which are given in hours since the epoch began, (n, delays).
+Clock = Callable[[int, Floats], Floats]
 MIN_RISK = 1e-4  # a customer without any hazard would divide by zero
 LEAVERS_LOSE_OF_EPOCH = 0.5  # who leaves does so half way through the epoch, on average
 
@@ -143,13 +146,20 @@ class Campaign:
     """
 
     def __init__(
-        self, world: World, params: DynamicsParams, population: Population, budget_cents: int, seed: int
+        self,
+        world: World,
+        params: DynamicsParams,
+        population: Population,
+        budget_cents: int,
+        seed: int,
+        clock: Clock | None = None,
     ) -> None:
         require_playable(world, params, population)
         n = len(population)
         seen = population.features
         self._world, self._params, self._population = world, params, population
         self._rng = np.random.default_rng(seed)
+        self._clock = clock
         self.budget_cents = self.budget_left_cents = budget_cents
         self.epoch = 0
         self.season = Season.starting(params.season, self._rng.random() * DAYS_PER_YEAR)
@@ -376,11 +386,12 @@ class Campaign:
     def _look(self) -> Situation:
         """The situation before the next decision: the one mask and the one observation (law 1)."""
         n, world, population = len(self.active), self._world, self._population
+        sends = self._hour[:, None] + self._delay_hours
         contact = ContactState(
             consent=population.consent,
             do_not_contact=self.opted_out | ~self.active,  # who has left is contacted no more
             hours_since_contact=self._hours_since_contact.copy(),
-            local_hour_at_send=(self._hour[:, None] + self._delay_hours) % HOURS_PER_DAY,
+            local_hour_at_send=self._clock(self.epoch, sends) if self._clock else sends % HOURS_PER_DAY,
             monthly_usd=population.features.monthly_usd,
             contact_cost_cents=population.contact_cost_cents,
             budget_left_cents=np.full(n, self.budget_left_cents, dtype=np.int64),
