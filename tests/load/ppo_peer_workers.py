@@ -330,6 +330,7 @@ def main() -> None:
     """Runs the job of standard input."""
     job = json.load(sys.stdin)
     torch.set_num_threads(1)
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # what torch imports late is on nobody's clock
     with redirect_stdout(sys.stderr):
         figures = {"ours": ours, "sb3": sb3, "omnisafe": omnisafe}[job["library"]](job)
     print(json.dumps(figures))
