@@ -149,10 +149,8 @@ def train_ppo(
 
     Raises:
         SettingsError: the limits or the budget leave nothing to learn.
-        BadInput: the environment's rewards are no numbers.
+        BadInput: a reward or a cost of the environment is no number.
     """
-    require_feasible(world, limits, preset.customers)
-    torch.set_num_threads(settings.threads)
     learner = learner or new_learner(world, params, limits, population, settings, preset, seed)
     months = campaign_months(world)
     for number in range(len(learner.history) + 1, preset.iterations + 1):
@@ -192,7 +190,13 @@ def new_learner(
     preset: Preset,
     seed: int,
 ) -> Learner:
-    """A learner that has learned nothing but how observations are spread, from one campaign of its own."""
+    """A learner that has learned nothing but how observations are spread, from one campaign of its own.
+
+    Raises:
+        SettingsError: the limits or the budget leave nothing to learn.
+    """
+    require_feasible(world, limits, preset.customers)
+    torch.set_num_threads(settings.threads)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     n_features, n_actions = len(observation_names(world)), len(ActionSpace(world))
