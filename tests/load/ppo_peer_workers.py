@@ -6,6 +6,7 @@ of one thread, for a busy machine bends wall time, and leave out the judging.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -111,8 +112,9 @@ class Enough(Exception):
 
 
 def ours(job: Job) -> dict[str, Any]:
-    """`trainers.agents.ppo_policy`; "matched" learns from every row in as large batches as the others."""
-    from trainers.agents.ppo_policy import Learner, PpoSettings, Preset, train_ppo
+    """`trainers.agents.ppo_policy`; "matched" learns from every row in as large batches as SB3."""
+    from trainers.agents.networks import Critic
+    from trainers.agents.ppo_policy import Learner, PpoSettings, Preset, new_learner, train_ppo
     from trainers.agents.settle import ActorPolicy
 
     shared, settings = World(), load_section("ppo", PpoSettings)
@@ -121,6 +123,12 @@ def ours(job: Job) -> dict[str, Any]:
         assert list(settings.hidden_sizes) == HIDDEN
         settings = settings.model_copy(update={"minibatches": job["envs"] * job["steps"] // job["batch"]})
     preset = Preset(customers=job["envs"], iterations=job["planned"])
+    arguments = (shared.world, shared.params, shared.limits, shared.population, settings, preset, job["seed"])
+    learner = new_learner(*arguments)
+    if job.get("same_network"):  # SB3 has no cost critics: ours shrink to next to nothing
+        learner.network.cost_critic = Critic(len(observation_names(shared.world)), (1,), len(CONSTRAINTS))
+        adam = torch.optim.Adam(learner.network.parameters(), eps=1e-5, fused=True)
+        learner = dataclasses.replace(learner, optimizer=adam)
     recorder = Recorder(job, shared)
 
     def on_iteration(learner: Learner) -> None:
@@ -128,9 +136,7 @@ def ours(job: Job) -> dict[str, Any]:
             raise Enough
 
     with suppress(Enough):
-        train_ppo(
-            shared.world, shared.params, shared.limits, shared.population, settings, preset, job["seed"], on_iteration
-        )
+        train_ppo(*arguments, on_iteration, learner)
     return recorder.figures()
 
 
