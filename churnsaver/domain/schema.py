@@ -28,13 +28,18 @@ MAX_INTEGER = 2**63 - 1
 
 
 class Role(StrEnum):
-    """What a column is to the models. `revenue` and `tenure` are numeric features with a meaning."""
+    """What a column is to the models.
+
+    `revenue` and `tenure` are numeric features with a meaning. `outcome` (yes or no) and `outcome_usd` (money)
+    came after the treatment and are no features.
+    """
 
     ID = "id"
     LABEL = "label"
     TREATMENT = "treatment"
     PROPENSITY = "propensity"
     OUTCOME = "outcome"
+    OUTCOME_USD = "outcome_usd"
     REVENUE = "revenue"
     TENURE = "tenure"
     TIME = "time"
@@ -45,6 +50,7 @@ class Role(StrEnum):
 
 NUMERIC_ROLES = frozenset({Role.NUMERIC, Role.REVENUE, Role.TENURE})
 FEATURE_ROLES = NUMERIC_ROLES | {Role.CATEGORICAL}
+SINGLE_ROLES = tuple(role for role in Role if role not in {Role.NUMERIC, Role.CATEGORICAL, Role.TIME, Role.IGNORE})
 BINARY_ROLES = frozenset({Role.LABEL, Role.OUTCOME})
 
 
@@ -63,6 +69,8 @@ class Column(Frozen):
         role: what the column is.
         yes: for label and outcome, the value that means yes ("Yes", "1", "True.").
         categories: for categorical and treatment, the allowed values; `data prepare` learns them where absent.
+        control: for treatment, the value that means "left alone".
+        proportions: for treatment in a randomised test, how its values were drawn ({A: 1, B: 1} is half each).
         optional: whether the value may be missing (blank in a CSV, null or absent in a request).
         minimum, maximum: for numeric, the allowed range; without them MAX_NUMBER and MAX_REVENUE_USD hold.
         unit_months: for tenure, how many months one unit is (a day is 0.03285).
@@ -71,6 +79,8 @@ class Column(Frozen):
     role: Role
     yes: CategoryText | None = None
     categories: tuple[CategoryText, ...] | None = None
+    control: CategoryText | None = None
+    proportions: dict[CategoryText, Annotated[float, Field(gt=0)]] | None = None
     optional: bool = False
     minimum: float | None = None
     maximum: float | None = None
@@ -80,7 +90,20 @@ class Column(Frozen):
     def _consistent(self) -> Self:
         if self.role in BINARY_ROLES and self.yes is None:
             raise ValueError(f"a {self.role} column needs `yes`: the value that means yes")
+        if self.role is not Role.TREATMENT and (self.control is not None or self.proportions is not None):
+            raise ValueError(f"`control` and `proportions` belong to a treatment, not to a {self.role} column")
+        for known in (self.categories, self.proportions):
+            if self.control is not None and known is not None and self.control not in known:
+                raise ValueError(f"`control` is {self.control!r}; expected one of {', '.join(map(repr, known))}")
         return self
+
+    @property
+    def propensities(self) -> dict[str, float] | None:
+        """With which probability a randomised test drew each treatment; None where the schema does not say."""
+        if self.proportions is None:
+            return None
+        total = sum(self.proportions.values())
+        return {treatment: share / total for treatment, share in self.proportions.items()}
 
     @property
     def range(self) -> tuple[float, float]:
@@ -107,7 +130,7 @@ class DatasetSchema(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for role in (Role.ID, Role.LABEL, Role.TREATMENT, Role.PROPENSITY, Role.OUTCOME, Role.REVENUE, Role.TENURE):
+        for role in SINGLE_ROLES:
             if len(named := self.names(role)) > 1:
                 raise ValueError(f"columns: only one may have the role {role}, got {named}")
         if not self.feature_names:
@@ -151,7 +174,7 @@ class DatasetSchema(Frozen):
             return None if column.optional else "is missing; give it a value"
         if isinstance(value, int) and abs(value) > MAX_INTEGER:  # neither a float nor a text can be made of any
             return "is an integer of more than 64 bits; expected one that a 64-bit signed integer holds"
-        if column.role in NUMERIC_ROLES:
+        if column.role in NUMERIC_ROLES or column.role is Role.OUTCOME_USD:
             return _check_number(column, value)
         if column.role is Role.PROPENSITY:
             return _check_propensity(value)

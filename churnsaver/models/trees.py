@@ -6,6 +6,7 @@ Needs XGBoost and NumPy only. The trainers measure with this very code, so what 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import numpy as np
@@ -42,6 +43,21 @@ class AcceptanceGolden(Frozen):
     acceptance: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one attribute adds to a customer's log-odds of churn.
+
+    Attributes:
+        feature: the attribute's name.
+        value: what it is for this customer; None where it is missing.
+        log_odds: its SHAP value, in log-odds before calibration; above zero it raises the risk.
+    """
+
+    feature: str
+    value: Scalar
+    log_odds: float
+
+
 class CalibratedTrees:
     """An XGBoost model and the calibration of its margin.
 
@@ -59,15 +75,7 @@ class CalibratedTrees:
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, features: int) -> Self:
         """Reads `model.ubj` and `calibration.json`; CheckpointError where they do not fit."""
-        try:
-            booster = xgb.Booster(model_file=bytearray(checkpoint.read(MODEL)))
-        except xgb.core.XGBoostError:
-            raise CheckpointError(f"{checkpoint.path / MODEL}: is no XGBoost model; train it again") from None
-        if booster.num_features() != features:
-            raise CheckpointError(
-                f"{checkpoint.path / MODEL}: reads {booster.num_features()} features, its {SCHEMA} has {features}; "
-                "train it again"
-            )
+        booster = read_booster(checkpoint, MODEL, features)
         try:
             calibration = CALIBRATION.validate_python(checkpoint.read_json(CALIBRATION_FILE))
         except ValidationError:
@@ -83,6 +91,15 @@ class CalibratedTrees:
         margin = self.booster.inplace_predict(matrix, predict_type="margin", validate_features=False)
         return np.asarray(margin, dtype=np.float64)
 
+    def contributions(self, matrix: NDArray[np.float32], feature_types: list[str]) -> NDArray[np.float64]:
+        """SHAP values of each row of `matrix`, (n, features + 1): they add up to the margin, the last is its mean.
+
+        Exact for trees (Lundberg et al. 2018, "Consistent individualized feature attribution for tree
+        ensembles"); XGBoost computes them. `feature_types` are those that the booster was trained with.
+        """
+        data = xgb.DMatrix(matrix, feature_types=feature_types, nthread=1)
+        return np.asarray(self.booster.predict(data, pred_contribs=True), dtype=np.float64)
+
 
 class RiskModel:
     """Calibrated probability of churn of customers who follow a dataset schema."""
@@ -94,16 +111,29 @@ class RiskModel:
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
         """Reads a risk checkpoint; CheckpointError where a golden case comes out differently."""
-        schema = _read_schema(checkpoint)
+        schema = read_schema(checkpoint)
         model = cls(schema, CalibratedTrees.from_checkpoint(checkpoint, len(schema.feature_names)))
-        golden = _read_golden(checkpoint, _RiskGoldens).cases
+        golden = read_golden(checkpoint, _RiskGoldens).cases
         found = model.risk([case.attributes for case in golden])
-        _check_golden(checkpoint, found, np.array([case.risk for case in golden]))
+        check_golden(checkpoint, found, np.array([case.risk for case in golden]))
         return model
 
     def risk(self, rows: Sequence[Mapping[str, Scalar]]) -> NDArray[np.float64]:
         """Probability of churn of each customer, (n,). Rows must have passed `schema.check_row`."""
         return self.trees.probability(self.schema.encode(rows))
+
+    def reasons(self, rows: Sequence[Mapping[str, Scalar]], top: int = 3) -> list[list[Reason]]:
+        """The `top` attributes that move each customer's risk most, up or down, the strongest first.
+
+        They say what the model read, not what caused a customer to leave.
+        """
+        shap = self.trees.contributions(self.schema.encode(rows), self.schema.feature_types())[:, :-1]
+        names = self.schema.feature_names
+        strongest = np.argsort(-np.abs(shap), axis=1, kind="stable")[:, :top]
+        return [
+            [Reason(names[j], row.get(names[j]), float(values[j])) for j in order]
+            for row, values, order in zip(rows, shap, strongest, strict=True)
+        ]
 
 
 class AcceptanceModel:
@@ -129,7 +159,7 @@ class AcceptanceModel:
             CheckpointError: it does not know an offer of the world, reads other features than risk,
                 monthly charge and tenure, or a golden case comes out differently.
         """
-        schema = _read_schema(checkpoint)
+        schema = read_schema(checkpoint)
         if (fault := acceptance_fault(schema)) is not None:
             raise CheckpointError(f"{checkpoint.path / SCHEMA}: {fault}; train it again")
         known, offers = offers_known(schema), [offer.id for offer in world.offers]
@@ -139,11 +169,11 @@ class AcceptanceModel:
                 "run `train accept` on contacts that made it, or take it out of env.yaml"
             )
         trees = CalibratedTrees.from_checkpoint(checkpoint, len(schema.feature_names) + 1)
-        golden = _read_golden(checkpoint, _AcceptanceGoldens).cases
+        golden = read_golden(checkpoint, _AcceptanceGoldens).cases
         whole = cls(schema, trees, known)
         found = whole.acceptance(*_golden_columns(golden))
         expected = np.array([[case.acceptance.get(offer, np.nan) for offer in known] for case in golden])
-        _check_golden(checkpoint, found, expected)
+        check_golden(checkpoint, found, expected)
         return cls(schema, trees, offers)
 
     def acceptance(self, risk: ArrayLike, monthly_usd: ArrayLike, tenure_months: ArrayLike) -> NDArray[np.float64]:
@@ -190,21 +220,38 @@ def _golden_columns(cases: Sequence[AcceptanceGolden]) -> tuple[list[float], lis
     return [c.risk for c in cases], [c.monthly_usd for c in cases], [c.tenure_months for c in cases]
 
 
-def _read_schema(checkpoint: Checkpoint) -> DatasetSchema:
+def read_booster(checkpoint: Checkpoint, name: str, features: int) -> xgb.Booster:
+    """The XGBoost model in file `name`; CheckpointError where it is none or reads another number of features."""
+    try:
+        booster = xgb.Booster(model_file=bytearray(checkpoint.read(name)))
+    except xgb.core.XGBoostError:
+        raise CheckpointError(f"{checkpoint.path / name}: is no XGBoost model; train it again") from None
+    if booster.num_features() != features:
+        raise CheckpointError(
+            f"{checkpoint.path / name}: reads {booster.num_features()} features, its {SCHEMA} has {features}; "
+            "train it again"
+        )
+    return booster
+
+
+def read_schema(checkpoint: Checkpoint) -> DatasetSchema:
+    """The schema that the checkpoint was trained with; CheckpointError where there is none."""
     try:
         return DatasetSchema.parse(checkpoint.read_json(SCHEMA))
     except ValidationError:
         raise CheckpointError(f"{checkpoint.path / SCHEMA}: is no dataset schema; train it again") from None
 
 
-def _read_golden(checkpoint: Checkpoint, model: type[Golden]) -> Golden:
+def read_golden(checkpoint: Checkpoint, model: type[Golden]) -> Golden:
+    """The checkpoint's golden cases as the `cases` of `model`; CheckpointError where there are none."""
     try:
         return model.model_validate({"cases": checkpoint.read_json(GOLDEN)})
     except ValidationError:
         raise CheckpointError(f"{checkpoint.path / GOLDEN}: holds no golden cases; train it again") from None
 
 
-def _check_golden(checkpoint: Checkpoint, found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+def check_golden(checkpoint: Checkpoint, found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+    """CheckpointError where the golden cases do not come out as they did in training."""
     difference = float(np.max(np.abs(found - expected)))
     if not difference <= GOLDEN_TOLERANCE:  # a NaN is a difference, too
         raise CheckpointError(

@@ -12,7 +12,7 @@ from churnsaver.domain.schema import DatasetSchema, Role, Scalar
 from churnsaver.errors import BadInput, SchemaError
 from churnsaver.settings import load_schema
 
-SHIPPED = ["default", "telco", "contacts"]
+SHIPPED = ["default", "telco", "contacts", "mlc_churn", "hillstrom", "starbucks", "bank_marketing"]
 SCHEMA = DatasetSchema.parse(
     {
         "name": "small",
@@ -55,6 +55,15 @@ def test_yaml_yes_and_no_are_texts(tmp_path: Path) -> None:
         ("name: s\ncolumns:\n  x: {role: id}\n", "at least one must be numeric"),
         ("name: s\ncolumns:\n  x: {role: revenue}\n  y: {role: revenue}\n", "only one may have the role revenue"),
         ("name: s\ncolumns:\n  x: {role: numeric, max: 3}\n", "columns.x.max"),
+        ("name: s\ncolumns:\n  x: {role: numeric, control: a}\n", "belong to a treatment, not to a numeric column"),
+        (
+            "name: s\ncolumns:\n  t: {role: treatment, categories: [a, b], control: c}\n  x: {role: numeric}\n",
+            "`control` is 'c'; expected one of 'a', 'b'",
+        ),
+        (
+            "name: s\ncolumns:\n  t: {role: treatment, proportions: {a: 1, b: 0}}\n  x: {role: numeric}\n",
+            "columns.t.proportions.b",
+        ),
         ("- 1\n", "expected a mapping"),
         ("a: [\n", "is not valid YAML"),
     ],
@@ -155,3 +164,15 @@ def test_models_that_read_other_attributes_are_named() -> None:
     columns = {name: column for name, column in SCHEMA.columns.items() if name != "calls"}
     with pytest.raises(SchemaError, match=r"other attributes.*\(only one of them has calls\).*restart"):
         SCHEMA.require_same_features(SCHEMA.model_copy(update={"columns": columns}))
+
+
+def test_an_experiment_says_how_it_was_drawn() -> None:
+    """Proportions become propensities, a control is named, and money after the treatment is no feature."""
+    schema = load_schema(Path("configs/schemas/hillstrom.yaml"))
+    segment = schema.columns["segment"]
+    assert segment.control == "No E-Mail"
+    assert segment.propensities == pytest.approx(dict.fromkeys(segment.categories or (), 1 / 3))
+    assert schema.name_of(Role.OUTCOME_USD) == "spend"
+    assert not {"visit", "spend", "conversion"} & set(schema.feature_names)
+    assert schema.check_value("spend", "free") == "is 'free'; expected a number"
+    assert SCHEMA.columns["plan"].propensities is None

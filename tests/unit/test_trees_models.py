@@ -268,3 +268,28 @@ def test_serving_needs_neither_torch_nor_sklearn_nor_polars() -> None:
         "import services.decision.bootstrap\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_reasons_add_up_to_the_margin(decision_checkpoints: Path) -> None:
+    """All SHAP values and the base make the margin; `reasons` are the strongest, with the customer's own values."""
+    model = RiskModel.from_checkpoint(open_checkpoint(decision_checkpoints / "risk", "risk"))
+    rows = simulate_population(60, 3).customers.to_dicts()
+    matrix = model.schema.encode(rows)
+    shap = model.trees.contributions(matrix, model.schema.feature_types())
+    np.testing.assert_allclose(shap.sum(axis=1), model.trees.margin(matrix), atol=1e-5)
+    everything = model.reasons(rows, top=len(model.schema.feature_names))
+    for row, values, reasons in zip(rows, shap, everything, strict=True):
+        assert sum(reason.log_odds for reason in reasons) == pytest.approx(values[:-1].sum(), abs=1e-9)
+        strengths = [abs(reason.log_odds) for reason in reasons]
+        assert strengths == sorted(strengths, reverse=True)
+        assert [row[reason.feature] for reason in reasons] == [reason.value for reason in reasons]
+    assert [len(reasons) for reasons in model.reasons(rows)] == [3] * len(rows)
+
+
+def test_reasons_name_what_makes_a_customer_leave(decision_checkpoints: Path) -> None:
+    """A two-year contract is a reason to stay that a month-to-month one is not."""
+    model = RiskModel.from_checkpoint(open_checkpoint(decision_checkpoints / "risk", "risk"))
+    contracts = ("month_to_month", "two_year")
+    found = model.reasons([{**CUSTOMER, "contract": contract} for contract in contracts], top=11)
+    free, bound = ({reason.feature: reason.log_odds for reason in reasons}["contract"] for reasons in found)
+    assert free > 0 > bound

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from churnsaver.domain.schema import DatasetSchema, Role, Scalar
+from churnsaver.domain.schema import Column, DatasetSchema, Role, Scalar
 from churnsaver.errors import SchemaError
 
 
@@ -60,9 +60,26 @@ class Dataset:
         """Each row as a mapping by column, as `DatasetSchema` and the models take them."""
         return self.frame.to_dicts()
 
-    def matrix(self) -> NDArray[np.float32]:
-        """Features for tree models, (n, features)."""
-        return self.schema.encode(self.rows())
+    def matrix(self, schema: DatasetSchema | None = None) -> NDArray[np.float32]:
+        """Features for tree models, (n, features): what `DatasetSchema.encode` says of `rows()`, column by column.
+
+        Args:
+            schema: a model's, where its categories have other codes than this dataset's.
+        """
+        return encode_frame(self.frame, schema or self.schema)
+
+    def monthly_usd(self) -> NDArray[np.float64]:
+        """`DatasetSchema.monthly_usd` of each row, (n,)."""
+        return self._role_numbers(Role.REVENUE)
+
+    def tenure_months(self) -> NDArray[np.float64]:
+        """`DatasetSchema.tenure_months` of each row, (n,)."""
+        name = self.schema.name_of(Role.TENURE)
+        return self._role_numbers(Role.TENURE) * (self.schema.columns[name].unit_months if name else 1.0)
+
+    def _role_numbers(self, role: Role) -> NDArray[np.float64]:
+        name = self.schema.name_of(role)
+        return self.frame[name].fill_null(0.0).clip(0.0).to_numpy() if name else np.zeros(len(self))
 
     def yes(self, role: Role) -> NDArray[np.bool_]:
         """The label or the outcome, (n,); SchemaError where the schema names none."""
@@ -74,6 +91,20 @@ class Dataset:
         if name is None:
             raise SchemaError(f"schema {self.schema.name}: no column has the role {role}, which is needed here")
         return self.frame[name]
+
+
+def encode_frame(frame: pl.DataFrame, schema: DatasetSchema) -> NDArray[np.float32]:
+    """`DatasetSchema.encode` of a typed frame, column by column, (n, features)."""
+    return np.column_stack([_encoded(frame[name], schema.columns[name]) for name in schema.feature_names])
+
+
+def _encoded(values: pl.Series, column: Column) -> NDArray[np.float32]:
+    """One column of `encode_frame`, (n,)."""
+    if column.role is Role.CATEGORICAL:
+        categories = column.categories or ()
+        codes = values.replace_strict(categories, range(len(categories)), default=None, return_dtype=pl.Float32)
+        return codes.to_numpy()
+    return values.cast(pl.Float32).to_numpy()
 
 
 def assign_parts(frame: pl.DataFrame, schema: DatasetSchema, split_seed: int) -> NDArray[np.str_]:

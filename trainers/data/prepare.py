@@ -14,10 +14,11 @@ import numpy as np
 import polars as pl
 from pydantic import ValidationError
 
-from churnsaver.domain.schema import BINARY_ROLES, NUMERIC_ROLES, DatasetSchema, Role
+from churnsaver.domain.schema import BINARY_ROLES, DatasetSchema, Role
 from churnsaver.domain.world import Frozen
 from churnsaver.errors import BadInput, SchemaError
 from trainers.data.dataset import Dataset, Part
+from trainers.data.validate import NUMBER_ROLES
 
 DATASET = "dataset.json"
 SCHEMA = "schema.json"
@@ -101,7 +102,7 @@ def data_card(dataset: Dataset, prepared: PreparedFiles) -> str:
         frame = dataset.take(part).frame
         rates = ", ".join(f"{name} {_yes_share(frame[name]):.1%}" for name in targets) or "–"
         lines.append(f"| {part} | {frame.height} | {rates} |")
-    lines += ["", "Rows are split by a hash of their id, so a customer is in the same part of every file.", ""]
+    lines += ["", _how_split(schema), ""]
     lines += ["| column | role | missing | summary |", "| --- | --- | --- | --- |"]
     for name in dataset.frame.columns:
         series = dataset.frame[name]
@@ -110,12 +111,18 @@ def data_card(dataset: Dataset, prepared: PreparedFiles) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _how_split(schema: DatasetSchema) -> str:
+    if schema.name_of(Role.ID) is None:
+        return "No column is an id: rows are split by a hash of their number, which another file gives to others."
+    return "Rows are split by a hash of their id, so a customer is in the same part of every file."
+
+
 def _yes_share(series: pl.Series) -> float:
     return float(series.sum()) / max(1, series.len())
 
 
 def _summary(series: pl.Series, role: Role) -> str:
-    if role in NUMERIC_ROLES or role is Role.PROPENSITY:
+    if role in NUMBER_ROLES:
         low, middle, high = (series.quantile(q, "nearest") or 0.0 for q in (0.0, 0.5, 1.0))
         return f"{low:g} to {high:g}, median {middle:g}"
     if role in BINARY_ROLES:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,45 +13,47 @@ from churnsaver.domain.world import World
 from churnsaver.models.calibration import sigmoid
 from churnsaver.models.trees import RiskModel
 from trainers.data import Dataset
-from trainers.eval.metrics import CONFIDENCE, METRICS, Interval, auc, bootstrap, bootstrap_difference, ece_floor
+from trainers.eval.explain import explained, mean_shap
+from trainers.eval.metrics import (
+    METRICS,
+    auc,
+    bootstrap,
+    bootstrap_difference,
+    corrected_interval,
+    ece_floor,
+    mean_sd,
+)
 from trainers.eval.metrics import reliability as reliability_points
+from trainers.eval.model_report import ModelReport, auc_missed, ece_missed
+from trainers.eval.peers import tuned_xgboost
+from trainers.eval.segments import customer_segments
 from trainers.models.boost import BoostSettings, fit_trees
 from trainers.models.folds import stratified_folds
 from trainers.models.scorecard import fit_scorecard, scorecard_risk
 
 FOLDS, REPEATS = 5, 3
-# "Not worse" means that a difference in AUC beyond this is ruled out; half of one fold's standard deviation.
-AUC_MARGIN = 0.005
+PEERS = ("xgboost", "logistic")
+OTHERS = ("uncalibrated", *PEERS)
+PEER_TRIALS, QUICK_PEER_TRIALS = 12, 4
 
 Floats = NDArray[np.float64]
 Advance = Callable[[], None]
 
 
-@dataclass(frozen=True, slots=True)
-class RiskReport:
-    """What was measured.
-
-    Attributes:
-        result: for `--json`: numbers, intervals and, under "missed", the targets that were missed.
-        reliability: points of the reliability diagram of each model, by name.
-    """
-
-    result: dict[str, Any]
-    reliability: dict[str, list[dict[str, float]]]
-
-
-def evaluate_checkpoint(model: RiskModel, scorecard: Scorecard, rows: Dataset, seed: int) -> RiskReport:
+def evaluate_checkpoint(model: RiskModel, scorecard: Scorecard, rows: Dataset, seed: int) -> ModelReport:
     """Measures a checkpoint and its scorecard on `rows`, which it must not have been trained on.
 
     Gates: the AUC is not worse than the scorecard's, paired; the ECE is one that perfect probabilities
     would show on as many rows.
     """
-    target, ours = rows.yes(Role.LABEL), model.risk(rows.rows())
+    matrix, feature_types = rows.matrix(model.schema), model.schema.feature_types()
+    target, ours = rows.yes(Role.LABEL), model.trees.probability(matrix)
     baseline = scorecard_risk(scorecard, rows)
     difference = bootstrap_difference(auc, target, ours, baseline, seed)
     intervals = bootstrap(target, ours, seed)
     floor_mean, floor_sd = ece_floor(ours, seed)
-    missed = _missed({"scorecard": difference}, intervals["ece"].value, floor_mean, floor_sd)
+    importance = mean_shap(model.trees, matrix, feature_types, model.schema.feature_names)
+    missed = auc_missed({"scorecard": difference}) + ece_missed(intervals["ece"].value, floor_mean, floor_sd)
     result = {
         "rows": len(rows),
         "yes_rate": float(target.mean()),
@@ -61,31 +61,36 @@ def evaluate_checkpoint(model: RiskModel, scorecard: Scorecard, rows: Dataset, s
         "scorecard": {name: interval.as_dict() for name, interval in bootstrap(target, baseline, seed).items()},
         "auc_difference": {"scorecard": difference.as_dict()},
         "ece_floor": {"mean": floor_mean, "sd": floor_sd},
+        **explained(importance, customer_segments(rows, importance), target, ours, seed),
         "missed": missed,
     }
     curves = {"risk model": reliability_points(target, ours), "scorecard": reliability_points(target, baseline)}
-    return RiskReport(result, curves)
+    return ModelReport(result, curves)
 
 
 def repeated_cv(
     dataset: Dataset, world: World, settings: BoostSettings, seed: int, *, advance: Advance = lambda: None
-) -> RiskReport:
-    """FOLDS folds × REPEATS repeats over all rows: our calibrated trees against two others on the same folds.
+) -> ModelReport:
+    """FOLDS folds × REPEATS repeats over all rows: our calibrated trees against others on the same folds.
 
-    The others are `xgboost`, the same tuned trees without calibration, and `logistic`, the scorecard.
+    `xgboost` is tuned by a random search of its own, `logistic` is the scorecard, `uncalibrated` are our trees
+    at their word. Gates: the AUC is not worse than that of PEERS, paired; the mean ECE is within the sampling
+    floor and two standard deviations.
 
     Everything that training chooses (depth, rounds, calibration, means) is chosen anew inside each fold's
     training rows. Intervals of differences are Nadeau and Bengio's (2003), who correct the t-test for the
     overlap of training sets. `advance` is called after each of the FOLDS × REPEATS folds.
     """
     target = dataset.yes(Role.LABEL)
-    pooled = {name: np.empty((REPEATS, len(target))) for name in ("calibrated", "xgboost", "logistic")}
+    pooled = {name: np.empty((REPEATS, len(target))) for name in ("calibrated", *OTHERS)}
     scores: list[dict[str, dict[str, float]]] = []
     floors: list[tuple[float, float]] = []
+    read: list[dict[str, float]] = []
     for repeat in range(REPEATS):
         for fold in stratified_folds(target, FOLDS, [seed, repeat]):
             fit, held_out = dataset.pick(fold.fit), dataset.pick(fold.held_out)
-            predicted = _predict_fold(fit, held_out, world, settings, seed)
+            predicted, of_fold = _predict_fold(fit, held_out, world, settings, seed)
+            read.append(of_fold)
             for name, probability in predicted.items():
                 pooled[name][repeat, fold.held_out] = probability
             labels = target[fold.held_out]
@@ -94,13 +99,14 @@ def repeated_cv(
             advance()
     differences = {
         metric: {
-            other: _corrected_interval([s["calibrated"][metric] - s[other][metric] for s in scores])
-            for other in ("xgboost", "logistic")
+            other: corrected_interval([s["calibrated"][metric] - s[other][metric] for s in scores], FOLDS)
+            for other in OTHERS
         }
         for metric in ("auc", "brier", "ece")
     }
-    means = {name: {m: _mean_sd([s[name][m] for s in scores]) for m in METRICS} for name in pooled}
+    means = {name: {m: mean_sd([s[name][m] for s in scores]) for m in METRICS} for name in pooled}
     floor_mean, floor_sd = np.mean(floors, axis=0).tolist()
+    importance = {name: float(np.mean([of_fold[name] for of_fold in read])) for name in dataset.schema.feature_names}
     result = {
         "rows": len(dataset),
         "yes_rate": float(target.mean()),
@@ -112,47 +118,25 @@ def repeated_cv(
             for metric, of in differences.items()
         },
         "ece_floor": {"mean": floor_mean, "sd": floor_sd},
-        "missed": _missed(differences["auc"], means["calibrated"]["ece"]["mean"], floor_mean, floor_sd),
+        # One repeat predicts every row once, as if by one model.
+        **explained(importance, customer_segments(dataset, importance), target, pooled["calibrated"][0], seed),
+        "missed": auc_missed(differences["auc"]) + ece_missed(means["calibrated"]["ece"]["mean"], floor_mean, floor_sd),
     }
-    # One repeat predicts every row once, so its points can be drawn as if from one model.
-    return RiskReport(result, {name: reliability_points(target, p[0]) for name, p in pooled.items()})
+    return ModelReport(result, {name: reliability_points(target, p[0]) for name, p in pooled.items()})
 
 
 def _predict_fold(
     fit: Dataset, held_out: Dataset, world: World, settings: BoostSettings, seed: int
-) -> dict[str, Floats]:
-    trees = fit_trees(fit.matrix(), fit.yes(Role.LABEL), fit.schema.feature_types(), settings, seed).trees
-    margin = trees.margin(held_out.matrix())
-    return {
+) -> tuple[dict[str, Floats], dict[str, float]]:
+    """Each model's probabilities of the held-out rows, and our trees' mean |SHAP value| of each feature there."""
+    matrix, target, feature_types = fit.matrix(), fit.yes(Role.LABEL), fit.schema.feature_types()
+    trees, unseen = fit_trees(matrix, target, feature_types, settings, seed).trees, held_out.matrix()
+    margin = trees.margin(unseen)
+    trials = PEER_TRIALS if settings.steps > 1 else QUICK_PEER_TRIALS
+    predicted = {
         "calibrated": trees.calibration.probability(margin),
-        "xgboost": sigmoid(margin),
+        "uncalibrated": sigmoid(margin),
+        "xgboost": tuned_xgboost(matrix, target, feature_types, trials, seed)(unseen),
         "logistic": scorecard_risk(fit_scorecard(fit, world), held_out),
     }
-
-
-def _missed(differences: dict[str, Interval], ece: float, floor_mean: float, floor_sd: float) -> list[str]:
-    """The targets that were missed, each as a sentence."""
-    missed = [
-        f"AUC may be {-interval.low:.4f} below {other}'s (margin {AUC_MARGIN})"
-        for other, interval in differences.items()
-        if not interval.low >= -AUC_MARGIN
-    ]
-    if not ece <= floor_mean + 2.0 * floor_sd:
-        missed.append(f"ECE {ece:.4f} is above the sampling floor {floor_mean:.4f} + 2 × {floor_sd:.4f}")
-    return missed
-
-
-def _mean_sd(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
-
-
-def _corrected_interval(differences: list[float]) -> Interval:
-    """Nadeau and Bengio's interval for a difference measured on overlapping training sets."""
-    from scipy.stats import t  # noqa: PLC0415 – half a second that only this needs
-
-    n = len(differences)
-    test_to_train = 1.0 / (FOLDS - 1)
-    error = float(np.sqrt((1.0 / n + test_to_train) * np.var(differences, ddof=1)))
-    half = float(t.ppf((1.0 + CONFIDENCE) / 2.0, n - 1)) * error
-    mean = float(np.mean(differences))
-    return Interval(mean, mean - half, mean + half)
+    return predicted, mean_shap(trees, unseen, feature_types, fit.schema.feature_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
@@ -12,6 +13,7 @@ from churnsaver.domain.money import offer_cost_cents, retained_value_usd
 from churnsaver.domain.schema import NUMERIC_ROLES, Role
 from churnsaver.domain.scorecard import NumericTerm, Scorecard
 from churnsaver.domain.world import Offer, World
+from churnsaver.models.calibration import sigmoid
 from trainers.data import Dataset
 
 DEFAULT_CAMPAIGN = "default"
@@ -43,14 +45,19 @@ def fit_scorecard(dataset: Dataset, world: World) -> Scorecard:
         offer=offer.id,
     )
     risk = scorecard_risk(card, dataset)
-    card = card.model_copy(update={"threshold": baseline_threshold(world, offer, risk, _monthly_usd(dataset))})
+    card = card.model_copy(update={"threshold": baseline_threshold(world, offer, risk, dataset.monthly_usd())})
     digest = hashlib.sha256(card.model_dump_json().encode()).hexdigest()
     return card.model_copy(update={"version": f"scorecard-{digest[:12]}"})
 
 
 def scorecard_risk(card: Scorecard, dataset: Dataset) -> NDArray[np.float64]:
-    """What the gateway's baseline would say of each row, (n,)."""
-    return np.array([card.risk(row) for row in dataset.rows()])
+    """What the gateway's baseline would say of each row, (n,): `Scorecard.risk`, column by column."""
+    log_odds = np.full(len(dataset), card.intercept)
+    for name, term in card.numeric.items():
+        log_odds += term.weight * (dataset.frame[name].fill_null(term.mean).to_numpy() - term.mean) / term.std
+    for name, weights in card.categorical.items():
+        log_odds += dataset.frame[name].replace_strict(weights, default=0.0, return_dtype=pl.Float64).to_numpy()
+    return sigmoid(log_odds)
 
 
 def baseline_offer(world: World) -> Offer:
@@ -76,10 +83,6 @@ def baseline_threshold(
     value_usd = retained_value_usd(world, monthly_usd)
     break_even = float(cost_usd.sum() / value_usd.sum()) if value_usd.sum() > 0 else 0.0
     return min(1.0, max(from_budget, break_even))
-
-
-def _monthly_usd(dataset: Dataset) -> NDArray[np.float64]:
-    return np.array([dataset.schema.monthly_usd(row) for row in dataset.rows()])
 
 
 def _scales(dataset: Dataset) -> dict[str, tuple[float, float]]:
