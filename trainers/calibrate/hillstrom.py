@@ -24,12 +24,17 @@ def measure(folder: Path, seed: int) -> Heterogeneity:
     numbers = np.column_stack([table.numbers(column) for column in NUMBERS])
     x = np.concatenate([numbers, dummies(table.texts("zip_code"), table.texts("channel"))], axis=1)
     treated = np.not_equal(table.texts("segment", ARMS), "No E-Mail").astype(np.float64)
-    return heterogeneity(x, treated, table.numbers("visit", least=0.0), seed)
+    return heterogeneity(x, treated, table.whether("visit", "1", "0"), seed, folder / FILE)
+
+
+def solve(variation: float, context: Context) -> float:
+    """The spread of acceptance that makes what is seen of customers say as much about acceptance."""
+    return solve_spread(context.world, context.params, context.population, variation)
 
 
 def translate(found: Heterogeneity, context: Context) -> Estimate:
     """The spread of acceptance at which the environment's customers differ as much, as far as they are seen."""
-    solved = [solve_spread(context.world, context.params, context.population, v) for v in found.variation]
+    solved = [solve(variation, context) for variation in found.variation]
     return Estimate.of(
         SPREAD,
         (solved[0], solved[1], solved[2]),

@@ -217,7 +217,7 @@ class Campaign:
     @cached_property
     def _opt_out_shift(self) -> Floats:
         channels = np.array([self._params.channels[name].opt_out_shift for name in self._world.channels])
-        return self._per_segment("opt_out_shift") + channels[self._population.channel]
+        return np.asarray(self._per_segment("opt_out_shift") + channels[self._population.channel], dtype=np.float64)
 
     @cached_property
     def _full_cut(self) -> Floats:
