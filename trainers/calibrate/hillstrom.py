@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainers.calibrate.estimate import Context, Estimate
-from trainers.calibrate.spread import SPREAD, solve_spread
+from trainers.calibrate.spread import SPREAD, SPREADS, solve_spread
 from trainers.calibrate.statistics import Heterogeneity, dummies, heterogeneity
 from trainers.calibrate.table import Table
 
@@ -42,5 +42,6 @@ def translate(found: Heterogeneity, context: Context) -> Estimate:
         f"best linear prediction of a cross-fitted T-learner for visits: deviation {found.variation[0]:.2f} of the "
         "mean effect; the spread at which acceptance of the first offer varies as much in what is seen",
         f"a mail's effect on visits: {found.mean:+.3f} on average and {found.lowest_fifth[0]:+.3f} "
-        f"({found.lowest_fifth[1]:+.3f} to {found.lowest_fifth[2]:+.3f}) in the fifth predicted lowest",
+        f"({found.lowest_fifth[1]:+.3f} to {found.lowest_fifth[2]:+.3f}) in the fifth predicted lowest; an upper "
+        f"end of {SPREADS[1]:g} is only the largest spread that is tried",
     )
