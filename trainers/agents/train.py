@@ -11,7 +11,7 @@ from churnsaver.checkpoints import Checkpoint, Gate, Manifest
 from churnsaver.domain.observation import CustomerFeatures
 from churnsaver.domain.world import World
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
-from trainers.agents.baselines import bundle_baselines
+from trainers.agents.baselines import Bundle, bundle_baselines
 from trainers.agents.export import served_policy, write_policy
 from trainers.agents.ppo_policy import Iteration, PpoSettings, Preset, train_ppo
 from trainers.data import Dataset
@@ -71,8 +71,13 @@ def train_policy(
     source: str,
     parents: dict[str, str],
     on_iteration: Callable[[Iteration], None] = lambda _: None,
+    bundle: Bundle = bundle_baselines,
 ) -> Manifest:
-    """Trains on `population` and writes the checkpoint to `out`."""
+    """Trains on `population` and writes the checkpoint to `out`.
+
+    Args:
+        bundle: fits the baselines that the checkpoint takes along; it takes longer than a small training.
+    """
     trained = train_ppo(world, params, limits, population, settings, preset, seed, on_iteration)
     last = trained.history[-1]
     constraints = "\n".join(
@@ -84,7 +89,7 @@ def train_policy(
     metrics |= {f"train_{name}_per_month": value for name, value in last.costs_per_month.items()}
     gate = policy_gate(last, limits)
     served = served_policy(world, trained, limits)
-    baselines = bundle_baselines(served, world, params, limits, population, seed)
+    baselines = bundle(served, world, params, limits, population, seed)
     return write_policy(
         out, world, trained, limits, baselines, seed=seed, metrics=metrics, parents=parents, card=card, gate=gate
     )

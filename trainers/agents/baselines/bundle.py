@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from churnsaver.domain.world import World
@@ -13,9 +15,10 @@ from trainers.env.params import DynamicsParams, SoftLimits
 from trainers.env.population import Population
 from trainers.env.simulate import campaign_budget_cents
 
-# Away from the seeds that judge, which are those of `eval policy` and count up from the seed.
+# Away from the seeds that judge: `eval policy` counts up from its own.
 SEED_OFFSET = 20_000
 GOLDEN_CUSTOMERS = 32
+Bundle = Callable[[Policy, World, DynamicsParams, SoftLimits, Population, int], bytes]
 
 
 def bundle_baselines(
@@ -27,7 +30,7 @@ def bundle_baselines(
         BadInput: nobody in `population` can be reached.
     """
     families = fit_baselines(world, params, population, seed + SEED_OFFSET)
-    calibration = Calibration(world, params, population, seed + SEED_OFFSET).first(CUSTOMERS)
+    calibration = Calibration(world, params, population, seed + SEED_OFFSET).of_size(CUSTOMERS)
     spend_usd = calibration.play(policy).spend_usd
     policies = {
         name: calibrate(family, world, params, limits, population, spend_usd, calibration.seed)
