@@ -209,5 +209,5 @@ def test_a_checkpoint_without_baselines_decides_as_champion_only(decision_checkp
     write_checkpoint(tmp_path / "policy", "policy", older, seed=42, metrics={})
     served = Decider(WORLD, load_models({**opened, "policy": open_checkpoint(tmp_path / "policy")}, WORLD))
     assert served.decide(decide_request()).propensity > 0.0
-    with pytest.raises(BadInput, match="expected one of POLICY_NAME_UNSPECIFIED$"):
+    with pytest.raises(BadInput, match=r"expected one of POLICY_NAME_UNSPECIFIED$"):
         served.decide(decide_request(policy=pb.POLICY_NAME_PROPENSITY))

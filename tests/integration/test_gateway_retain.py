@@ -214,7 +214,7 @@ async def opened(built: Gateway, switch: str) -> Gateway:
 async def test_the_kill_switch_flips_to_the_baseline_of_the_settings(
     redis_instance: RedisServer, tmp_path: Path, baseline: str, number: int
 ) -> None:
-    """The decision service's baseline answers under the switch; while it is away, the scorecard, for the same reason."""
+    """The decision service's baseline answers under the switch; the scorecard while it is away, for the same reason."""
     gateway = await opened(Gateway(redis_instance.url, tmp_path / "journal", baseline=baseline), "on")
     answer = (await retain(gateway, body())).json()
     assert gateway.decision.policies == [number]

@@ -17,7 +17,7 @@ from churnsaver.models.baselines.thompson import quadratic
 from churnsaver.models.baselines.uplift_trees import UpliftForest
 from tests.support.campaign import population, settings
 from trainers.agents.baselines import BaselineFamily, bundle_baselines, calibrate, fit_baselines
-from trainers.agents.baselines.calibrate import CUSTOMERS, Calibration
+from trainers.agents.baselines.calibration import CUSTOMERS, Calibration
 from trainers.agents.baselines.fit import FEATURES, best_send_hour, export_tree, fit_posteriors, grow_forest
 from trainers.agents.baselines.pilot import CONTACTED, Pilot, assignment, columns, run_pilot
 from trainers.env.params import load_soft_limits
@@ -119,7 +119,7 @@ def test_each_is_calibrated_to_the_spend_and_keeps_the_limits(
     families: dict[str, BaselineFamily], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the calibration's own customers and campaigns, within what one more acceptance costs."""
-    monkeypatch.setattr("trainers.agents.baselines.calibrate.CUSTOMERS", 2 * N)
+    monkeypatch.setattr("trainers.agents.baselines.calibration.CUSTOMERS", 2 * N)
     limits, some = load_soft_limits(), BaselineFamily(families[name].variants[1:])
     policy = calibrate(some, WORLD, PARAMS, limits, population(N), 1.0, 77)
     trial = Calibration(WORLD, PARAMS, population(N), 77).of_size(2 * N).play(policy)

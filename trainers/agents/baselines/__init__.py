@@ -2,7 +2,7 @@
 
 from churnsaver.models.baselines import NeverContact, Policy, PropensityPolicy, ThompsonPolicy, UpliftTreesPolicy
 from trainers.agents.baselines.bundle import Bundle, bundle_baselines
-from trainers.agents.baselines.calibrate import calibrate
+from trainers.agents.baselines.calibration import calibrate
 from trainers.agents.baselines.families import BaselineFamily, fit_baselines
 
 __all__ = [

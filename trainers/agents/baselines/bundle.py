@@ -8,7 +8,7 @@ import numpy as np
 
 from churnsaver.domain.world import World
 from churnsaver.models.baselines import Policy, write_baselines
-from trainers.agents.baselines.calibrate import CUSTOMERS, Calibration, calibrate
+from trainers.agents.baselines.calibration import CUSTOMERS, Calibration, calibrate
 from trainers.agents.baselines.families import fit_baselines
 from trainers.env.dynamics import Campaign
 from trainers.env.params import DynamicsParams, SoftLimits
