@@ -21,6 +21,7 @@ at whole epochs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,6 +51,8 @@ from trainers.env.response import (
 )
 
 Bools = NDArray[np.bool_]
+# Local hours of day (n, delays) of an epoch's sends, which are given in hours since the epoch began, (n, delays).
+Clock = Callable[[int, Floats], Floats]
 MIN_RISK = 1e-4  # a customer without any hazard would divide by zero
 LEAVERS_LOSE_OF_EPOCH = 0.5  # who leaves does so half way through the epoch, on average
 
@@ -81,7 +84,8 @@ class StepOutcome:
     Attributes:
         reward_usd: the shaped reward of the module's docstring, 0 for who had left before.
         cash_usd: margin earned less spend and penalties, as drawn; no potential in it.
-        costs: (n, constraints) in the order of `params.CONSTRAINTS`.
+        costs: (n, constraints) in the order of `params.CONSTRAINTS`, as drawn.
+        expected_costs: the same in expectation over acceptance and opt-out, as the reward is.
         decided: was there to be decided about when the step began.
         contacted: contacted, now or booked within the epoch.
         refused: wanted an action that the mask or the shared budget did not admit; not contacted.
@@ -91,6 +95,7 @@ class StepOutcome:
     reward_usd: Floats
     cash_usd: Floats
     costs: Floats
+    expected_costs: Floats
     decided: Bools
     contacted: Bools
     refused: Bools
@@ -106,7 +111,7 @@ class Response:
     Attributes:
         costs: (k, constraints), as drawn.
         acceptance: (k,) probability of accepting.
-        expected_cost_usd: (k,) spend and penalties, expected.
+        expected_costs: (k, constraints), over acceptance and opt-out.
         protection: cut of the hazard and its days if they accept, each (k,).
     """
 
@@ -114,7 +119,7 @@ class Response:
     opted_out: Bools
     costs: Floats
     acceptance: Floats
-    expected_cost_usd: Floats
+    expected_costs: Floats
     protection: tuple[Floats, Floats]
 
 
@@ -141,13 +146,20 @@ class Campaign:
     """
 
     def __init__(
-        self, world: World, params: DynamicsParams, population: Population, budget_cents: int, seed: int
+        self,
+        world: World,
+        params: DynamicsParams,
+        population: Population,
+        budget_cents: int,
+        seed: int,
+        clock: Clock | None = None,
     ) -> None:
         require_playable(world, params, population)
         n = len(population)
         seen = population.features
         self._world, self._params, self._population = world, params, population
         self._rng = np.random.default_rng(seed)
+        self._clock = clock
         self.budget_cents = self.budget_left_cents = budget_cents
         self.epoch = 0
         self.season = Season.starting(params.season, self._rng.random() * DAYS_PER_YEAR)
@@ -242,7 +254,7 @@ class Campaign:
         reserved = self._admit(actions, wanted := decided & (actions != NO_CONTACT))
         contacted = wanted & (reserved >= 0)
         who = np.flatnonzero(contacted)
-        costs = np.zeros((len(decided), len(CONSTRAINTS)))
+        costs, expected_costs = np.zeros((2, len(decided), len(CONSTRAINTS)))
         accepted, opted_out = np.zeros_like(decided), np.zeros_like(decided)
         before = self._hazard_state()
         send_share = np.zeros(len(decided))
@@ -251,7 +263,8 @@ class Campaign:
             delay = self._delay_hours[self._action_delay[actions[who]]]
             send_share[who] = delay / self._world.epoch_hours
             response = self._respond(who, actions[who], delay, uniforms[:2, who])
-            accepted[who], opted_out[who], costs[who] = response.accepted, response.opted_out, response.costs
+            accepted[who], opted_out[who] = response.accepted, response.opted_out
+            costs[who], expected_costs[who] = response.costs, response.expected_costs
         reward, leave, later = self._value_of_step(before, self._hazard_state(), send_share)
         if response is not None:
             reward[who] = self._expected_reward(who, response, before, send_share)
@@ -263,7 +276,9 @@ class Campaign:
         cash = stayed * self._margin_per_day * self._epoch_days - penalties
         require_finite(self.epoch, reward_usd=reward, cash_usd=cash)
         refused = wanted & ~contacted
-        return StepOutcome(reward, cash, costs, decided, contacted, refused, accepted, opted_out, churned)
+        return StepOutcome(
+            reward, cash, costs, expected_costs, decided, contacted, refused, accepted, opted_out, churned
+        )
 
     def _admit(self, actions: NDArray[np.integer], wanted: Bools) -> Ints:
         """Books what fits; cents reserved for each customer, (n,), -1 where the ledger refuses."""
@@ -296,9 +311,10 @@ class Campaign:
         self._hours_since_contact[who, self._hours_since_contact[who].argmax(axis=1)] = -delay
 
         contact_usd, offer_usd = self._population.contact_cost_cents[who] / 100.0, self._offer_cost_usd[who, offer]
-        costs = np.column_stack([contact_usd + accepted * offer_usd, np.ones(len(who)), fatigue, opted_out])
-        expected_usd = contact_usd + acceptance * offer_usd + params.opt_out_penalty_usd * opting_out
-        return Response(accepted, opted_out, costs, acceptance, expected_usd, protected)
+        once = np.ones(len(who))
+        costs = np.column_stack([contact_usd + accepted * offer_usd, once, fatigue, opted_out])
+        expected_costs = np.column_stack([contact_usd + acceptance * offer_usd, once, fatigue, opting_out])
+        return Response(accepted, opted_out, costs, acceptance, expected_costs, protected)
 
     def _protection(self, who: Ints, offer: Ints, generosity: Floats) -> tuple[Floats, Floats]:
         """Cut of the hazard and its days after accepting; a weaker offer never takes away from a stronger one."""
@@ -337,7 +353,8 @@ class Campaign:
         declined, *_ = self._value_of_step(was, HazardState(was.cut, was.cut_days, *reaction), send_share, who)
         accepted, *_ = self._value_of_step(was, HazardState(*response.protection, *reaction), send_share, who)
         value = response.acceptance * accepted + (1.0 - response.acceptance) * declined
-        return np.asarray(value - response.expected_cost_usd, dtype=np.float64)
+        penalties = response.expected_costs[:, 0] + self._params.opt_out_penalty_usd * response.expected_costs[:, 3]
+        return np.asarray(value - penalties, dtype=np.float64)
 
     @property
     def _day(self) -> float:
@@ -369,11 +386,12 @@ class Campaign:
     def _look(self) -> Situation:
         """The situation before the next decision: the one mask and the one observation (law 1)."""
         n, world, population = len(self.active), self._world, self._population
+        sends = self._hour[:, None] + self._delay_hours
         contact = ContactState(
             consent=population.consent,
             do_not_contact=self.opted_out | ~self.active,  # who has left is contacted no more
             hours_since_contact=self._hours_since_contact.copy(),
-            local_hour_at_send=(self._hour[:, None] + self._delay_hours) % HOURS_PER_DAY,
+            local_hour_at_send=self._clock(self.epoch, sends) if self._clock else sends % HOURS_PER_DAY,
             monthly_usd=population.features.monthly_usd,
             contact_cost_cents=population.contact_cost_cents,
             budget_left_cents=np.full(n, self.budget_left_cents, dtype=np.int64),

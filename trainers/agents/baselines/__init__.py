@@ -1,13 +1,12 @@
 """Policies that PPO has to beat: fitted and calibrated here, served from `churnsaver.models.baselines`."""
 
 from churnsaver.models.baselines import NeverContact, Policy, PropensityPolicy, ThompsonPolicy, UpliftTreesPolicy
-from trainers.agents.baselines.bundle import Bundle, bundle_baselines
-from trainers.agents.baselines.calibration import calibrate
+from trainers.agents.baselines.bundle import bundle_baselines, equal_spend_baselines
+from trainers.agents.baselines.calibrate import calibrate
 from trainers.agents.baselines.families import BaselineFamily, fit_baselines
 
 __all__ = [
     "BaselineFamily",
-    "Bundle",
     "NeverContact",
     "Policy",
     "PropensityPolicy",
@@ -15,5 +14,6 @@ __all__ = [
     "UpliftTreesPolicy",
     "bundle_baselines",
     "calibrate",
+    "equal_spend_baselines",
     "fit_baselines",
 ]

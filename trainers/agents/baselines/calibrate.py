@@ -22,7 +22,7 @@ CUSTOMERS, TURNS = 2_000, 8
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a policy brought and cost a customer: the gain of a campaign, and costs by constraint and month."""
+    """What a policy brought and cost in one campaign, a customer: costs by constraint and month."""
 
     gain_usd: float
     costs: dict[str, float]
@@ -38,35 +38,26 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Campaigns on one population under the same seeds, in which every policy meets the same luck.
-
-    Attributes:
-        seed, campaigns: the first seed and how many are played.
-    """
+    """Campaigns on one population under one seed, in which every policy meets the same luck."""
 
     world: World
     params: DynamicsParams
     population: Population
     seed: int
-    campaigns: int = 1
 
-    def of_size(self, customers: int) -> Calibration:
-        """About this many customers in all: a random few of a large population, several campaigns of a small one."""
+    def first(self, customers: int) -> Calibration:
+        """The same with a random few of the customers; with all, as they are, where there are no more."""
         n = len(self.population)
-        campaigns = max(1, customers // n)
         if n <= customers:
-            return Calibration(self.world, self.params, self.population, self.seed, campaigns)
+            return self
         few = np.random.default_rng([self.seed, 6]).permutation(n)[:customers]
         return Calibration(self.world, self.params, self.population.take(few), self.seed)
 
     def play(self, policy: Policy) -> Trial:
-        """All campaigns."""
-        gain_usd, costs = 0.0, np.zeros(len(CONSTRAINTS))
-        for seed in range(self.seed, self.seed + self.campaigns):
-            result = run_campaign(self.world, self.params, self.population, policy, seed)
-            gain_usd += float(result.gain_usd.mean()) / self.campaigns
-            costs += result.costs.mean(axis=0) / campaign_months(self.world) / self.campaigns
-        return Trial(gain_usd, dict(zip(CONSTRAINTS, costs.tolist(), strict=True)))
+        """One campaign."""
+        result = run_campaign(self.world, self.params, self.population, policy, self.seed)
+        per_month = result.costs.mean(axis=0) / campaign_months(self.world)
+        return Trial(float(result.gain_usd.mean()), dict(zip(CONSTRAINTS, per_month.tolist(), strict=True)))
 
     def turn(self, variant: Variant, spend_usd: float, turns: int) -> tuple[float, Trial]:
         """The dial whose spend comes closest to `spend_usd`, a customer and month, and its trial; 0 if none is as dear.
@@ -99,18 +90,22 @@ def calibrate(
     spend_usd: float,
     seed: int,
 ) -> BaselinePolicy:
-    """The family's best policy that spends `spend_usd` a customer and month and keeps the soft limits.
-
-    Each variant is turned to the spend and valued in campaigns from `seed` on; one that costs less whatever the
-    dial stays at its dearest. Where none keeps the limits, the best of all is taken.
-    """
+    """The family's best policy that spends `spend_usd` a customer and month and keeps the soft limits."""
     whole = Calibration(world, params, population, seed)
-    few = whole.of_size(SEARCH_CUSTOMERS)
+    best = best_variant(family, whole, limits, spend_usd)
+    dial, _ = whole.first(CUSTOMERS).turn(best, spend_usd, TURNS)
+    return best.at(dial)
+
+
+def best_variant(family: BaselineFamily, calibration: Calibration, limits: SoftLimits, spend_usd: float) -> Variant:
+    """Each variant is turned to the spend and valued; one that costs less whatever the dial stays at its dearest.
+
+    Where none keeps the limits, the best of all is taken.
+    """
+    few = calibration.first(SEARCH_CUSTOMERS)
 
     def worth(variant: Variant) -> tuple[bool, float]:
         _, trial = few.turn(variant, spend_usd, SEARCH_TURNS)
         return trial.keeps(limits), trial.gain_usd
 
-    best = max(family.variants, key=worth)
-    dial, _ = whole.of_size(CUSTOMERS).turn(best, spend_usd, TURNS)
-    return best.at(dial)
+    return max(family.variants, key=worth)
