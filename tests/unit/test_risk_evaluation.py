@@ -201,6 +201,7 @@ def test_log_of_one_class_is_refused(decision_checkpoints: Path, tmp_path: Path)
     assert "column accepted: no row is '1'" in str(answer.exception)
 
 
+@pytest.mark.stack
 def test_cross_validation_does_not_see_what_it_predicts(monkeypatch: pytest.MonkeyPatch, new_customers: Path) -> None:
     """On labels that mean something every model ranks; on shuffled ones none does, calibrated or tuned."""
     monkeypatch.setattr(evaluation, "FOLDS", 2)
