@@ -1,4 +1,4 @@
-"""`train ppo` and `eval policy`."""
+"""`train ppo`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from churnsaver.errors import GateFailed
-from cli.apps import eval_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
+from cli.apps import train_app
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress, stderr
 from cli.registry import PublishOption, champion, describe
 
 if TYPE_CHECKING:
@@ -30,101 +29,53 @@ def train_ppo(
     accept: AcceptOption = None,
     out: OutOption,
     quick: Annotated[bool, typer.Option("--quick", help="The quick preset of ppo.yaml.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
     publish: PublishOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
     """Train the contact policy in the simulator, on these customers as the models see them.
 
-    Customers of the test part are left out, so that `eval policy` can judge on them.
+    Customers of the test part are left out, so that `eval policy` can judge on them. Beside --out, the folder
+    OUT-training holds the learning curves (report.html), TensorBoard events and the state that --resume needs.
     """
     from churnsaver.settings import load_section, load_world
+    from trainers.agents.feasibility import idle_limits
     from trainers.agents.ppo_policy import PpoSettings
-    from trainers.agents.train import score_population, train_policy
+    from trainers.agents.train import score_population, train_policy, training_folder
     from trainers.data import Part
     from trainers.data.load import load_dataset_as
     from trainers.env.params import load_dynamics, load_soft_limits
 
     world, params, settings = load_world(), load_dynamics(), load_section("ppo", PpoSettings)
-    dataset = load_dataset_as(data, schema).take(Part.TRAIN, Part.VALID)
-    population, parents = score_population(dataset, world, params, *_models(risk, accept), seed)
-    preset = settings.presets.quick if quick else settings.presets.full
+    dataset, checkpoints = load_dataset_as(data, schema), models(risk, accept)
+    population, parents = score_population(dataset.take(Part.TRAIN, Part.VALID), world, params, *checkpoints, seed)
+    held_out, _ = score_population(dataset.take(Part.TEST), world, params, *checkpoints, seed)
+    preset, limits = settings.presets.quick if quick else settings.presets.full, load_soft_limits()
+    for idle in idle_limits(world, limits):
+        stderr.print(f"warning: env.yaml: {idle}", soft_wrap=True)
     with progress() as bar:
         task = bar.add_task("training the policy", total=preset.iterations)
         manifest = train_policy(
             population,
+            held_out,
             world,
             params,
-            load_soft_limits(),
+            limits,
             settings,
             preset,
             out,
             seed=seed,
             source=data.name,
             parents=parents,
-            on_iteration=lambda _: bar.advance(task),
+            resume=resume,
+            on_iteration=lambda iteration: bar.update(task, completed=iteration.number),
         )
-    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Policy")
+    described = describe(manifest, out, publish=publish) | {"training": str(training_folder(out))}
+    emit(described, as_json=as_json, title="Policy")
 
 
-@eval_app.command("policy")
-def eval_policy(
-    *,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Policy checkpoint; default: the champion.")
-    ] = None,
-    data: DataOption,
-    schema: SchemaOption = None,
-    risk: RiskOption = None,
-    accept: AcceptOption = None,
-    campaigns: Annotated[int, typer.Option("--campaigns", min=1, help="Campaigns that each policy plays.")] = 16,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
-    seed: SeedOption = SEED,
-    as_json: JsonOption = False,
-) -> None:
-    """Play the policy against the propensity baseline at equal spend, on customers it was not trained on.
-
-    The same luck for both (common random numbers); the hard rules are checked contact by contact.
-    """
-    from churnsaver.checkpoints import open_checkpoint
-    from churnsaver.models.policy import POLICY_KIND, OnnxPolicy
-    from churnsaver.settings import load_world
-    from trainers.agents.train import score_population
-    from trainers.data import Part
-    from trainers.data.load import load_dataset_as
-    from trainers.env.params import load_dynamics, load_soft_limits
-    from trainers.eval.policy import evaluate_policy
-    from trainers.eval.policy_plots import policy_plots
-    from trainers.eval.report import write_report
-
-    world, params = load_world(), load_dynamics()
-    opened = champion(POLICY_KIND) if checkpoint is None else open_checkpoint(checkpoint, POLICY_KIND)
-    policy = OnnxPolicy.from_checkpoint(opened)
-    policy.require_world(world)
-    policy.check_golden(opened)
-    dataset = load_dataset_as(data, schema).take(Part.TEST)
-    population, _ = score_population(dataset, world, params, *_models(risk, accept), seed)
-    with progress() as bar:
-        task = bar.add_task("playing campaigns", total=3 * campaigns)
-        report = evaluate_policy(
-            world,
-            params,
-            load_soft_limits(),
-            population,
-            policy,
-            campaigns=campaigns,
-            seed=seed,
-            advance=lambda: bar.advance(task),
-        )
-    if out is not None:
-        write_report(out, f"Policy {opened.version} on {data.name}", report, policy_plots(report))
-    emit(report if as_json else flatten(report), as_json=as_json, title="Policy")
-    if report["missed"] and gate:
-        raise GateFailed("; ".join(report["missed"]))
-
-
-def _models(risk: Path | None, accept: Path | None) -> tuple[Checkpoint, Checkpoint]:
+def models(risk: Path | None, accept: Path | None) -> tuple[Checkpoint, Checkpoint]:
     """The risk and acceptance checkpoints of these folders; the champions where none is named."""
     from churnsaver.checkpoints import open_checkpoint
     from churnsaver.models.trees import ACCEPTANCE, RISK

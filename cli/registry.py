@@ -21,6 +21,10 @@ REGISTRY_VARIABLE = "CHURN_SAVER_REGISTRY__URL"
 FOLLOWED = "followed-registry"  # file in the state folder, there while the local stack runs
 
 KindArgument = Annotated[str, typer.Argument(help="risk, acceptance, policy, generator, shield or uplift.")]
+EvaluationOption = Annotated[
+    Path | None,
+    typer.Option("--evaluation", help="report.json of `eval policy`: of this checkpoint, with no target missed."),
+]
 PublishOption = Annotated[
     bool, typer.Option("--publish", help="Publish it as the champion: every running service swaps to it.")
 ]
@@ -58,6 +62,7 @@ def publish(
     anew: Annotated[
         bool, typer.Option("--anew", help="Begin the kind's catalogue again where it is damaged or not trusted.")
     ] = False,
+    evaluation: EvaluationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sign a checkpoint, put it into the registry and make it the champion.
@@ -65,7 +70,8 @@ def publish(
     Running services verify it, run its golden cases and their own, and swap without dropping a request; they
     refuse and report one that fails. Exit 1 where the checkpoint missed the gate of its trainer.
     """
-    emit(publish_checkpoint(checkpoint, challenger=challenger, anew=anew), as_json=as_json, title="Published")
+    published = publish_checkpoint(checkpoint, challenger=challenger, anew=anew, evaluation=evaluation)
+    emit(published, as_json=as_json, title="Published")
 
 
 @app.command()
@@ -73,13 +79,20 @@ def promote(
     kind: KindArgument,
     version: Annotated[str | None, typer.Argument(help="A newer release; default: the challenger.")] = None,
     *,
+    evaluation: EvaluationOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the challenger, or a named newer release, the champion."""
+    """Make the challenger, or a named newer release, the champion.
+
+    A policy needs an evaluation that missed nothing: the report.json of `eval policy --out` on this very
+    checkpoint, or the one that it was promoted on before. It is signed and kept in the registry.
+    """
+    from churnsaver.checkpoints.evaluation import Evaluation
     from churnsaver.events import CheckpointEvent
 
     settings = stack_settings()
-    release = open_for_writing().promote(kind, version)
+    shown = Evaluation.read(evaluation) if evaluation else None
+    release = open_for_writing().promote(kind, version, shown)
     emit(_told(settings, CheckpointEvent.TYPE_PROMOTED, kind, release, "champion"), as_json=as_json, title="Promoted")
 
 
@@ -193,13 +206,16 @@ def open_for_writing() -> Registry:
     return open_registry(stack_settings().registry, writing=True)
 
 
-def publish_checkpoint(path: Path, *, challenger: bool = False, anew: bool = False) -> dict[str, Any]:
+def publish_checkpoint(
+    path: Path, *, challenger: bool = False, anew: bool = False, evaluation: Path | None = None
+) -> dict[str, Any]:
     """Publishes a folder and tells the services; returns what happened."""
+    from churnsaver.checkpoints.evaluation import Evaluation
     from churnsaver.events import CheckpointEvent
 
-    settings = stack_settings()
+    settings, shown = stack_settings(), Evaluation.read(evaluation) if evaluation else None
     with stderr.status(f"publishing {path}"):
-        manifest, release = open_for_writing().publish(path, challenger=challenger, anew=anew)
+        manifest, release = open_for_writing().publish(path, challenger=challenger, anew=anew, evaluation=shown)
     alias = "challenger" if challenger else "champion"
     return _told(settings, CheckpointEvent.TYPE_PUBLISHED, manifest.kind, release, alias)
 
@@ -248,6 +264,7 @@ def _described(registry: Registry, catalogue: Catalogue) -> dict[str, Any]:
                 "gate": None if manifest.gate is None else manifest.gate.model_dump(),
                 "metrics": manifest.metrics,
                 "manifest_sha256": release.manifest_sha256,
+                "evaluated": registry.evaluation(catalogue.kind, release) is not None,
             }
         )
     return {"serial": catalogue.serial, "releases": releases}
@@ -260,7 +277,8 @@ def _tree(kind: str, releases: list[dict[str, Any]]) -> Any:
     for release in reversed(releases):
         aliases = f"  [bold]{', '.join(release['aliases'])}[/bold]" if release["aliases"] else ""
         gate = "" if release["gate"] is None or release["gate"]["passed"] else "  [red]gate missed[/red]"
-        said = f"{release['number']}  {release['version']}  {release['published_at']}{aliases}{gate}"
+        evaluated = "  evaluated" if release["evaluated"] else ""
+        said = f"{release['number']}  {release['version']}  {release['published_at']}{aliases}{gate}{evaluated}"
         branch = tree.add(said)
         for parent, version in release["parents"].items():
             branch.add(f"from {parent} {version}")

@@ -2,6 +2,7 @@
 
     blobs/<sha256>                      a file of a checkpoint, named by its content
     manifests/<kind>/<sha256>.json      a checkpoint's manifest, signed
+    evaluations/<kind>/<sha256>.json    the report that a checkpoint was promoted on, signed, by its manifest's hash
     kinds/<kind>.json                   the kind's catalogue, signed: its releases in order, and its aliases
 
 A release is a number that only grows. What serves is the alias `champion`; it moves forward, or back by a
@@ -27,6 +28,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from churnsaver.checkpoints.checkpoint import MANIFEST, Checkpoint, Manifest, open_checkpoint, read_manifest
+from churnsaver.checkpoints.evaluation import Evaluation
 from churnsaver.checkpoints.signing import Signer, TrustedKeys
 from churnsaver.checkpoints.stores import Conflict, Store
 from churnsaver.domain.world import Frozen
@@ -34,6 +36,9 @@ from churnsaver.errors import CheckpointError, GateFailed, RegistryError
 
 CATALOGUE_TYPE = "application/vnd.churn-saver.catalogue.v1+json"
 MANIFEST_TYPE = "application/vnd.churn-saver.manifest.v1+json"
+EVALUATION_TYPE = "application/vnd.churn-saver.evaluation.v1+json"
+# Whoever is to take a champion's place has shown in a whole evaluation that it meets its targets.
+EVALUATED_KINDS = frozenset({"policy"})
 # Many who change one kind at once take turns; this many turns are more than any number of trainers needs.
 CHANGE_ATTEMPTS = 100
 
@@ -180,9 +185,19 @@ class Registry:
             raise RegistryError(f"{folder}: cannot be written ({error.strerror}); is the disk full?") from None
         return replace(checkpoint, path=folder)
 
+    def evaluation(self, kind: str, release: Release) -> Evaluation | None:
+        """The evaluation that a release was promoted on; None where there is none, RegistryError where not trusted."""
+        name = _evaluation_name(kind, release.manifest_sha256)
+        if (stored := self._store.read(name)) is None:
+            return None
+        where = f"{self.location}/{name}"
+        return Evaluation.parse(self._trusted.verify(stored.content, EVALUATION_TYPE, where), where)
+
     # -- writing -----------------------------------------------------------------------------------
 
-    def publish(self, path: Path, *, challenger: bool = False, anew: bool = False) -> tuple[Manifest, Release]:
+    def publish(
+        self, path: Path, *, challenger: bool = False, anew: bool = False, evaluation: Evaluation | None = None
+    ) -> tuple[Manifest, Release]:
         """Uploads the checkpoint in the folder `path` and makes it champion, or challenger.
 
         It becomes a new release, unless it is what the alias points to already.
@@ -190,9 +205,11 @@ class Registry:
         Args:
             challenger: it does not serve yet.
             anew: the kind's catalogue begins with it, whatever stands there and cannot be trusted or read.
+            evaluation: has to be of this checkpoint, which missed nothing; kept beside it.
 
         Raises:
-            GateFailed: it missed its gate and is not to be a mere challenger.
+            BadInput: the evaluation is of another checkpoint.
+            GateFailed: it missed its gate and is not to be a mere challenger, or missed a target of the evaluation.
             CheckpointError: it is damaged.
             RegistryError: the registry cannot be read, trusted or written.
         """
@@ -200,10 +217,14 @@ class Registry:
         manifest, raw = checkpoint.manifest, (path / MANIFEST).read_bytes()
         if not challenger and manifest.gate is not None and not manifest.gate.passed:
             raise GateFailed(f"{manifest.version}: {'; '.join(manifest.gate.missed)}; it may be a --challenger only")
+        if evaluation is not None:
+            evaluation.require(manifest.version, checkpoint.sha256)
         self._sign(raw, MANIFEST_TYPE)  # who may not sign uploads nothing
         for name, digest in manifest.files.items():
             self._store.upload(path / name, f"blobs/{digest}")
         self._upload_manifest(manifest.kind, raw, checkpoint.sha256)
+        if evaluation is not None:
+            self._keep(evaluation, manifest.kind, checkpoint.sha256)
         alias = Alias.CHALLENGER if challenger else Alias.CHAMPION
 
         def published(catalogue: Catalogue) -> Catalogue:
@@ -220,15 +241,26 @@ class Registry:
 
         return manifest, self._at(alias, self._change(manifest.kind, published, anew=anew))
 
-    def promote(self, kind: str, version: str | None = None) -> Release:
-        """Makes a newer release the champion: the challenger, or the one of `version`."""
+    def promote(self, kind: str, version: str | None = None, evaluation: Evaluation | None = None) -> Release:
+        """Makes a newer release the champion: the challenger, or the one of `version`.
+
+        Args:
+            evaluation: has to be of this release, which missed nothing. EVALUATED_KINDS need one, now or earlier.
+
+        Raises:
+            BadInput: the evaluation is of another checkpoint.
+            GateFailed: the release missed its trainer's gate or a target of the evaluation, or was never evaluated.
+            RegistryError: there is no such release, or it is older than the champion.
+        """
 
         def promoted(catalogue: Catalogue) -> Catalogue:
             release = catalogue.named(version) if version else catalogue.at(Alias.CHALLENGER)
             if release is None:
                 raise RegistryError(f"{kind}: there is no challenger; name a version, or publish one with --challenger")
             self._require_gate(kind, release)
-            return _promoted(catalogue, release)
+            moved = _promoted(catalogue, release)
+            self._require_evaluated(kind, release, evaluation)
+            return moved
 
         return self._at(Alias.CHAMPION, self._change(kind, promoted))
 
@@ -322,11 +354,35 @@ class Registry:
         if manifest.gate is not None and not manifest.gate.passed:
             raise GateFailed(f"{release.version}: {'; '.join(manifest.gate.missed)}")
 
+    def _require_evaluated(self, kind: str, release: Release, evaluation: Evaluation | None) -> None:
+        """Checks and keeps the evaluation, or finds the one that was kept before; GateFailed where there is none."""
+        found = evaluation or self.evaluation(kind, release)
+        if found is not None:
+            found.require(release.version, release.manifest_sha256)
+        elif kind in EVALUATED_KINDS:
+            raise GateFailed(
+                f"{release.version}: no evaluation shows that it meets its targets; run `churn-saver eval {kind} "
+                f"--checkpoint … --data … --out DIR`, then `churn-saver promote {kind} --evaluation DIR/report.json`"
+            )
+        if evaluation is not None:
+            self._keep(evaluation, kind, release.manifest_sha256)
+
+    def _keep(self, evaluation: Evaluation, kind: str, manifest_sha256: str) -> None:
+        """Signs an evaluation and puts it into the place of an earlier one."""
+        name, signed = _evaluation_name(kind, manifest_sha256), self._sign(evaluation.raw, EVALUATION_TYPE)
+        stored = self._store.read(name)
+        with contextlib.suppress(Conflict):  # somebody keeps another good one of the same checkpoint at this moment
+            self._store.replace(name, signed, stored.tag if stored else None)
+
     @staticmethod
     def _at(alias: Alias, catalogue: Catalogue) -> Release:
         release = catalogue.at(alias)
         assert release is not None  # it was just pointed there
         return release
+
+
+def _evaluation_name(kind: str, manifest_sha256: str) -> str:
+    return f"evaluations/{kind}/{manifest_sha256}.json"
 
 
 def _promoted(catalogue: Catalogue, release: Release) -> Catalogue:

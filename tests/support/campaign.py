@@ -29,5 +29,5 @@ def campaign(n: int, seed: int = 42, budget_cents: int | None = None) -> Campaig
 
 def tiny_policy(seed: int = 42, preset: Preset = TINY) -> TrainedPolicy:
     world, params = settings()
-    section = load_section("ppo", PpoSettings)
+    section = load_section("ppo", PpoSettings).model_copy(update={"validation_customers": 256})
     return train_ppo(world, params, load_soft_limits(), population(500), section, preset, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from churnsaver.domain.observation import observe
 from churnsaver.errors import SettingsError
 from tests.support.campaign import campaign, population, settings
 from trainers.agents.baselines import NeverContact, PropensityPolicy
-from trainers.env.dynamics import Campaign, admit_in_order, stay_value_usd
-from trainers.env.params import SEGMENTS, load_dynamics
+from trainers.env.dynamics import Campaign, admit_in_order
+from trainers.env.hazard import HazardState, Season, stay_value_usd
+from trainers.env.params import SEGMENTS, load_dynamics, with_value
 from trainers.env.simulate import draw_actions, run_campaign
+
+AMPLITUDE = "season.hazard_amplitude"
 
 
 class Anything:
@@ -39,23 +43,78 @@ def test_admission_equals_a_ledger_that_books_one_by_one(reserved: list[int], le
 
 
 def test_stay_value_equals_a_numerical_integral() -> None:
-    """The closed form is the integral of margin × survival under the three phases of the hazard."""
-    hours = (np.arange(24 * 300) + 0.5) / 24.0
+    """The closed form is the integral of margin × survival under three phases of the hazard and the season."""
+    days = (np.arange(24 * 300) + 0.5) / 24.0
+    season = Season(amplitude=0.1, peak_day=10.0, start_day=200.0)
+    wave = 1.0 + 0.1 * np.cos(2.0 * np.pi * (days + 20.0 + 190.0) / 365.25)
     for cut_days, reaction_days in ((91.0, 28.0), (10.0, 28.0), (0.0, 0.0), (400.0, 5.0)):
-        hazard = 0.01 * np.where(hours < cut_days, 0.4, 1.0) * np.where(hours < reaction_days, 2.0, 1.0)
+        hazard = 0.01 * wave * np.where(days < cut_days, 0.4, 1.0) * np.where(days < reaction_days, 2.0, 1.0)
         survival = np.exp(-np.cumsum(hazard) / 24.0)
         one = np.ones(1)
-        found = stay_value_usd(
-            2.0 * one, 0.01 * one, (0.6 * one, cut_days * one), (2.0 * one, reaction_days * one), 300.0
-        )
+        effects = HazardState(0.6 * one, cut_days * one, 2.0 * one, reaction_days * one)
+        found = stay_value_usd(2.0 * one, 0.01 * one, effects, season, 20.0, 300.0)
         assert found[0] == pytest.approx(2.0 * survival.sum() / 24.0, rel=1e-3)
 
 
-def test_contacting_nobody_gains_nothing() -> None:
+def test_contacting_nobody_gains_nothing_without_seasons() -> None:
     """The shaped reward is measured against contacting nobody, so that policy's is 0 at every step."""
-    result = run_campaign(*settings(), population(500), NeverContact(), 1)
+    world, params = settings()
+    result = run_campaign(world, with_value(params, AMPLITUDE, 0.0), population(500), NeverContact(), 1)
     assert np.abs(result.gain_usd).max() < 0.05
     assert result.costs.sum() == 0
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_contacting_nobody_gains_next_to_nothing_in_any_season(seed: int) -> None:
+    """The potential knows the season to the first order: what is left is cents a customer, on any start day."""
+    gains = run_campaign(*settings(), population(500), NeverContact(), seed).gain_usd
+    assert abs(gains.mean()) < 0.05
+    assert np.abs(gains).max() < 0.5
+
+
+def test_the_season_moves_who_leaves() -> None:
+    """More leave around the crest than half a year from it, by about the amplitude."""
+    world, params = settings()
+    strong = with_value(params, AMPLITUDE, 0.5)
+    left = {}
+    for seed in range(24):
+        played = Campaign(world, strong, population(1500), 10**9, seed)
+        middle = played.season.mean(0.0, 56.0)
+        while not played.finished:
+            played.step(np.zeros(1500, dtype=np.int64))
+        left[middle] = 1.0 - played.active.mean()
+    means = sorted(left)
+    assert means[0] < 0.7
+    assert means[-1] > 1.3
+    assert left[means[-1]] > 1.4 * left[means[0]]
+
+
+def test_channels_differ_in_acceptance_and_opt_outs() -> None:
+    """Same customers, same luck: a channel with higher shifts is accepted more and leaves more opt-outs."""
+    world, params = settings()
+    index = ActionSpace(world).index_of("check_in", 6)
+    outcomes = {}
+    for channel in ("email", "sms"):
+        everybody = np.full(6000, list(world.channels).index(channel))
+        played = Campaign(world, params, replace(population(6000), channel=everybody), 10**9, 1)
+        outcomes[channel] = played.step(np.where(played.situation.allowed[:, index], index, NO_CONTACT))
+    assert outcomes["sms"].accepted.sum() > 1.1 * outcomes["email"].accepted.sum()
+    assert outcomes["sms"].opted_out.sum() > outcomes["email"].opted_out.sum()
+
+
+def test_an_accepted_offer_works_later_and_ends() -> None:
+    """Effects start at the send, last beyond the step, and are over when their days are."""
+    played = campaign(2000)
+    index = ActionSpace(settings()[0]).index_of("discount_20", 0)
+    outcome = played.step(np.where(played.situation.allowed[:, index], index, NO_CONTACT))
+    persuaded = outcome.accepted & played.active & (played.segment == SEGMENTS.index("persuadable"))
+    kept = played.hazard_factors()[persuaded]
+    assert (kept < 0.6).all()
+    for _ in range(29):
+        played.step(np.zeros(2000, dtype=np.int64))
+    later = played.hazard_factors()[persuaded]
+    assert (later > kept).all()  # the contact's own reaction is over, the discount still runs
+    assert (later < 1.0).all()
 
 
 def test_the_shaped_gain_has_the_mean_of_the_drawn_money() -> None:

@@ -22,7 +22,7 @@ def test_an_episode_ends_by_leaving_or_by_the_campaigns_end() -> None:
     """Both ends happen, never both at once, and the mask offers only actions that are not refused."""
     env = RetentionEnv(*settings(), population(200))
     ends = set()
-    for seed in range(12):
+    for seed in range(20):
         _, info = env.reset(seed=seed)
         env.action_space.seed(seed)
         terminated = truncated = False

@@ -7,20 +7,38 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from churnsaver.checkpoints import Gate
+from churnsaver.domain import eligibility
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.settings import load_world
 from tests.support.campaign import campaign, population, settings
-from trainers.agents.baselines import NeverContact, PropensityPolicy
+from trainers.agents.baselines import BaselineFamily, NeverContact, Policy, PropensityPolicy
+from trainers.agents.baselines.families import Variant
 from trainers.env.dynamics import Situation, StepOutcome
 from trainers.env.params import load_soft_limits
-from trainers.env.simulate import campaign_budget_cents, campaign_months, run_campaign
+from trainers.env.simulate import campaign_budget_cents, run_campaign
 from trainers.eval.hard_rules import RULES, RuleChecker
-from trainers.eval.policy import calibrate_propensity, evaluate_policy, paired_interval
-from trainers.eval.policy_plots import policy_plots
+from trainers.eval.play import Setting, play
+from trainers.eval.policy import Judging, evaluate_policy, missed_targets, quick_gate
+from trainers.eval.policy_report import policy_sections
 from trainers.eval.report import write_report
+from trainers.eval.rivals import calibrate_rival, recalibrate
+from trainers.eval.stress import SCENARIOS
 
 N = 300
+
+
+def family(*offers: str) -> BaselineFamily:
+    world, _ = settings()
+    return BaselineFamily(
+        tuple(Variant(lambda dial, offer=offer: PropensityPolicy(world, dial, offer, 672.0)) for offer in offers)
+    )
+
+
+def setting(n: int) -> Setting:
+    return Setting(*settings(), population(n))
 
 
 def checker(budget_cents: int = 10**9) -> RuleChecker:
@@ -114,31 +132,92 @@ def test_the_propensity_policy_contacts_the_risky_at_the_first_allowed_delay() -
 
 
 def test_the_peer_is_calibrated_to_the_spend_and_keeps_the_limits() -> None:
-    """Its threshold meets the spend on the calibration seed, or it costs less whatever the threshold."""
-    world, params = settings()
-    limits, months = load_soft_limits(), campaign_months(world)
-    peer = calibrate_propensity(world, params, limits, population(N), 1.5, 77)
-    costs = run_campaign(world, params, population(N), peer, 77).costs.mean(axis=0) / months
-    assert costs[0] < 1.7
-    assert costs[1] <= limits.contact
-
-
-def test_paired_intervals_cover_the_mean() -> None:
-    """A clear difference has a lower bound above 0, none has an interval around 0."""
-    rng = np.random.default_rng(5)
-    clear, none = paired_interval(rng.normal(1.0, 3.0, 2000), 1), paired_interval(rng.normal(0.0, 3.0, 2000), 1)
-    assert 0 < clear.low < clear.value < clear.high
-    assert none.low < 0 < none.high
+    """Its dial meets the spend on the calibration seed, or it costs less whatever the dial."""
+    limits = load_soft_limits()
+    rival = calibrate_rival(family("discount_10", "discount_20"), setting(N), limits, 1.5, 77)
+    costs = play(setting(N), rival.policy, [77]).costs_per_month
+    assert costs["spend_usd"] < 1.7
+    assert costs["contact"] <= limits.contact
+    cheaper = recalibrate(rival.variant, setting(N), 0.5, 77)
+    assert cheaper.variant is rival.variant
+    assert cheaper.policy.spec.threshold > rival.policy.spec.threshold
+    assert abs(play(setting(N), cheaper.policy, [77]).spend_usd - 0.5) < 0.25
 
 
 def test_the_report_says_what_is_missed(tmp_path: Path) -> None:
     """Contacting nobody gains nothing over its peer, and too few decisions are no proof; the page has its plots."""
-    world, params = settings()
-    report = evaluate_policy(world, params, load_soft_limits(), population(100), NeverContact(), campaigns=1, seed=42)
+    steps: list[int] = []
+    judging = Judging(campaigns=1, stress_campaigns=1)
+    found = evaluate_policy(
+        setting(100),
+        population(150, seed=9),
+        load_soft_limits(),
+        NeverContact(),
+        {"propensity": family("discount_10")},
+        judging,
+        seed=42,
+        advance=lambda: steps.append(1),
+    )
+    report = found.result
+    assert set(found.gains_usd) == {"as_trained", *SCENARIOS}
+    assert len(steps) == judging.steps(baselines=1)
     assert report["hard_rule_violations"] == 0
-    assert report["policies"]["ppo"]["spend_usd_per_month"] == 0
-    assert any("not above 0" in sentence for sentence in report["missed"])
-    assert any("raise --campaigns" in sentence for sentence in report["missed"])
-    page = write_report(tmp_path, "Policy", report, policy_plots(report)).read_text()
-    assert page.count("<svg") == 2
+    assert report["policies"]["ppo"]["business"]["spend_usd"]["value"] == 0
+    assert report["policies"]["ppo"]["business"]["roi"] is None, "nothing was spent"
+    assert set(report["stress"]) == set(SCENARIOS)
+    for sentence in ("over never at equal spend is not above 0", "raise --campaigns", "fatigue_shock: the gain over"):
+        assert any(sentence in missed for missed in report["missed"]), sentence
+    report |= {"checkpoint": {"version": "policy-1", "sha256": "a" * 64}, "data": {"name": "made up"}}
+    page = write_report(tmp_path, "Policy", report, [], policy_sections(report)).read_text()
+    assert page.count("<svg") == 4
+    assert "sleeping dog flood: propensity" in page
     assert json.loads((tmp_path / "report.json").read_text())["decisions"] == report["decisions"]
+
+
+def test_each_target_has_a_sentence_when_it_is_missed() -> None:
+    """A report without a fault misses nothing; each planted fault is named, and only where it is asked."""
+    good = {"equal_spend": {"value": 1.0, "low": 0.5, "high": 1.5}}
+    bad = {"equal_spend": {"value": 0.4, "low": -0.1, "high": 0.9}}
+    stress = {"hard_rule_violations": 0, "new_response": True, "gain_over": {"propensity": good}}
+    report = {
+        "hard_rule_violations": 0,
+        "decisions": 1_000_000,
+        "gain_over": {"propensity": good},
+        "constraints": {"contact": {"value": 0.4, "limit": 0.5}},
+        "stress": {"fatigue_shock": stress, "budget_halved": {**stress, "new_response": False}},
+    }
+    assert missed_targets(report) == []
+    assert len(missed_targets({**report, "hard_rule_violations": 1})) == 1
+    assert "999,999 decisions" in missed_targets({**report, "decisions": 999_999})[0]
+    assert "gain over propensity" in missed_targets({**report, "gain_over": {"propensity": bad}})[0]
+    assert "contact is 0.6" in missed_targets({**report, "constraints": {"contact": {"value": 0.6, "limit": 0.5}}})[0]
+    worse = {"hard_rule_violations": 2, "gain_over": {"propensity": bad}}
+    stressed = {name: {**found, **worse} for name, found in report["stress"].items()}
+    said = missed_targets({**report, "stress": stressed})
+    assert [sentence.split(":")[0] for sentence in said] == ["fatigue_shock", "fatigue_shock", "budget_halved"]
+
+
+def test_the_quick_gate_refuses_what_must_not_serve() -> None:
+    """Contacting nobody earns nothing; contacting everyone strays over limits; a fair policy passes beside itself."""
+    world, params = settings()
+    limits, customers = load_soft_limits(), population(250)
+    fair = PropensityPolicy(world, 0.35, "discount_10", 672.0)
+
+    def gate(policy: Policy) -> Gate:
+        return quick_gate(world, params, limits, customers, policy, {"propensity": fair}, seed=3)
+
+    assert gate(fair).passed
+    idle = gate(NeverContact())
+    assert "over contacting nobody" in " ".join(idle.missed)
+    assert "less than the baseline propensity" in " ".join(idle.missed)
+    everyone = gate(PropensityPolicy(world, 0.0, "discount_30", 0.0))
+    assert any(sentence.startswith("spend_usd is") for sentence in everyone.missed)
+
+
+def test_a_broken_mask_does_not_pass_the_quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contacts in the quiet hours are found even where the environment lets them through."""
+    monkeypatch.setattr(eligibility, "in_quiet_hours", lambda _, hours: np.zeros_like(hours, dtype=bool))
+    world, params = settings()
+    policy = PropensityPolicy(world, 0.1, "check_in", 168.0)
+    gate = quick_gate(world, params, load_soft_limits(), population(100), policy, {}, seed=3)
+    assert "quiet_hours" in gate.missed[0]

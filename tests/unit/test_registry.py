@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from churnsaver.checkpoints import Gate, open_checkpoint
+from churnsaver.checkpoints.evaluation import Evaluation
 from churnsaver.checkpoints.registry import Alias, Registry
 from churnsaver.checkpoints.signing import create_key_pair
 from churnsaver.checkpoints.stores import Conflict, FolderStore, open_store
-from churnsaver.errors import CheckpointError, GateFailed, RegistryError
+from churnsaver.errors import BadInput, CheckpointError, GateFailed, RegistryError
 from tests.support.registry import KIND, Yard, stranger_with_access
 
 
@@ -73,6 +74,67 @@ def test_a_missed_gate_keeps_a_checkpoint_from_serving(yard: Yard) -> None:
     yard.registry.publish(path, challenger=True)
     with pytest.raises(GateFailed):
         yard.registry.promote(KIND)
+
+
+def evaluated(path: Path, *missed: str, sha256: str | None = None) -> Evaluation:
+    """The report of an evaluation of the checkpoint at `path`."""
+    opened = open_checkpoint(path)
+    of = {"kind": "policy", "version": opened.version, "sha256": sha256 or opened.sha256}
+    return Evaluation.parse(json.dumps({"checkpoint": of, "missed": missed, "seed": 42}).encode(), "report.json")
+
+
+def test_a_policy_is_promoted_on_its_own_evaluation_only(yard: Yard) -> None:
+    """Not without one, not on another checkpoint's, not where a target was missed; a good one is kept, signed."""
+    yard.publish("one", "policy")
+    path = yard.checkpoint("two", "policy")
+    _, release = yard.registry.publish(path, challenger=True)
+    with pytest.raises(GateFailed, match=r"no evaluation shows.*eval policy --checkpoint"):
+        yard.registry.promote("policy")
+    with pytest.raises(BadInput, match="evaluate that one"):
+        yard.registry.promote("policy", evaluation=evaluated(path, sha256="0" * 64))
+    with pytest.raises(GateFailed, match="7 violations of hard rules"):
+        yard.registry.promote("policy", evaluation=evaluated(path, "7 violations of hard rules"))
+    assert yard.registry.evaluation("policy", release) is None
+    assert yard.registry.promote("policy", evaluation=evaluated(path)) == release
+    kept = yard.registry.evaluation("policy", release)
+    assert kept is not None
+    assert json.loads(kept.raw)["seed"] == 42
+    yard.registry.rollback("policy")
+    assert yard.registry.promote("policy", release.version) == release, "it was evaluated before"
+
+
+def test_an_evaluation_that_somebody_else_put_there_is_not_believed(yard: Yard) -> None:
+    """What is kept is verified with the trusted keys before it counts."""
+    path = yard.checkpoint("one", "policy")
+    yard.publish("zero", "policy")
+    yard.registry.publish(path, challenger=True)
+    stranger = stranger_with_access(yard)
+    stranger._keep(evaluated(path), "policy", open_checkpoint(path).sha256)
+    with pytest.raises(RegistryError):
+        yard.registry.promote("policy")
+
+
+def test_publishing_can_ask_the_evaluation(yard: Yard) -> None:
+    """A missed target keeps it out, whatever its trainer's own gate says; nothing is uploaded."""
+    path = yard.checkpoint("one", "policy")
+    with pytest.raises(GateFailed, match="too few"):
+        yard.registry.publish(path, evaluation=evaluated(path, "3 decisions are too few"))
+    assert yard.registry.kinds() == []
+    _, release = yard.registry.publish(path, evaluation=evaluated(path))
+    assert yard.registry.evaluation("policy", release) is not None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"missed": []}', b'{"checkpoint": {"kind": "policy"}, "missed": []}']
+)
+def test_what_is_no_evaluation_is_refused(tmp_path: Path, content: bytes) -> None:
+    """The message names the file, what is wrong with it, and the command that writes one."""
+    path = tmp_path / "report.json"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=rf"{path}: is no report.*eval policy --out"):
+        Evaluation.read(path)
+    with pytest.raises(BadInput, match="cannot be read"):
+        Evaluation.read(tmp_path / "nowhere.json")
 
 
 @pytest.mark.parametrize(("promote", "said"), [(True, "no challenger"), (False, "no previous champion")])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 POPART_RATE = 0.1  # of the running moments, per rollout
@@ -97,16 +100,40 @@ class Critic(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Actor, reward critic and cost critics, sharing nothing."""
+    """Actor, reward critic and cost critics, sharing nothing but how the observation is standardised."""
+
+    observation_mean: Tensor
+    observation_std: Tensor
 
     def __init__(
         self, features: int, actions: int, constraints: int, hidden_sizes: Sequence[int], contact_rate: float
     ) -> None:
         super().__init__()
+        self.register_buffer("observation_mean", torch.zeros(features))
+        self.register_buffer("observation_std", torch.ones(features))
         self.actor = initial_actor(features, hidden_sizes, actions, contact_rate)
         self.reward_critic = Critic(features, hidden_sizes, 1)
         self.cost_critic = Critic(features, hidden_sizes, constraints)
 
+    def standardise(self, observations: NDArray[np.float32]) -> Tensor:
+        """Observations (…, features) as the actor and the critics take them."""
+        standard: Tensor = (torch.from_numpy(observations) - self.observation_mean) / self.observation_std
+        return standard
+
     def values(self, observation: Tensor) -> Tensor:
         """Reward value and cost values side by side, (n, 1 + constraints)."""
         return torch.cat([self.reward_critic.values(observation), self.cost_critic.values(observation)], dim=-1)
+
+    @torch.no_grad()
+    def with_actor(self, actor: nn.Sequential) -> ActorCritic:
+        """A copy with `actor` as its actor that takes observations as they are: first layers standardise them."""
+        copied = copy.deepcopy(self)
+        copied.actor = copy.deepcopy(actor)
+        for body in (copied.actor, copied.reward_critic.body, copied.cost_critic.body):
+            first = body[0]
+            assert isinstance(first, nn.Linear)
+            first.weight.div_(self.observation_std)
+            first.bias.sub_(first.weight @ self.observation_mean)
+        copied.observation_mean.zero_()
+        copied.observation_std.fill_(1.0)
+        return copied

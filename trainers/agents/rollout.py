@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from trainers.agents.lagrangian import Lagrangian
 from trainers.agents.networks import ActorCritic, masked_log_probs
+from trainers.env.checks import require_finite
 from trainers.env.dynamics import Bools, Campaign, Situation
 from trainers.env.response import Floats
 from trainers.env.simulate import draw_actions
@@ -20,7 +22,7 @@ class Batch:
     """Decisions of one campaign about customers who could be reached, k in all.
 
     Attributes:
-        observations: (k, features); allowed: (k, actions), the mask of the rollout; actions: (k,).
+        observations: (k, features), standardised; allowed: (k, actions), the mask of the rollout; actions: (k,).
         log_probs: (k,) of the actions when they were drawn.
         advantages: (k, 1 + constraints), reward in dollars first, then costs in limits.
         returns: (k, 1 + constraints), the critics' targets.
@@ -40,7 +42,6 @@ class CampaignTotals:
 
     reward_usd: float
     costs_per_month: Floats
-    refused: int
 
 
 def generalized_advantages(
@@ -84,31 +85,41 @@ def play_campaign(
     gae_lambda: float,
     months: float,
 ) -> tuple[Batch, CampaignTotals]:
-    """Plays `campaign`, `months` long, to its end with the actor's own draws, and estimates advantages."""
+    """Plays `campaign`, `months` long, to its end with the actor's own draws, and estimates advantages.
+
+    Rewards and costs are those expected over acceptance and opt-out: the same means as drawn ones, far less noise.
+
+    Raises:
+        BadInput: a reward or a cost is NaN or infinite; the customer and the epoch are named.
+    """
     situations = [campaign.situation]
-    actions, log_probs, rewards, costs, refused = [], [], [], [], 0
+    observations: list[torch.Tensor] = []
+    actions, log_probs, rewards, costs = [], [], [], []
     while not campaign.finished:
-        drawn, drawn_log_probs = _draw(network, situations[-1], rng)
+        observation = network.standardise(situations[-1].observation)
+        drawn, drawn_log_probs = _draw(network.actor, observation, situations[-1].allowed, rng)
         outcome = campaign.step(drawn)
+        require_finite(len(actions), reward_usd=outcome.reward_usd, expected_costs=outcome.expected_costs.sum(axis=1))
         actions.append(drawn)
         log_probs.append(drawn_log_probs)
         rewards.append(outcome.reward_usd)
-        costs.append(outcome.costs)
-        refused += int(outcome.refused.sum())
+        costs.append(outcome.expected_costs)
         situations.append(campaign.situation)
+        observations.append(observation)
+    observations.append(network.standardise(situations[-1].observation))
     cost = np.stack(costs)  # (steps, n, constraints)
-    totals = CampaignTotals(float(np.sum(rewards, axis=0).mean()), cost.sum(axis=0).mean(axis=0) / months, refused)
+    totals = CampaignTotals(float(np.sum(rewards, axis=0).mean()), cost.sum(axis=0).mean(axis=0) / months)
 
-    observations = np.stack([situation.observation for situation in situations])  # (steps + 1, n, features)
+    observed = torch.stack(observations)  # (steps + 1, n, features)
     with torch.no_grad():
-        values = network.values(torch.from_numpy(observations)).numpy().astype(np.float64)
+        values = network.values(observed).numpy().astype(np.float64)
     heads = np.concatenate([np.stack(rewards)[:, :, None], lagrangian.in_limits(cost)], axis=2)
     reach = np.stack([reachable(situation) for situation in situations])  # (steps + 1, n)
     advantages = generalized_advantages(heads, values, reach[1:], gamma, gae_lambda)
 
     keep = reach[:-1]
     return Batch(
-        observations=torch.from_numpy(observations[:-1][keep]),
+        observations=observed[:-1][torch.from_numpy(keep)],
         allowed=torch.from_numpy(np.stack([situation.allowed for situation in situations[:-1]])[keep]),
         actions=torch.from_numpy(np.stack(actions)[keep]),
         log_probs=torch.from_numpy(np.stack(log_probs)[keep]),
@@ -117,12 +128,11 @@ def play_campaign(
     ), totals
 
 
+@torch.no_grad()
 def _draw(
-    network: ActorCritic, situation: Situation, rng: np.random.Generator
+    actor: nn.Module, observation: torch.Tensor, allowed: Bools, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """An action for each customer and its log-probability, (n,) each."""
-    with torch.no_grad():
-        logits = network.actor(torch.from_numpy(situation.observation))
-        log_probs = masked_log_probs(logits, torch.from_numpy(situation.allowed)).numpy()
+    log_probs = masked_log_probs(actor(observation), torch.from_numpy(allowed)).numpy()
     drawn = draw_actions(np.exp(log_probs.astype(np.float64)), rng.random(len(log_probs)))
     return drawn, log_probs[np.arange(len(drawn)), drawn]

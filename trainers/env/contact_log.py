@@ -11,8 +11,10 @@ from churnsaver.domain.world import HOURS_PER_DAY, World
 from trainers.env.params import DynamicsParams
 from trainers.env.response import (
     acceptance_log_odds,
+    channel_acceptance_shifts,
     draw_segments,
     generosity_months,
+    segment_acceptance_shifts,
     segment_probabilities,
     sigmoid,
     timing_log_odds,
@@ -39,11 +41,12 @@ def simulate_contact_log(
         which the offer was drawn), accepted (0 or 1).
     """
     rng = np.random.default_rng(seed)
-    # A customer keeps their segment over all of their contacts.
+    # A customer keeps their segment and channel over all of their contacts.
     segments = draw_segments(segment_probabilities(params, risk, monthly_usd, tenure_months), rng.random(len(risk)))
     who = rng.integers(len(risk), size=contacts)
     offer = rng.integers(len(world.offers), size=contacts)
-    shifts = np.array([segment.acceptance_shift for segment in params.segments.ordered])[segments[who]]
+    channels = rng.integers(len(world.channels), size=len(risk))
+    shifts = (segment_acceptance_shifts(params)[segments] + channel_acceptance_shifts(world, params)[channels])[who]
     generosity = generosity_months(world, monthly_usd[who])[np.arange(contacts), offer]
     hour = _allowed_hours(world, rng, contacts)
     log_odds = acceptance_log_odds(params, generosity, shifts) + timing_log_odds(params, hour, np.zeros(contacts))

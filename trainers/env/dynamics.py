@@ -21,6 +21,7 @@ at whole epochs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,21 +33,26 @@ from churnsaver.domain.eligibility import ContactState, Reason, contact_reservat
 from churnsaver.domain.money import offer_costs_cents
 from churnsaver.domain.observation import HISTORY, HISTORY_HOURS, observe
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
-from churnsaver.errors import SettingsError
+from trainers.env.checks import require_finite, require_playable
+from trainers.env.hazard import DAYS_PER_YEAR, HazardState, Season, stay_value_usd
 from trainers.env.params import CONSTRAINTS, DynamicsParams
 from trainers.env.population import Population
 from trainers.env.response import (
     Floats,
     Ints,
     acceptance_log_odds,
+    channel_acceptance_shifts,
     draw_segments,
     generosity_months,
+    segment_acceptance_shifts,
     segment_probabilities,
     sigmoid,
     timing_log_odds,
 )
 
 Bools = NDArray[np.bool_]
+# Local hours of day (n, delays) of an epoch's sends, which are given in hours since the epoch began, (n, delays).
+Clock = Callable[[int, Floats], Floats]
 MIN_RISK = 1e-4  # a customer without any hazard would divide by zero
 LEAVERS_LOSE_OF_EPOCH = 0.5  # who leaves does so half way through the epoch, on average
 
@@ -78,7 +84,8 @@ class StepOutcome:
     Attributes:
         reward_usd: the shaped reward of the module's docstring, 0 for who had left before.
         cash_usd: margin earned less spend and penalties, as drawn; no potential in it.
-        costs: (n, constraints) in the order of `params.CONSTRAINTS`.
+        costs: (n, constraints) in the order of `params.CONSTRAINTS`, as drawn.
+        expected_costs: the same in expectation over acceptance and opt-out, as the reward is.
         decided: was there to be decided about when the step began.
         contacted: contacted, now or booked within the epoch.
         refused: wanted an action that the mask or the shared budget did not admit; not contacted.
@@ -88,6 +95,7 @@ class StepOutcome:
     reward_usd: Floats
     cash_usd: Floats
     costs: Floats
+    expected_costs: Floats
     decided: Bools
     contacted: Bools
     refused: Bools
@@ -97,39 +105,13 @@ class StepOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class HazardState:
-    """What multiplies n customers' hazard: an accepted offer's cut, the reaction to a contact; days each lasts."""
-
-    cut: Floats
-    cut_days: Floats
-    reaction: Floats
-    reaction_days: Floats
-
-    @property
-    def factor(self) -> Floats:
-        """What the hazard is multiplied with now, (n,)."""
-        kept = np.where(self.cut_days > 0, 1.0 - self.cut, 1.0)
-        return np.where(self.reaction_days > 0, kept * self.reaction, kept)
-
-    def take(self, rows: Ints) -> HazardState:
-        return HazardState(self.cut[rows], self.cut_days[rows], self.reaction[rows], self.reaction_days[rows])
-
-    def passed(self, days: float) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
-        """Cut and reaction after `days`, as `stay_value_usd` takes them."""
-        return (self.cut, np.maximum(self.cut_days - days, 0.0)), (
-            self.reaction,
-            np.maximum(self.reaction_days - days, 0.0),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Response:
     """How k contacted customers respond.
 
     Attributes:
         costs: (k, constraints), as drawn.
         acceptance: (k,) probability of accepting.
-        expected_cost_usd: (k,) spend and penalties, expected.
+        expected_costs: (k, constraints), over acceptance and opt-out.
         protection: cut of the hazard and its days if they accept, each (k,).
     """
 
@@ -137,7 +119,7 @@ class Response:
     opted_out: Bools
     costs: Floats
     acceptance: Floats
-    expected_cost_usd: Floats
+    expected_costs: Floats
     protection: tuple[Floats, Floats]
 
 
@@ -156,35 +138,6 @@ def admit_in_order(reserved_cents: Ints, budget_left_cents: int) -> Bools:
     return admitted
 
 
-def stay_value_usd(
-    margin_per_day: Floats,
-    hazard_per_day: Floats,
-    cut: tuple[Floats, Floats],
-    reaction: tuple[Floats, Floats],
-    days_left: float,
-) -> Floats:
-    """Margin expected over `days_left` of customers who are never contacted again, (n,).
-
-    The integral of margin × survival under a hazard that is constant in at most three phases: while an
-    accepted offer cuts it and a reaction multiplies it, while only the longer of both does, and after.
-
-    Args:
-        cut: (share of the hazard taken away, days that it lasts).
-        reaction: (multiplier of the hazard, days that it lasts).
-    """
-    kept, cut_days = 1.0 - cut[0], np.minimum(cut[1], days_left)
-    multiplier, reaction_days = reaction[0], np.minimum(reaction[1], days_left)
-    both, either = np.minimum(cut_days, reaction_days), np.maximum(cut_days, reaction_days)
-    second = np.where(cut_days > reaction_days, kept, multiplier)
-    value, survival = np.zeros_like(hazard_per_day), np.ones_like(hazard_per_day)
-    for factor, days in ((kept * multiplier, both), (second, either - both), (1.0, days_left - either)):
-        hazard = hazard_per_day * factor
-        left = -np.expm1(-hazard * days)
-        value = value + survival * left / hazard
-        survival = survival * (1.0 - left)
-    return margin_per_day * value
-
-
 class Campaign:
     """A campaign under way. Same population, seed and actions give bitwise the same course.
 
@@ -193,19 +146,23 @@ class Campaign:
     """
 
     def __init__(
-        self, world: World, params: DynamicsParams, population: Population, budget_cents: int, seed: int
+        self,
+        world: World,
+        params: DynamicsParams,
+        population: Population,
+        budget_cents: int,
+        seed: int,
+        clock: Clock | None = None,
     ) -> None:
-        if world.delays_hours[-1] > world.epoch_hours:
-            raise SettingsError(
-                f"env.yaml: delays_hours: the environment books within one epoch; {world.delays_hours[-1]} h is "
-                f"longer than epoch_hours: {world.epoch_hours}"
-            )
+        require_playable(world, params, population)
         n = len(population)
         seen = population.features
         self._world, self._params, self._population = world, params, population
         self._rng = np.random.default_rng(seed)
+        self._clock = clock
         self.budget_cents = self.budget_left_cents = budget_cents
         self.epoch = 0
+        self.season = Season.starting(params.season, self._rng.random() * DAYS_PER_YEAR)
         shares = segment_probabilities(params, seen.risk, seen.monthly_usd, seen.tenure_months)
         self.segment = draw_segments(shares, self._rng.random(n))
         self.active = np.ones(n, dtype=bool)
@@ -219,7 +176,7 @@ class Campaign:
         self._margin_per_day = seen.monthly_usd * world.money.gross_margin * HOURS_PER_DAY / HOURS_PER_MONTH
         risk = np.clip(seen.risk, MIN_RISK, 1.0 - MIN_RISK)
         self._hazard_per_day = -np.log1p(-risk) / params.risk_horizon_days
-        self._potential = self._stay_value()
+        self._potential = self._stay_values(slice(None), self._hazard_state())
         self.situation = self._look()
 
     @cached_property
@@ -257,11 +214,13 @@ class Campaign:
 
     @cached_property
     def _acceptance_shift(self) -> Floats:
-        return self._per_segment("acceptance_shift")
+        channel = channel_acceptance_shifts(self._world, self._params)[self._population.channel]
+        return segment_acceptance_shifts(self._params)[self.segment] + channel
 
     @cached_property
     def _opt_out_shift(self) -> Floats:
-        return self._per_segment("opt_out_shift")
+        channels = np.array([self._params.channels[name].opt_out_shift for name in self._world.channels])
+        return self._per_segment("opt_out_shift") + channels[self._population.channel]
 
     @cached_property
     def _full_cut(self) -> Floats:
@@ -280,6 +239,10 @@ class Campaign:
     def finished(self) -> bool:
         return self.epoch >= self.epochs
 
+    def hazard_factors(self) -> Floats:
+        """What contacts have made of each customer's hazard, for now, (n,); 1 where nothing runs."""
+        return self._hazard_state().factor
+
     def stay_values_usd(self) -> Floats:
         """What each customer is worth from here on if never contacted again, (n,); 0 who has left."""
         return np.where(self.active, self._potential, 0.0)
@@ -291,7 +254,7 @@ class Campaign:
         reserved = self._admit(actions, wanted := decided & (actions != NO_CONTACT))
         contacted = wanted & (reserved >= 0)
         who = np.flatnonzero(contacted)
-        costs = np.zeros((len(decided), len(CONSTRAINTS)))
+        costs, expected_costs = np.zeros((2, len(decided), len(CONSTRAINTS)))
         accepted, opted_out = np.zeros_like(decided), np.zeros_like(decided)
         before = self._hazard_state()
         send_share = np.zeros(len(decided))
@@ -300,18 +263,22 @@ class Campaign:
             delay = self._delay_hours[self._action_delay[actions[who]]]
             send_share[who] = delay / self._world.epoch_hours
             response = self._respond(who, actions[who], delay, uniforms[:2, who])
-            accepted[who], opted_out[who], costs[who] = response.accepted, response.opted_out, response.costs
-        reward, leave = self._value_of_step(before, self._hazard_state(), send_share)
+            accepted[who], opted_out[who] = response.accepted, response.opted_out
+            costs[who], expected_costs[who] = response.costs, response.expected_costs
+        reward, leave, later = self._value_of_step(before, self._hazard_state(), send_share)
         if response is not None:
             reward[who] = self._expected_reward(who, response, before, send_share)
         churned = decided & (uniforms[2] < leave)
         penalties = costs[:, 0] + self._params.opt_out_penalty_usd * costs[:, 3]
-        self._move_on(churned, uniforms[3])
+        self._move_on(churned, uniforms[3], later)
         reward = np.where(decided, reward, 0.0)
         stayed = decided - LEAVERS_LOSE_OF_EPOCH * churned
         cash = stayed * self._margin_per_day * self._epoch_days - penalties
+        require_finite(self.epoch, reward_usd=reward, cash_usd=cash)
         refused = wanted & ~contacted
-        return StepOutcome(reward, cash, costs, decided, contacted, refused, accepted, opted_out, churned)
+        return StepOutcome(
+            reward, cash, costs, expected_costs, decided, contacted, refused, accepted, opted_out, churned
+        )
 
     def _admit(self, actions: NDArray[np.integer], wanted: Bools) -> Ints:
         """Books what fits; cents reserved for each customer, (n,), -1 where the ledger refuses."""
@@ -344,9 +311,10 @@ class Campaign:
         self._hours_since_contact[who, self._hours_since_contact[who].argmax(axis=1)] = -delay
 
         contact_usd, offer_usd = self._population.contact_cost_cents[who] / 100.0, self._offer_cost_usd[who, offer]
-        costs = np.column_stack([contact_usd + accepted * offer_usd, np.ones(len(who)), fatigue, opted_out])
-        expected_usd = contact_usd + acceptance * offer_usd + params.opt_out_penalty_usd * opting_out
-        return Response(accepted, opted_out, costs, acceptance, expected_usd, protected)
+        once = np.ones(len(who))
+        costs = np.column_stack([contact_usd + accepted * offer_usd, once, fatigue, opted_out])
+        expected_costs = np.column_stack([contact_usd + acceptance * offer_usd, once, fatigue, opting_out])
+        return Response(accepted, opted_out, costs, acceptance, expected_costs, protected)
 
     def _protection(self, who: Ints, offer: Ints, generosity: Floats) -> tuple[Floats, Floats]:
         """Cut of the hazard and its days after accepting; a weaker offer never takes away from a stronger one."""
@@ -363,8 +331,8 @@ class Campaign:
 
     def _value_of_step(
         self, before: HazardState, after: HazardState, send_share: Floats, who: Ints | slice = slice(None)
-    ) -> tuple[Floats, Floats]:
-        """Expected margin and change of potential in this epoch, before spend, and the probability of leaving.
+    ) -> tuple[Floats, Floats, Floats]:
+        """Expected margin and change of potential in this epoch, before spend; probability of leaving; next potential.
 
         Args:
             before, after: of the customers `who`, until and from the moment of sending.
@@ -372,32 +340,35 @@ class Campaign:
         """
         share, hazard, margin = send_share[who], self._hazard_per_day[who], self._margin_per_day[who]
         factor = share * before.factor + (1.0 - share) * after.factor
-        leave = -np.expm1(-hazard * factor * self._epoch_days)
-        later = stay_value_usd(margin, hazard, *after.passed(self._epoch_days), self._days_left(self.epoch + 1))
+        season = self.season.mean(self._day, self._epoch_days)
+        leave = -np.expm1(-hazard * factor * season * self._epoch_days)
+        later = self._stay_values(who, after.after(self._epoch_days), epochs_on=1)
         stayed = 1.0 - LEAVERS_LOSE_OF_EPOCH * leave
-        return stayed * margin * self._epoch_days + (1.0 - leave) * later - self._potential[who], leave
+        return stayed * margin * self._epoch_days + (1.0 - leave) * later - self._potential[who], leave, later
 
     def _expected_reward(self, who: Ints, response: Response, before: HazardState, send_share: Floats) -> Floats:
         """The step's reward of the contacted `who`, (k,), expected over acceptance and opt-out."""
         was = before.take(who)
         reaction = (self._reaction[who], self._reaction_days[who])
-        declined, _ = self._value_of_step(was, HazardState(was.cut, was.cut_days, *reaction), send_share, who)
-        accepted, _ = self._value_of_step(was, HazardState(*response.protection, *reaction), send_share, who)
+        declined, *_ = self._value_of_step(was, HazardState(was.cut, was.cut_days, *reaction), send_share, who)
+        accepted, *_ = self._value_of_step(was, HazardState(*response.protection, *reaction), send_share, who)
         value = response.acceptance * accepted + (1.0 - response.acceptance) * declined
-        return np.asarray(value - response.expected_cost_usd, dtype=np.float64)
+        penalties = response.expected_costs[:, 0] + self._params.opt_out_penalty_usd * response.expected_costs[:, 3]
+        return np.asarray(value - penalties, dtype=np.float64)
 
-    def _days_left(self, epoch: int) -> float:
-        """Of the horizon over which a customer's margin counts."""
+    @property
+    def _day(self) -> float:
+        """Days since the campaign's start."""
+        return self.epoch * self._epoch_days
+
+    def _stay_values(self, who: Ints | slice, effects: HazardState, epochs_on: int = 0) -> Floats:
+        """The potential of the customers `who` under `effects`, this many epochs from now."""
+        day = self._day + epochs_on * self._epoch_days
         horizon_days = self._world.money.horizon_months * HOURS_PER_MONTH / HOURS_PER_DAY
-        return max(0.0, horizon_days - epoch * self._epoch_days)
+        margin, hazard = self._margin_per_day[who], self._hazard_per_day[who]
+        return stay_value_usd(margin, hazard, effects, self.season, day, max(0.0, horizon_days - day))
 
-    def _stay_value(self) -> Floats:
-        state = self._hazard_state()
-        return stay_value_usd(
-            self._margin_per_day, self._hazard_per_day, *state.passed(0.0), self._days_left(self.epoch)
-        )
-
-    def _move_on(self, churned: Bools, hour_uniforms: Floats) -> None:
+    def _move_on(self, churned: Bools, hour_uniforms: Floats, potential: Floats) -> None:
         """One epoch passes: clocks, fatigue, and the next local hour of decision."""
         hour = hour_uniforms * HOURS_PER_DAY
         hours = self._hours_since_contact
@@ -409,17 +380,18 @@ class Campaign:
         self._cut_days = np.maximum(self._cut_days - self._epoch_days, 0.0)
         self._reaction_days = np.maximum(self._reaction_days - self._epoch_days, 0.0)
         self.epoch += 1
-        self._potential = self._stay_value()
+        self._potential = potential
         self.situation = self._look()
 
     def _look(self) -> Situation:
         """The situation before the next decision: the one mask and the one observation (law 1)."""
         n, world, population = len(self.active), self._world, self._population
+        sends = self._hour[:, None] + self._delay_hours
         contact = ContactState(
             consent=population.consent,
             do_not_contact=self.opted_out | ~self.active,  # who has left is contacted no more
             hours_since_contact=self._hours_since_contact.copy(),
-            local_hour_at_send=(self._hour[:, None] + self._delay_hours) % HOURS_PER_DAY,
+            local_hour_at_send=self._clock(self.epoch, sends) if self._clock else sends % HOURS_PER_DAY,
             monthly_usd=population.features.monthly_usd,
             contact_cost_cents=population.contact_cost_cents,
             budget_left_cents=np.full(n, self.budget_left_cents, dtype=np.int64),

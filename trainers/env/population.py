@@ -23,11 +23,13 @@ class Population:
         features: what the models say and the data shows of them.
         contact_cost_cents: (n,) cost of one contact on the customer's channel.
         consent: (n,) bool, at least one channel is consented to.
+        channel: (n,) on which each is contacted, as an index into the world's channels in their order.
     """
 
     features: CustomerFeatures
     contact_cost_cents: NDArray[np.int64]
     consent: NDArray[np.bool_]
+    channel: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.consent)
@@ -39,6 +41,7 @@ class Population:
             CustomerFeatures(seen.risk[rows], seen.monthly_usd[rows], seen.tenure_months[rows], seen.acceptance[rows]),
             self.contact_cost_cents[rows],
             self.consent[rows],
+            self.channel[rows],
         )
 
     def split(self, fraction: float, seed: int) -> tuple[Population, Population]:
@@ -53,7 +56,8 @@ def with_channels(world: World, params: DynamicsParams, features: CustomerFeatur
     rng = np.random.default_rng(seed)
     n = len(features.risk)
     costs = np.array([channel.contact_cost_cents for channel in world.channels.values()], dtype=np.int64)
-    return Population(features, rng.choice(costs, size=n), rng.random(n) < params.consent_rate)
+    channel = rng.integers(len(costs), size=n)
+    return Population(features, costs[channel], rng.random(n) < params.consent_rate, channel)
 
 
 def synthetic_population(world: World, params: DynamicsParams, n: int, seed: int) -> Population:

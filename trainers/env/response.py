@@ -32,6 +32,17 @@ def segment_probabilities(params: DynamicsParams, risk: Floats, monthly_usd: Flo
     return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
+def segment_acceptance_shifts(params: DynamicsParams) -> Floats:
+    """How each segment's acceptance differs, in log-odds, (segments,)."""
+    shifts = np.array([segment.acceptance_shift for segment in params.segments.ordered])
+    return np.asarray(params.acceptance_spread * shifts, dtype=np.float64)
+
+
+def channel_acceptance_shifts(world: World, params: DynamicsParams) -> Floats:
+    """How acceptance differs on each of the world's channels, in log-odds, (channels,)."""
+    return np.array([params.channels[name].acceptance_shift for name in world.channels])
+
+
 def draw_segments(probabilities: Floats, uniforms: Floats) -> Ints:
     """One segment for each customer, (n,), by inverting the cumulative probabilities at `uniforms` (n,)."""
     passed = uniforms[:, None] > np.cumsum(probabilities, axis=1)[:, :-1]
@@ -45,8 +56,8 @@ def generosity_months(world: World, monthly_usd: Floats) -> Floats:
 
 def timing_log_odds(params: DynamicsParams, local_hour_at_send: Floats, delay_hours: Floats) -> Floats:
     """How the hour and the wait move acceptance, in log-odds: a daily wave, and a decline with every hour waited."""
-    angle = 2.0 * np.pi * (local_hour_at_send - params.evening_hour) / HOURS_PER_DAY
-    return params.evening_bonus * np.cos(angle) + params.acceptance_per_delay_hour * delay_hours
+    angle = 2.0 * np.pi * (local_hour_at_send - params.best_hour) / HOURS_PER_DAY
+    return params.best_hour_bonus * np.cos(angle) + params.acceptance_per_delay_hour * delay_hours
 
 
 def acceptance_log_odds(params: DynamicsParams, generosity: Floats, shift: Floats | float) -> Floats:
@@ -58,14 +69,16 @@ def acceptance_log_odds(params: DynamicsParams, generosity: Floats, shift: Float
 def expected_acceptance(
     world: World, params: DynamicsParams, risk: Floats, monthly_usd: Floats, tenure_months: Floats
 ) -> Floats:
-    """Acceptance of each offer by a rested customer at an average hour, (n, offers), averaged over segments.
+    """Acceptance of each offer by a rested customer at an average hour, (n, offers), over segments and channels.
 
-    What a perfect acceptance model would say; the synthetic population carries it.
+    What a perfect acceptance model would say, which knows neither; the synthetic population carries it.
     """
     shares = segment_probabilities(params, risk, monthly_usd, tenure_months)
     generosity = generosity_months(world, monthly_usd)
+    channels = channel_acceptance_shifts(world, params)
     per_segment = (
-        share[:, None] * sigmoid(acceptance_log_odds(params, generosity, segment.acceptance_shift))
-        for share, segment in zip(shares.T, params.segments.ordered, strict=True)
+        share[:, None] * sigmoid(acceptance_log_odds(params, generosity, shift + channel))
+        for share, shift in zip(shares.T, segment_acceptance_shifts(params), strict=True)
+        for channel in channels
     )
-    return np.asarray(sum(per_segment), dtype=np.float64)
+    return np.asarray(sum(per_segment) / len(channels), dtype=np.float64)

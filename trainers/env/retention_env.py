@@ -18,14 +18,15 @@ from churnsaver.domain.eligibility import Reason
 from churnsaver.domain.observation import observation_names
 from churnsaver.domain.world import World
 from churnsaver.settings import DEFAULT_SEED, load_world
+from trainers.env.checks import DEFAULT_CAMPAIGN
 from trainers.env.dynamics import Campaign
 from trainers.env.params import CONSTRAINTS, DynamicsParams, load_dynamics
 from trainers.env.population import SYNTHETIC_CUSTOMERS, Population, synthetic_population
-from trainers.env.simulate import DEFAULT_CAMPAIGN
 
 # `observe` keeps every column within about [-1, 1]; the space allows for what "about" leaves out.
 OBSERVATION_BOUND = 10.0
 SEED_BOUND = 2**62
+SLUGS = [reason.slug for reason in Reason]
 
 
 def observation_space(world: World) -> spaces.Box[np.float32]:
@@ -94,5 +95,5 @@ class RetentionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     def _mask(campaign: Campaign) -> dict[str, Any]:
         return {
             "action_mask": campaign.situation.allowed[0].astype(np.int8),
-            "reasons": [Reason(int(reason)).slug for reason in campaign.situation.reasons[0]],
+            "reasons": [SLUGS[reason] for reason in campaign.situation.reasons[0].tolist()],
         }

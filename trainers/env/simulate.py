@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
-from trainers.agents.baselines.policy import Policy
-from trainers.env.dynamics import Campaign, Situation, StepOutcome
+from churnsaver.models.baselines import Policy
+from trainers.env.checks import DEFAULT_CAMPAIGN
+from trainers.env.dynamics import Campaign, Clock, Situation, StepOutcome
 from trainers.env.params import CONSTRAINTS, DynamicsParams
 from trainers.env.population import Population
 
-DEFAULT_CAMPAIGN = "default"
 Watcher = Callable[[Situation, NDArray[np.int64], StepOutcome], None]
 
 
@@ -30,6 +30,7 @@ class CampaignResult:
         churned: left before the end.
         refused: how many wanted actions were not admitted.
         decisions: how many decisions were made about the customer.
+        segment: the latent segment of response, an index into `params.SEGMENTS`.
     """
 
     value_usd: NDArray[np.float64]
@@ -38,6 +39,7 @@ class CampaignResult:
     churned: NDArray[np.bool_]
     refused: NDArray[np.int64]
     decisions: NDArray[np.int64]
+    segment: NDArray[np.int64]
 
 
 def campaign_months(world: World) -> float:
@@ -67,14 +69,16 @@ def run_campaign(
     policy: Policy,
     seed: int,
     watch: Watcher | None = None,
+    clock: Clock | None = None,
 ) -> CampaignResult:
     """One whole campaign over `population`; the same seed means the same luck for any policy.
 
     Args:
         watch: called after every step with what was seen, the wanted actions and what they brought.
+        clock: says the customers' local hours; None: as many hours pass on them as by anyone's watch.
     """
     n = len(population)
-    campaign = Campaign(world, params, population, campaign_budget_cents(world, n), seed)
+    campaign = Campaign(world, params, population, campaign_budget_cents(world, n), seed, clock)
     draws = np.random.default_rng([seed, 1])
     value, gain, costs = np.zeros(n), np.zeros(n), np.zeros((n, len(CONSTRAINTS)))
     refused, decisions = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -90,4 +94,5 @@ def run_campaign(
         decisions += outcome.decided
         if watch is not None:
             watch(situation, actions, outcome)
-    return CampaignResult(value + campaign.stay_values_usd(), gain, costs, ~campaign.active, refused, decisions)
+    value += campaign.stay_values_usd()
+    return CampaignResult(value, gain, costs, ~campaign.active, refused, decisions, campaign.segment)

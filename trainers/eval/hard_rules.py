@@ -13,6 +13,7 @@ from churnsaver.domain.money import offer_cost_cents
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_WEEK, World
 from trainers.env.dynamics import Situation, StepOutcome
 from trainers.env.population import Population
+from trainers.eval.zones import ZoneSchedule
 
 ROUNDING_HOURS = 1e-6
 RULES = ("quiet_hours", "cooldown", "weekly_cap", "consent", "do_not_contact", "left", "budget")
@@ -23,11 +24,16 @@ class RuleChecker:
     """Counts violations in the contacts of one campaign; give `watch` to `run_campaign`.
 
     The weekly cap is checked as the rule says it, over every 168 hours that end or begin with a contact.
+
+    Attributes:
+        zones: where customers' zones change: says when each contact went out; None where each customer has one
+            zone and its clock runs on.
     """
 
     world: World
     population: Population
     budget_cents: int
+    zones: ZoneSchedule | None = None
     decisions: int = 0
     contacts: int = 0
     violations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RULES, 0))
@@ -44,21 +50,28 @@ class RuleChecker:
         for customer in np.flatnonzero(outcome.contacted).tolist():
             action = space[int(actions[customer])]
             assert action.offer is not None
-            # The clock of the customer's own zone: days passed, and the hour at which they are decided about.
-            hour = float(situation.contact.local_hour_at_send[customer, 0])
-            sent = self._epoch * self.world.epoch_hours + hour + action.delay_hours
+            sent, local = self._sent(situation, customer, action.delay_hours)
             self._reserved_cents += int(offer_cost_cents(action.offer, self.population.features.monthly_usd[customer]))
             self._reserved_cents += int(self.population.contact_cost_cents[customer])
-            self._check(customer, sent)
+            self._check(customer, sent, local)
             self._sends[customer].append(sent)
             self.contacts += 1
         self._opted_out.update(np.flatnonzero(outcome.opted_out).tolist())
         self._left.update(np.flatnonzero(outcome.churned).tolist())
         self._epoch += 1
 
-    def _check(self, customer: int, sent: float) -> None:
+    def _sent(self, situation: Situation, customer: int, delay_hours: int) -> tuple[float, float]:
+        """When a contact goes out, in hours since the campaign began, and the recipient's local hour of day."""
+        if self.zones is not None:
+            return self.zones.sent(self._epoch, customer, delay_hours)
+        # The clock of the customer's own zone: days passed, and the hour at which they are decided about.
+        hour = float(situation.contact.local_hour_at_send[customer, 0])
+        sent = self._epoch * self.world.epoch_hours + hour + delay_hours
+        return sent, sent % HOURS_PER_DAY
+
+    def _check(self, customer: int, sent: float, local: float) -> None:
         rules, earlier = self.world.contact_rules, self._sends[customer]
-        start, end, local = rules.quiet_hours.start_hour, rules.quiet_hours.end_hour, sent % HOURS_PER_DAY
+        start, end = rules.quiet_hours.start_hour, rules.quiet_hours.end_hour
         broken = (
             start <= local < end if start <= end else local >= start or local < end,
             any(abs(sent - other) < rules.cooldown_hours - ROUNDING_HOURS for other in earlier),

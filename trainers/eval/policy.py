@@ -1,187 +1,182 @@
-"""A policy against the propensity baseline at equal spend, on common random numbers.
+"""`eval policy`: a policy in the arena with its baselines, as a business and under stress, and what that misses.
 
-Gains are net value against contacting nobody as the dynamics' shaped rewards sum it up: the mean is that of
-the money as drawn, which is reported beside it, but whether a customer leaves enters as its probability, so
-the interval is several times narrower.
+Policies are judged on customers and campaigns that neither they nor the calibration of the baselines have seen.
+Gains are net value against contacting nobody as the dynamics' shaped rewards sum it up: the mean is that of the
+money as drawn, which is reported beside it, but whether a customer leaves enters as its probability, so the
+interval is several times narrower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_WEEK, World
-from trainers.agents.baselines import NeverContact, Policy, PropensityPolicy
+from churnsaver.checkpoints import Gate
+from churnsaver.domain.world import HOURS_PER_DAY, World
+from churnsaver.models.baselines import BaselinePolicy
+from trainers.agents.baselines import BaselineFamily, NeverContact, Policy
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
 from trainers.env.population import Population
-from trainers.env.simulate import campaign_budget_cents, campaign_months, run_campaign
-from trainers.eval.hard_rules import RULES, RuleChecker
-from trainers.eval.metrics import CONFIDENCE, Interval
+from trainers.env.response import Floats
+from trainers.eval.arena import Arena, compare
+from trainers.eval.business import business_figures, segments
+from trainers.eval.metrics import Interval
+from trainers.eval.play import Advance, Play, Setting, no_progress, play
+from trainers.eval.resample import CustomerBootstrap
+from trainers.eval.rivals import Rival, calibrate_rival, recalibrate
+from trainers.eval.stress import SCENARIOS, Scenario
 
-Floats = NDArray[np.float64]
-RESAMPLES = 2_000
-BISECTIONS = 10
-RESTS_HOURS = (HOURS_PER_WEEK, 28 * HOURS_PER_DAY)
-# Seeds of the campaigns on which the baseline is calibrated, away from those that judge.
+PPO, NEVER = "ppo", "never"
+AS_TRAINED = "as_trained"
+SPEC_FIELDS = {"offer", "threshold", "worth", "pacing"}
+# Seeds of the campaigns on which baselines are calibrated, away from those that judge.
 CALIBRATION_SEED_OFFSET = 10_000
+STRESS_SEED_OFFSET = 20_000
+CALIBRATION_CUSTOMERS = 2_000
+STRESS_CAMPAIGNS = 6
 MIN_DECISIONS = 1_000_000
+# Customers leave, so about this share of the epochs is decided about.
+DECIDED_SHARE = 0.85
+
+QUICK_CUSTOMERS, QUICK_CAMPAIGNS = 1_500, 4
+# Few campaigns are noisy, so a cost may be a fifth over its limit in the quick gate; the full one allows nothing.
+COST_TOLERANCE = 1.2
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
-    """What a policy brought over some campaigns, on average.
+class Judging:
+    """How much is played.
 
     Attributes:
-        gain_usd, value_usd: (customers,) as `CampaignResult` has them.
-        costs_per_month: by constraint, per customer of the campaign.
-        violations: of the hard rules, by rule.
+        campaigns: by each policy, on the held-out customers.
+        stress_campaigns: by each policy, in every stress test.
     """
 
-    gain_usd: Floats
-    value_usd: Floats
-    costs_per_month: dict[str, float]
-    churned: float
-    refused: int
-    decisions: int
-    contacts: int
-    violations: dict[str, int]
+    campaigns: int
+    stress_campaigns: int = STRESS_CAMPAIGNS
+
+    def steps(self, baselines: int) -> int:
+        """How often `evaluate_policy` calls `advance`."""
+        calibrations, stressed = baselines, 2 + 2 * baselines
+        return calibrations + (2 + baselines) * self.campaigns + len(SCENARIOS) * stressed * self.stress_campaigns
 
 
-def play(
-    world: World,
-    params: DynamicsParams,
-    population: Population,
-    policy: Policy,
-    seeds: range,
-    advance: Callable[[], None] = lambda: None,
-) -> Play:
-    """Plays one campaign for each seed, with every contact checked against the hard rules."""
-    n, months = len(population), campaign_months(world)
-    gain, value, costs = np.zeros(n), np.zeros(n), np.zeros(len(CONSTRAINTS))
-    churned, refused, decisions, contacts = 0.0, 0, 0, 0
-    violations = dict.fromkeys(RULES, 0)
-    for seed in seeds:
-        checker = RuleChecker(world, population, campaign_budget_cents(world, n))
-        result = run_campaign(world, params, population, policy, seed, checker.watch)
-        gain += result.gain_usd / len(seeds)
-        value += result.value_usd / len(seeds)
-        costs += result.costs.mean(axis=0) / months / len(seeds)
-        churned += float(result.churned.mean()) / len(seeds)
-        refused += int(result.refused.sum())
-        decisions, contacts = decisions + checker.decisions, contacts + checker.contacts
-        violations = {rule: count + checker.violations[rule] for rule, count in violations.items()}
-        advance()
-    per_month = dict(zip(CONSTRAINTS, costs.tolist(), strict=True))
-    return Play(gain, value, per_month, churned, refused, decisions, contacts, violations)
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """What was measured.
 
-
-def paired_interval(differences: Floats, seed: int) -> Interval:
-    """Mean of paired differences (customers,) with a percentile bootstrap interval over customers."""
-    rng, n = np.random.default_rng(seed), len(differences)
-    means = [differences[rng.integers(n, size=n)].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(differences.mean()), float(low), float(high))
-
-
-def calibrate_propensity(
-    world: World, params: DynamicsParams, limits: SoftLimits, population: Population, spend_usd: float, seed: int
-) -> PropensityPolicy:
-    """The best propensity policy that spends `spend_usd` a customer and month and keeps the soft limits.
-
-    Each offer with each rest between contacts is calibrated to the spend and valued on `seed`; one that costs
-    less whatever the threshold stays at its dearest. Where none keeps the limits, the best of all is taken.
+    Attributes:
+        result: as it stands in report.json but for the checkpoint's name.
+        gains_usd: the policy's gain over each baseline at equal spend, mean of the campaigns, (customers,); by
+            scenario, AS_TRAINED first, and baseline.
     """
-    candidates = []
-    for offer, rest_hours in product(world.offers, RESTS_HOURS):
-        policy, gain, costs = _bisect(world, params, population, offer.id, rest_hours, spend_usd, seed)
-        candidates.append((_keeps(limits, costs), gain, policy))
-    return max(candidates, key=lambda candidate: candidate[:2])[2]
+
+    result: dict[str, Any]
+    gains_usd: dict[str, dict[str, Floats]]
 
 
-def _keeps(limits: SoftLimits, costs: Mapping[str, float]) -> bool:
-    # Spend is equal by construction, so only chance decides on which side of its limit it falls.
-    return all(costs[name] <= getattr(limits, name) for name in CONSTRAINTS if name != "spend_usd")
+def max_decisions(world: World, customers: int, campaigns: int) -> int:
+    """How many decisions are made at most: fewer where customers leave."""
+    return customers * campaigns * (world.episode_days * HOURS_PER_DAY // world.epoch_hours)
 
 
-def _bisect(
-    world: World,
-    params: DynamicsParams,
-    population: Population,
-    offer: str,
-    rest_hours: float,
-    spend_usd: float,
-    seed: int,
-) -> tuple[PropensityPolicy, float, dict[str, float]]:
-    """The threshold whose spend comes closest to `spend_usd`, with its gain and its costs per month."""
-    low, high = 0.0, 1.0
-    tried = []
-    for _ in range(BISECTIONS):
-        policy = PropensityPolicy(world, (low + high) / 2, offer, rest_hours)
-        result = run_campaign(world, params, population, policy, seed)
-        means = result.costs.mean(axis=0) / campaign_months(world)
-        costs = dict(zip(CONSTRAINTS, means.tolist(), strict=True))
-        tried.append((abs(costs["spend_usd"] - spend_usd), policy, float(result.gain_usd.mean()), costs))
-        if costs["spend_usd"] > spend_usd:
-            low = policy.threshold
-        else:
-            high = policy.threshold
-    return min(tried, key=lambda attempt: attempt[0])[1:]
+def enough_campaigns(world: World, customers: int) -> int:
+    """How many campaigns make MIN_DECISIONS decisions, with some to spare."""
+    return int(np.ceil(MIN_DECISIONS / (DECIDED_SHARE * max_decisions(world, customers, 1))))
 
 
 def evaluate_policy(
+    setting: Setting,
+    calibration: Population,
+    limits: SoftLimits,
+    policy: Policy,
+    families: Mapping[str, BaselineFamily],
+    judging: Judging,
+    *,
+    seed: int,
+    advance: Advance = no_progress,
+) -> PolicyReport:
+    """Plays everything that a report tells of.
+
+    Args:
+        setting: with the customers who judge.
+        calibration: other customers, on whom each baseline's dial is turned to the policy's spend.
+        families: each baseline before it is calibrated, by name.
+        advance: is called after each of `judging.steps` steps.
+    """
+    rehearsal = setting.with_customers(_some(calibration, CALIBRATION_CUSTOMERS, seed))
+    first = seed + CALIBRATION_SEED_OFFSET
+    spend_usd = play(rehearsal, policy, [first], check=False).spend_usd
+    rivals = {}
+    for name, family in families.items():
+        rivals[name] = calibrate_rival(family, rehearsal, limits, spend_usd, first)
+        advance()
+    bootstrap = CustomerBootstrap(len(setting.population), seed)
+    plays = _play_all(setting, policy, _policies(rivals), range(seed, seed + judging.campaigns), advance)
+    arena = compare(plays, bootstrap)
+    stressed = {
+        name: _stressed(scenario, setting, rehearsal, policy, rivals, judging.stress_campaigns, seed, advance)
+        for name, scenario in SCENARIOS.items()
+    }
+    report: dict[str, Any] = {
+        "customers": len(setting.population),
+        "campaigns": judging.campaigns,
+        "decisions": plays[PPO].decisions,
+        "contacts": plays[PPO].contacts,
+        "hard_rule_violations": sum(plays[PPO].violations.values()),
+        "violations": plays[PPO].violations,
+        "constraints": _constraints(plays[PPO], limits, bootstrap),
+        "gain_over": {name: _gains(arena, name) for name in (*rivals, NEVER)},
+        "policies": {name: _described(setting, played, plays[NEVER], bootstrap) for name, played in plays.items()},
+        "baselines": {name: _spec(rival.policy) for name, rival in rivals.items()},
+        "arena": arena.as_dict(),
+        "segments": _by_segment(setting, plays, arena, bootstrap),
+        "stress": {name: found for name, (found, _) in stressed.items()},
+    }
+    gains = {AS_TRAINED: _gains_usd(plays, rivals), **{name: gains for name, (_, gains) in stressed.items()}}
+    return PolicyReport({**report, "missed": missed_targets(report)}, gains)
+
+
+def quick_gate(
     world: World,
     params: DynamicsParams,
     limits: SoftLimits,
     population: Population,
     policy: Policy,
+    baselines: Mapping[str, Policy],
     *,
-    campaigns: int,
     seed: int,
-    advance: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Gains against the baselines, costs against their limits, and violations of the hard rules.
+) -> Gate:
+    """Whether a freshly trained policy may serve, in seconds: what goes into its manifest.
+
+    It may not break a hard rule, stray far over a soft limit, earn no more than contacting nobody, or be worse
+    than a baseline beyond doubt. That it is better than each beyond doubt is what `eval policy --gate` asks.
 
     Args:
-        campaigns: how many are played by each of the three policies; `advance` is called after each.
+        population: to judge on, held out where there are enough; the campaigns are none of training's.
+        baselines: calibrated to the policy's spend, by name.
     """
-    calibration = range(seed + CALIBRATION_SEED_OFFSET, seed + CALIBRATION_SEED_OFFSET + 1)
-    spend_usd = play(world, params, population, policy, calibration).costs_per_month["spend_usd"]
-    propensity = calibrate_propensity(world, params, limits, population, spend_usd, calibration.start)
-    policies: dict[str, Policy] = {"ppo": policy, "propensity": propensity, "never": NeverContact()}
-    seeds = range(seed, seed + campaigns)
-    plays = {name: play(world, params, population, played, seeds, advance) for name, played in policies.items()}
-    ppo = plays["ppo"]
-    report: dict[str, Any] = {
-        "customers": len(population),
-        "campaigns": campaigns,
-        "decisions": ppo.decisions,
-        "contacts": ppo.contacts,
-        "hard_rule_violations": sum(ppo.violations.values()),
-        "violations": ppo.violations,
-        "propensity": {"offer": propensity.offer, "threshold": propensity.threshold, "rest_h": propensity.rest_hours},
-        "limits": limits.model_dump(),
-        "policies": {name: _summary(played, seed) for name, played in plays.items()},
-    }
-    for rival in ("propensity", "never"):
-        other = plays[rival]
-        report[f"gain_over_{rival}_usd"] = paired_interval(ppo.gain_usd - other.gain_usd, seed).as_dict()
-        report[f"gain_over_{rival}_as_drawn_usd"] = paired_interval(ppo.value_usd - other.value_usd, seed).as_dict()
-    return {**report, "missed": missed_targets(report)}
-
-
-def _summary(played: Play, seed: int) -> dict[str, Any]:
-    return {
-        "gain_usd": paired_interval(played.gain_usd, seed).as_dict(),
-        "value_usd": float(played.value_usd.mean()),
-        "churned": played.churned,
-        "refused": played.refused,
-        **{f"{name}_per_month": cost for name, cost in played.costs_per_month.items()},
-    }
+    sample = Setting(world, params, _some(population, QUICK_CUSTOMERS, seed))
+    seeds = range(seed + STRESS_SEED_OFFSET, seed + STRESS_SEED_OFFSET + QUICK_CAMPAIGNS)
+    plays = _play_all(sample, policy, baselines, seeds, no_progress)
+    arena = compare(plays, CustomerBootstrap(len(sample.population), seed))
+    ours, earned = plays[PPO], arena.pair(PPO, NEVER).gain
+    broken = ", ".join(f"{count} × {rule}" for rule, count in ours.violations.items() if count)
+    demands = [
+        (not broken, f"it broke hard rules: {broken}"),
+        (earned.low > 0.0, f"it earns {_dollars(earned)} a customer over contacting nobody, not surely more than 0"),
+    ]
+    for name, value in ours.costs_per_month.items():
+        limit = getattr(limits, name)
+        said = f"{name} is {value:.4f} a customer-month, over {COST_TOLERANCE:g} × its limit {limit:.4f}"
+        demands.append((value <= COST_TOLERANCE * limit, said))
+    for name in baselines:
+        gain = arena.pair(PPO, name).gain
+        demands.append((gain.high >= 0.0, f"it earns {_dollars(gain)} a customer less than the baseline {name}"))
+    return Gate.of(*demands)
 
 
 def missed_targets(report: Mapping[str, Any]) -> list[str]:
@@ -190,13 +185,152 @@ def missed_targets(report: Mapping[str, Any]) -> list[str]:
     if count := report["hard_rule_violations"]:
         missed.append(f"{count} violations of hard rules, expected none")
     if report["decisions"] < MIN_DECISIONS:
-        missed.append(f"{report['decisions']} decisions are too few, {MIN_DECISIONS} are asked; raise --campaigns")
-    if report["gain_over_propensity_usd"]["low"] <= 0:
-        missed.append("the gain over the propensity baseline at equal spend is not above 0 with confidence")
-    costs = report["policies"]["ppo"]
+        missed.append(f"{report['decisions']:,} decisions are too few, {MIN_DECISIONS:,} are asked; raise --campaigns")
     missed += [
-        f"{name} is {costs[f'{name}_per_month']:.4f} a customer and month, its limit is {limit:.4f}"
-        for name, limit in report["limits"].items()
-        if costs[f"{name}_per_month"] > limit
+        f"the gain over {name} at equal spend is not above 0 with confidence: {_said(gain['equal_spend'])}"
+        for name, gain in report["gain_over"].items()
+        if gain["equal_spend"]["low"] <= 0
     ]
+    missed += [
+        f"{name} is {cost['value']:.4f} a customer and month, its limit is {cost['limit']:.4f}"
+        for name, cost in report["constraints"].items()
+        if cost["value"] > cost["limit"]
+    ]
+    for scenario, found in report["stress"].items():
+        if count := found["hard_rule_violations"]:
+            missed.append(f"{scenario}: {count} violations of hard rules, expected none")
+        missed += [
+            f"{scenario}: the gain over {name} at equal spend is not above 0 with confidence: "
+            + _said(gain["equal_spend"])
+            for name, gain in found["gain_over"].items()
+            if found["new_response"] and gain["equal_spend"]["low"] <= 0
+        ]
     return missed
+
+
+# -- how -----------------------------------------------------------------------------------------------
+
+
+def _some(population: Population, most: int, seed: int) -> Population:
+    """At most this many of the customers, at random."""
+    rows = np.random.default_rng([seed, 13]).permutation(len(population))[:most]
+    return population.take(rows)
+
+
+def _policies(rivals: Mapping[str, Rival]) -> dict[str, Policy]:
+    return {name: rival.policy for name, rival in rivals.items()}
+
+
+def _play_all(
+    setting: Setting, policy: Policy, baselines: Mapping[str, Policy], seeds: Sequence[int], advance: Advance
+) -> dict[str, Play]:
+    policies: dict[str, Policy] = {PPO: policy, **baselines, NEVER: NeverContact()}
+    return {name: play(setting, played, seeds, advance=advance) for name, played in policies.items()}
+
+
+def _stressed(
+    scenario: Scenario,
+    setting: Setting,
+    rehearsal: Setting,
+    policy: Policy,
+    rivals: Mapping[str, Rival],
+    campaigns: int,
+    seed: int,
+    advance: Advance,
+) -> tuple[dict[str, Any], dict[str, Floats]]:
+    """One stress test: baselines as they were deployed, and turned anew to what the policy now spends."""
+    stressed, rehearsed = scenario.change(setting, seed), scenario.change(rehearsal, seed + CALIBRATION_SEED_OFFSET)
+    first = seed + CALIBRATION_SEED_OFFSET
+    spend_usd = play(rehearsed, policy, [first], check=False).spend_usd
+    turned = {name: recalibrate(rival.variant, rehearsed, spend_usd, first) for name, rival in rivals.items()}
+    seeds = range(seed + STRESS_SEED_OFFSET, seed + STRESS_SEED_OFFSET + campaigns)
+    bootstrap = CustomerBootstrap(len(setting.population), seed)
+    plays = _play_all(stressed, policy, _policies(rivals), seeds, advance)
+    equal = {name: play(stressed, rival.policy, seeds, advance=advance) for name, rival in turned.items()}
+    ours = plays[PPO]
+    deployed, anew = compare(plays, bootstrap), compare({PPO: ours, NEVER: plays[NEVER], **equal}, bootstrap)
+    found = {
+        "description": scenario.description,
+        "new_response": scenario.new_response,
+        "decisions": ours.decisions,
+        "hard_rule_violations": sum(ours.violations.values()),
+        "violations": ours.violations,
+        "gain_usd": deployed.pair(PPO, NEVER).gain.as_dict(),
+        "costs_per_month": ours.costs_per_month,
+        "gain_over": {
+            name: {
+                "equal_spend": anew.pair(PPO, name).gain.as_dict(),
+                "spend_ratio": equal[name].spend_usd / max(ours.spend_usd, 1e-9),
+                "as_deployed": deployed.pair(PPO, name).gain.as_dict(),
+                "as_deployed_spend_ratio": plays[name].spend_usd / max(ours.spend_usd, 1e-9),
+            }
+            for name in rivals
+        },
+    }
+    return found, _gains_usd({PPO: ours, **equal}, rivals)
+
+
+def _gains_usd(plays: Mapping[str, Play], rivals: Iterable[str]) -> dict[str, Floats]:
+    """The policy's gain over each baseline, (customers,)."""
+    return {name: (plays[PPO].gain_usd - plays[name].gain_usd).mean(axis=0) for name in rivals}
+
+
+def _constraints(played: Play, limits: SoftLimits, bootstrap: CustomerBootstrap) -> dict[str, dict[str, float]]:
+    """Each soft constraint's cost per customer and month with its interval, beside its limit."""
+    costs = played.costs.mean(axis=0) / played.months  # (customers, constraints)
+    return {
+        name: {**bootstrap.mean(costs[:, i]).as_dict(), "limit": getattr(limits, name)}
+        for i, name in enumerate(CONSTRAINTS)
+    }
+
+
+def _gains(arena: Arena, name: str) -> dict[str, dict[str, float]]:
+    pair = arena.pair(PPO, name)
+    return {"equal_spend": pair.gain.as_dict(), "as_drawn": pair.as_drawn.as_dict()}
+
+
+def _described(setting: Setting, played: Play, never: Play, bootstrap: CustomerBootstrap) -> dict[str, Any]:
+    return {
+        "business": _as_dicts(business_figures(setting, played, never, bootstrap)),
+        "value_usd": float(played.value_usd.mean()),
+        "costs_per_month": played.costs_per_month,
+        "refused": played.refused,
+        "violations": sum(played.violations.values()),
+    }
+
+
+def _by_segment(
+    setting: Setting, plays: Mapping[str, Play], arena: Arena, bootstrap: CustomerBootstrap
+) -> dict[str, dict[str, Any]]:
+    """The policy's business by segment, and its gain over the best baseline there."""
+    ours, never = plays[PPO], plays[NEVER]
+    best = next(standing.policy for standing in arena.standings if standing.policy not in (PPO, NEVER))
+    found: dict[str, dict[str, Any]] = {}
+    for kind, parts in segments(setting, ours).items():
+        found[kind] = {}
+        for part, rows in parts.items():
+            found[kind][part] = {
+                "share": float(rows.mean()),
+                **_as_dicts(business_figures(setting, ours, never, bootstrap, rows)),
+                "best_baseline": best,
+                "best_baseline_gain_usd": float(plays[best].gain_usd[rows].mean()),
+            }
+    return found
+
+
+def _as_dicts(figures: Mapping[str, Interval | None]) -> dict[str, dict[str, float] | None]:
+    return {name: figure.as_dict() if figure else None for name, figure in figures.items()}
+
+
+def _spec(policy: BaselinePolicy) -> dict[str, Any]:
+    """What a baseline was turned to: its offer, threshold, price of spend and pacing, as far as it has them."""
+    said = policy.spec.model_dump(mode="json", include=SPEC_FIELDS)
+    return {**said, **said.pop("worth", {}), **said.pop("pacing", {})}
+
+
+def _dollars(interval: Interval) -> str:
+    return f"${interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def _said(interval: Mapping[str, float]) -> str:
+    return _dollars(Interval(interval["value"], interval["low"], interval["high"]))

@@ -2,55 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainers.eval.report import COLOURS
+import numpy as np
+from matplotlib.axes import Axes
 
-WIDTH_PX, ROW_PX, LABEL_PX = 560, 34, 150
+from trainers.eval.figures import COLOURS, new_axes, svg
 
-
-def policy_plots(report: Mapping[str, Any]) -> list[str]:
-    """Net gain of each policy with its interval, and the policy's costs as shares of their limits."""
-    policies = report["policies"]
-    gains = {name: policy["gain_usd"] for name, policy in policies.items()}
-    shares = {name: {"value": policies["ppo"][f"{name}_per_month"] / limit} for name, limit in report["limits"].items()}
-    return [
-        bars("Net value against contacting nobody, $ a customer and campaign", gains),
-        bars("Soft constraints of the policy, share of the limit", shares, mark=1.0),
-    ]
+GOOD, BAD, NEUTRAL = COLOURS[2], COLOURS[4], COLOURS[5]
 
 
-def bars(title: str, values: Mapping[str, Mapping[str, float]], mark: float | None = None) -> str:
-    """Horizontal bars; each value may have "low" and "high". A dashed line stands at `mark`."""
-    numbers = [number for value in values.values() for number in value.values()]
-    low, high = min([0.0, *numbers]), max([mark or 0.0, *numbers, 1e-9])
-    height = ROW_PX * (len(values) + 1)
-
-    def x(value: float) -> float:
-        return LABEL_PX + (value - low) / (high - low) * (WIDTH_PX - LABEL_PX - 70)
-
-    rows = [_bar(name, value, x, ROW_PX * (i + 1)) for i, (name, value) in enumerate(values.items())]
-    if mark is not None:
-        rows.append(_line(x(mark), ROW_PX * 0.8, x(mark), height, "#8c959f", 'stroke-dasharray="4 4"'))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH_PX}" height="{height}" role="img">'
-        f'<text x="0" y="16">{escape(title)}</text>{"".join(rows)}</svg>'
+def forest_plot(report: Mapping[str, Any]) -> str:
+    """Net value of each policy over contacting nobody, and the difference of every pair, with their intervals."""
+    standings, pairs = report["arena"]["standings"], report["arena"]["pairs"]
+    figure, (left, right) = new_axes(2, 9.0, 0.6 + 0.32 * max(len(standings), len(pairs)))
+    _forest(left, [standing["policy"] for standing in standings], [standing["gain_usd"] for standing in standings])
+    left.set_title("net value over never, $ a customer")
+    _forest(
+        right,
+        [f"{pair['first']} - {pair['second']}" for pair in pairs],
+        [pair["simultaneous"] for pair in pairs],
+        inner=[pair["difference_usd"] for pair in pairs],
     )
+    right.set_title("difference, $ a customer")
+    return svg(figure)
 
 
-def _bar(name: str, value: Mapping[str, float], x: Callable[[float], float], top: float) -> str:
-    left, right = sorted((x(0.0), x(value["value"])))
-    middle = top + ROW_PX / 2 - 4
-    whisker = _line(x(value["low"]), middle, x(value["high"]), middle, "#1c2128") if "low" in value else ""
-    return (
-        f'<text x="0" y="{middle + 4:.1f}">{escape(name)}</text>'
-        f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{ROW_PX - 10}" '
-        f'fill="{COLOURS[0]}" fill-opacity="0.6"/>{whisker}'
-        f'<text x="{max(right, x(value.get("high", 0.0))) + 6:.1f}" y="{middle + 4:.1f}">{value["value"]:.2f}</text>'
-    )
+def constraints_plot(report: Mapping[str, Any]) -> str:
+    """The policy's cost of each soft constraint with its interval, as a share of the limit."""
+    shares = {
+        name: {key: cost[key] / cost["limit"] for key in ("value", "low", "high")}
+        for name, cost in report["constraints"].items()
+    }
+    figure, (axes,) = new_axes(1, 6.0, 2.0)
+    _forest(axes, list(shares), list(shares.values()))
+    axes.axvline(1.0, color=BAD, linestyle="--", linewidth=1.0)
+    axes.set_xlim(0.0, max(1.1, *(share["high"] * 1.05 for share in shares.values())))
+    axes.set_title("soft constraints, share of the limit")
+    return svg(figure)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, colour: str, extra: str = "") -> str:
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}" {extra}/>'
+def segments_plot(report: Mapping[str, Any]) -> str:
+    """The policy's net value over contacting nobody in each segment, and the best baseline's as a mark."""
+    names, gains, marks = [], [], []
+    for kind, parts in report["segments"].items():
+        for part, found in parts.items():
+            names.append(f"{kind}: {part}")
+            gains.append(found["gain_usd"])
+            marks.append(found["best_baseline_gain_usd"])
+    figure, (axes,) = new_axes(1, 7.0, 0.8 + 0.28 * len(names))
+    _forest(axes, names, gains)
+    axes.scatter(marks, np.arange(len(names)), marker="|", s=120, color=COLOURS[1], label="best baseline", zorder=3)
+    axes.legend(loc="best")
+    axes.set_title("net value over never by segment, $ a customer")
+    return svg(figure)
+
+
+def stress_plot(report: Mapping[str, Any]) -> str:
+    """The lower bound of the gain over each baseline at equal spend: green above 0, red where it is not."""
+    scenarios = {"as trained": report["gain_over"], **{name: s["gain_over"] for name, s in report["stress"].items()}}
+    baselines = list(next(iter(report["stress"].values()))["gain_over"])
+    gains = [[scenarios[name][baseline]["equal_spend"] for baseline in baselines] for name in scenarios]
+    lows = np.array([[gain["low"] for gain in row] for row in gains])
+    figure, (axes,) = new_axes(1, 2.5 + 1.5 * len(baselines), 0.8 + 0.38 * len(scenarios))
+    reach = max(float(np.abs(lows).max()), 1e-9)
+    axes.imshow(lows, cmap="RdYlGn", vmin=-reach, vmax=reach, aspect="auto")
+    for (i, j), low in np.ndenumerate(lows):
+        axes.text(j, i, f"{gains[i][j]['value']:.2f} (≥ {low:.2f})", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(len(baselines)), baselines)
+    axes.set_yticks(range(len(scenarios)), [name.replace("_", " ") for name in scenarios])
+    axes.set_title("gain at equal spend, $ a customer (lower bound)")
+    return svg(figure)
+
+
+def _forest(
+    axes: Axes,
+    names: Sequence[str],
+    intervals: Sequence[Mapping[str, float]],
+    inner: Sequence[Mapping[str, float]] | None = None,
+) -> None:
+    """One interval a row, the first on top; `inner` ones are drawn thicker over them."""
+    for row, interval in enumerate(intervals):
+        colour = GOOD if interval["low"] > 0 else BAD if interval["high"] < 0 else NEUTRAL
+        axes.plot([interval["low"], interval["high"]], [row, row], color=colour, linewidth=1.2)
+        if inner is not None:
+            axes.plot([inner[row]["low"], inner[row]["high"]], [row, row], color=colour, linewidth=3.5, alpha=0.6)
+        axes.plot(interval["value"], row, "o", color=colour, markersize=4)
+    axes.axvline(0.0, color=NEUTRAL, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)

@@ -83,8 +83,8 @@ class Forester:
             for fold in folds
         ]
         choices = [
-            self._cross_validate(parts, self._parameters(objective, depth, int(rows.sum())))
-            for depth in self.settings.depths
+            self._cross_validate(parts, self._adapted(parameters, objective, int(rows.sum())))
+            for parameters in self.settings.candidates(self.seed)
         ]
         best = min(choices, key=lambda choice: choice.loss)
         held_out = np.empty(len(matrix))
@@ -96,8 +96,8 @@ class Forester:
     def _data(self, matrix: Matrix, labels: Matrix, rows: NDArray[np.int64]) -> xgb.DMatrix:
         return xgb.DMatrix(matrix[rows], label=labels[rows], feature_types=list(self.feature_types), nthread=1)
 
-    def _parameters(self, objective: str, depth: int, rows: int) -> dict[str, Any]:
-        parameters = self.settings.parameters(depth, self.seed) | {"objective": objective}
+    def _adapted(self, parameters: dict[str, Any], objective: str, rows: int) -> dict[str, Any]:
+        parameters = parameters | {"objective": objective}
         return parameters if objective == PROBABILITY else parameters | {"min_child_weight": MIN_LEAF_SHARE * rows}
 
     def _cross_validate(self, parts: list[tuple[xgb.DMatrix, xgb.DMatrix]], parameters: dict[str, Any]) -> _Choice:

@@ -1,6 +1,19 @@
-"""Policies that PPO has to beat, and the protocol that all of them follow."""
+"""Policies that PPO has to beat: fitted and calibrated here, served from `churnsaver.models.baselines`."""
 
-from trainers.agents.baselines.policy import NeverContact, Policy
-from trainers.agents.baselines.propensity import PropensityPolicy
+from churnsaver.models.baselines import NeverContact, Policy, PropensityPolicy, ThompsonPolicy, UpliftTreesPolicy
+from trainers.agents.baselines.bundle import bundle_baselines, equal_spend_baselines
+from trainers.agents.baselines.calibrate import calibrate
+from trainers.agents.baselines.families import BaselineFamily, fit_baselines
 
-__all__ = ["NeverContact", "Policy", "PropensityPolicy"]
+__all__ = [
+    "BaselineFamily",
+    "NeverContact",
+    "Policy",
+    "PropensityPolicy",
+    "ThompsonPolicy",
+    "UpliftTreesPolicy",
+    "bundle_baselines",
+    "calibrate",
+    "equal_spend_baselines",
+    "fit_baselines",
+]

@@ -1,4 +1,4 @@
-"""What the simulator asks of a policy; `OnnxPolicy` follows it too."""
+"""What the simulator and the decision service ask of a policy; `OnnxPolicy` follows it too."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class NeverContact:
 
     def probabilities(self, observation: NDArray[np.float32], allowed: NDArray[np.bool_]) -> NDArray[np.float64]:
         """All on "do not contact", (n, actions)."""
-        probabilities = np.zeros(allowed.shape)
-        probabilities[:, NO_CONTACT] = 1.0
-        return probabilities
+        return certain(np.full(len(allowed), NO_CONTACT), allowed.shape[1])
+
+
+def certain(actions: NDArray[np.int64], n_actions: int) -> NDArray[np.float64]:
+    """Probability 1 for one action of each customer, (n, n_actions)."""
+    probabilities = np.zeros((len(actions), n_actions))
+    probabilities[np.arange(len(actions)), actions] = 1.0
+    return probabilities

@@ -1,0 +1,121 @@
+"""Stress tests: each changes what it says and nothing else, and time zones at their worst break no rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
+
+from churnsaver.domain.eligibility import local_hours_at_send
+from tests.support.campaign import population, settings
+from trainers.agents.baselines import PropensityPolicy
+from trainers.env.params import SEGMENTS
+from trainers.env.response import segment_probabilities
+from trainers.eval.play import Setting, play
+from trainers.eval.stress import SCENARIOS
+from trainers.eval.zones import START, ZONES, ZoneSchedule
+
+N = 300
+
+
+def setting() -> Setting:
+    return Setting(*settings(), population(N))
+
+
+class Anything:
+    """Any allowed action, uniformly."""
+
+    def probabilities(self, observation: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+        return allowed / allowed.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_stress_breaks_a_hard_rule(name: str) -> None:
+    """Hundreds of random contacts, and not one violation; the setting that was stressed is left as it was."""
+    base, before = setting(), setting()
+    stressed = SCENARIOS[name].change(base, 5)
+    assert base.params == before.params
+    assert base.world == before.world
+    found = play(stressed, Anything(), [1, 2])
+    assert found.contacts > 500
+    assert not any(found.violations.values())
+    assert SCENARIOS[name].description
+
+
+def test_stress_is_felt() -> None:
+    """Each response that was not trained on earns a calibrated policy a fifth less or more."""
+    policy = PropensityPolicy(setting().world, 0.25, "discount_10", 672.0)
+    calm = play(setting(), policy, range(3), check=False).gain_usd.mean()
+    for name, scenario in SCENARIOS.items():
+        if scenario.new_response and name != "fatigue_shock":  # who contacts once a month tires nobody
+            stressed = play(scenario.change(setting(), 5), policy, range(3), check=False).gain_usd.mean()
+            assert stressed < 0.8 * calm, name
+    often = PropensityPolicy(setting().world, 0.25, "check_in", 0.0)
+    tired = SCENARIOS["fatigue_shock"].change(setting(), 5)
+    calm, shocked = (play(each, often, range(3), check=False) for each in (setting(), tired))
+    assert shocked.gain_usd.mean() < 0.8 * calm.gain_usd.mean()
+
+
+def test_the_flood_is_one_of_sleeping_dogs() -> None:
+    """Their share at least doubles."""
+    seen, dog = population(N).features, SEGMENTS.index("sleeping_dog")
+    shares = [
+        segment_probabilities(each.params, seen.risk, seen.monthly_usd, seen.tenure_months)[:, dog].mean()
+        for each in (setting(), SCENARIOS["sleeping_dog_flood"].change(setting(), 1))
+    ]
+    assert shares[1] > 2.0 * shares[0]
+
+
+def test_drift_changes_what_is_seen_and_not_what_is() -> None:
+    """A policy that looks at nothing brings the same; one that reads the risk picks others."""
+    drifted = SCENARIOS["drifted_features"].change(setting(), 3)
+    assert drifted.seen is not None
+    assert np.abs(drifted.seen.risk - drifted.population.features.risk).max() > 0.1
+    blind, reading = Anything(), PropensityPolicy(drifted.world, 0.3, "check_in", 168.0)
+    np.testing.assert_array_equal(play(drifted, blind, [1]).gain_usd, play(setting(), blind, [1]).gain_usd)
+    assert play(drifted, reading, [1]).contacts != play(setting(), reading, [1]).contacts
+
+
+def test_seeing_the_truth_changes_nothing() -> None:
+    """Features shown in place of themselves are what the environment itself shows."""
+    truth = replace(setting(), seen=population(N).features)
+    policy = PropensityPolicy(truth.world, 0.3, "discount_10", 168.0)
+    np.testing.assert_array_equal(play(truth, policy, [1]).gain_usd, play(setting(), policy, [1]).gain_usd)
+
+
+@settings_of_hypothesis(max_examples=40)
+@given(epoch=st.integers(0, 55), hour=st.floats(0.0, 23.999), seed=st.integers(0, 50))
+def test_zones_keep_the_clock_that_the_gateway_keeps(epoch: int, hour: float, seed: int) -> None:
+    """The hours that the mask reads are those of `local_hours_at_send`, clock changes included."""
+    world = setting().world
+    schedule = ZoneSchedule(world, 4, seed)
+    sends = np.full((4, 1), hour) + np.asarray(world.delays_hours, dtype=np.float64)
+    found = schedule(epoch, sends)
+    for customer in range(4):
+        zone = ZoneInfo(ZONES[schedule.zone[epoch, customer]])
+        now = START + timedelta(hours=epoch * world.epoch_hours + hour)
+        expected = np.array(local_hours_at_send(now, zone, world.delays_hours))
+        apart = np.abs(found[customer] - expected)
+        assert (np.minimum(apart, 24.0 - apart) < 2.0 / 3600.0).all()
+        _, local = schedule.sent(epoch, customer, world.delays_hours[1])
+        assert min(abs(local - expected[1]), 24.0 - abs(local - expected[1])) < 2.0 / 3600.0
+
+
+def test_a_mask_that_forgets_zones_is_caught() -> None:
+    """The check has hours of its own: contacts by another clock than the recipient's are violations."""
+    zones_change = SCENARIOS["adversarial_zones"].change(setting(), 1)
+
+    class Unaware(ZoneSchedule):
+        def __call__(self, epoch: int, sends: np.ndarray) -> np.ndarray:
+            super().__call__(epoch, sends)
+            return sends % 24.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainers.eval.play.ZoneSchedule", Unaware)
+        assert play(zones_change, Anything(), [1]).violations["quiet_hours"] > 50

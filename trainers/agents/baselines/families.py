@@ -1,0 +1,99 @@
+"""Each baseline as a family of policies with one dial, which is turned until they cost the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_WEEK, World
+from churnsaver.models.baselines import BaselinePolicy, PropensityPolicy, ThompsonPolicy, UpliftTreesPolicy
+from churnsaver.models.baselines.pacing import Pacing
+from churnsaver.models.baselines.spend import Worth
+from churnsaver.models.baselines.thompson import ThompsonSpec
+from churnsaver.models.baselines.uplift_trees import UpliftTreesSpec
+from trainers.agents.baselines.fit import FEATURES, best_send_hour, fit_posteriors, fit_uplift_trees
+from trainers.agents.baselines.pilot import run_pilot
+from trainers.env.params import DynamicsParams
+from trainers.env.population import Population
+
+REST_HOURS = 28 * HOURS_PER_DAY
+WITHIN_HOURS = 3.0
+# What a contact must bring, beyond the price of its spend: the higher, the fewer and the better are contacted.
+HURDLES_USD = (1.0, 3.0, 6.0)
+DRAWS = 256
+EPSILON = 1e-4  # 20 contacts an epoch that are allowed: a customer is tried at random every 500 days
+MAX_DIAL = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Policies that differ in how much they spend only.
+
+    Attributes:
+        at: the policy at a dial in [0, 1]; the higher the dial, the less it spends.
+    """
+
+    at: Callable[[float], BaselinePolicy]
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineFamily:
+    """One baseline's variants, each with a dial of its own; the best of them is what is compared."""
+
+    variants: tuple[Variant, ...]
+
+
+def fit_baselines(world: World, params: DynamicsParams, population: Population, seed: int) -> dict[str, BaselineFamily]:
+    """The three baselines by name, fitted on a pilot with customers of `population`; none is calibrated yet.
+
+    Raises:
+        BadInput: nobody in `population` can be reached.
+    """
+    pilot = run_pilot(world, params, population, seed)
+    timed = Pacing(rest_hours=REST_HOURS, send_hour=best_send_hour(world, pilot), within_hours=WITHIN_HOURS)
+    often = timed.model_copy(update={"rest_hours": HOURS_PER_WEEK})
+    at_once = Pacing(rest_hours=REST_HOURS)
+    rules = [
+        partial(_propensity, world, offer.id, pacing) for offer in world.offers for pacing in (timed, often, at_once)
+    ]
+    free = _worth(0.0, 0.0)
+    trees = UpliftTreesSpec(features=FEATURES, trees=fit_uplift_trees(world, pilot, seed), worth=free, pacing=timed)
+    scaling, posteriors = fit_posteriors(world, pilot)
+    beliefs = ThompsonSpec(
+        features=scaling,
+        posteriors=posteriors,
+        draws=DRAWS,
+        seed=seed,
+        epsilon=EPSILON,
+        worth=free,
+        pacing=timed,
+    )
+    return {
+        "propensity": _family(rules),
+        "uplift_trees": _family([partial(_uplift_trees, world, trees, hurdle) for hurdle in HURDLES_USD]),
+        "thompson_sampling": _family([partial(_thompson, world, beliefs, hurdle) for hurdle in HURDLES_USD]),
+    }
+
+
+def _family(dials: Sequence[Callable[[float], BaselinePolicy]]) -> BaselineFamily:
+    return BaselineFamily(tuple(Variant(at) for at in dials))
+
+
+def _propensity(world: World, offer: str, pacing: Pacing, dial: float) -> PropensityPolicy:
+    """The dial is the risk from which customers are contacted."""
+    return PropensityPolicy(world, dial, offer, pacing.rest_hours, pacing.send_hour, pacing.within_hours)
+
+
+def _uplift_trees(world: World, spec: UpliftTreesSpec, hurdle_usd: float, dial: float) -> UpliftTreesPolicy:
+    return UpliftTreesPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd)}))
+
+
+def _thompson(world: World, spec: ThompsonSpec, hurdle_usd: float, dial: float) -> ThompsonPolicy:
+    return ThompsonPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd)}))
+
+
+def _worth(dial: float, hurdle_usd: float) -> Worth:
+    """The dial is the price of a dollar spent: 0 at 0, 1 at 1/2, beyond every offer's worth near 1."""
+    dial = min(dial, MAX_DIAL)
+    return Worth(spend_price=dial / (1.0 - dial), hurdle_usd=hurdle_usd)

@@ -1,0 +1,1 @@
+"""The environment's parameters from public data: one module for each data set."""

@@ -1,0 +1,142 @@
+"""The policy's report for people: sections of tables and plots, made of the report's numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainers.eval.business import FIGURES
+from trainers.eval.policy import PPO
+from trainers.eval.policy_plots import constraints_plot, forest_plot, segments_plot, stress_plot
+from trainers.eval.report import Section, paragraph, table
+
+SEGMENT_FIGURES = ("gain_usd", "roi", "incremental_saves_per_1000", "spend_usd", "contacts", "opt_outs", "churned")
+
+
+def policy_sections(report: Mapping[str, Any]) -> list[Section]:
+    """Verdict and figures, arena, business, segments, constraints, stress."""
+    return [
+        _summary(report),
+        _arena(report),
+        _business(report),
+        _segments(report),
+        _constraints(report),
+        _stress(report),
+    ]
+
+
+def _summary(report: Mapping[str, Any]) -> Section:
+    checkpoint, data = report["checkpoint"], report["data"]
+    rows = [
+        ("checkpoint", f"{checkpoint['version']}, sha256 {checkpoint['sha256'][:16]}…"),
+        ("data", f"{data['name']}, {report['customers']:,} customers of the test part"),
+        ("campaigns", report["campaigns"]),
+        ("decisions", report["decisions"]),
+        ("contacts", report["contacts"]),
+        ("violations of hard rules", report["hard_rule_violations"]),
+        ("the same under stress", sum(found["hard_rule_violations"] for found in report["stress"].values())),
+        ("decisions under stress", sum(found["decisions"] for found in report["stress"].values())),
+    ]
+    return Section("What was judged", [table(["", ""], rows)])
+
+
+def _arena(report: Mapping[str, Any]) -> Section:
+    standings = [
+        (place["policy"], place["gain_usd"], " to ".join(map(str, dict.fromkeys(place["ranks"]))))
+        for place in report["arena"]["standings"]
+    ]
+    pairs = [
+        (f"{pair['first']} - {pair['second']}", pair["difference_usd"], pair["simultaneous"], pair["as_drawn"])
+        for pair in report["arena"]["pairs"]
+    ]
+    spent = [
+        (name, found["costs_per_month"]["spend_usd"], _turned_to(report["baselines"].get(name, {})))
+        for name, found in report["policies"].items()
+    ]
+    return Section(
+        "Arena: every policy on the same random numbers",
+        [
+            paragraph(
+                "Net value over contacting nobody, $ a customer and campaign, with 95 % intervals of a paired "
+                "bootstrap over customers. Baselines were turned, on other customers and another campaign, to spend "
+                "what the policy spends. Ranks are those that the simultaneous intervals leave open."
+            ),
+            f"<figure>{forest_plot(report)}</figure>",
+            table(["policy", "net value, $", "ranks"], standings),
+            table(["pair", "difference, $", "all pairs at once", "money as drawn"], pairs),
+            table(["policy", "spend, $ a customer-month", "turned to"], spent),
+        ],
+    )
+
+
+def _turned_to(spec: Mapping[str, Any]) -> str:
+    numbers = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in spec.items()}
+    return ", ".join(f"{name} {value}" for name, value in numbers.items() if value is not None)
+
+
+def _business(report: Mapping[str, Any]) -> Section:
+    policies = report["policies"]
+    rows = [
+        (figure.title, *(found["business"][name] for found in policies.values())) for name, figure in FIGURES.items()
+    ]
+    note = (
+        "Over the campaign and the customers of its start; what each figure means stands in trainers/eval/business.py. "
+        "Saves, retention and acceptance are as drawn, on common random numbers."
+    )
+    return Section("As a business", [paragraph(note), table(["figure", *policies], rows)])
+
+
+def _segments(report: Mapping[str, Any]) -> Section:
+    rows = [
+        (f"{kind}: {part}", found["share"], *(found[name] for name in SEGMENT_FIGURES), found["best_baseline_gain_usd"])
+        for kind, parts in report["segments"].items()
+        for part, found in parts.items()
+    ]
+    best = next(iter(next(iter(report["segments"].values())).values()))["best_baseline"]
+    head = ["segment", "share", *(FIGURES[name].title for name in SEGMENT_FIGURES), f"net value of {best}, $"]
+    note = "The response segment is the simulator's own; no policy sees it."
+    return Section("By segment", [paragraph(note), f"<figure>{segments_plot(report)}</figure>", table(head, rows)])
+
+
+def _constraints(report: Mapping[str, Any]) -> Section:
+    rows = [
+        (name, {key: cost[key] for key in ("value", "low", "high")}, cost["limit"], cost["value"] / cost["limit"])
+        for name, cost in report["constraints"].items()
+    ]
+    head = ["a customer and month", PPO, "limit", "share of the limit"]
+    return Section("Soft constraints", [f"<figure>{constraints_plot(report)}</figure>", table(head, rows)])
+
+
+def _stress(report: Mapping[str, Any]) -> Section:
+    rows, described = [], []
+    for name, found in report["stress"].items():
+        title = name.replace("_", " ")
+        described.append(
+            (title, found["description"], found["new_response"], found["gain_usd"], found["hard_rule_violations"])
+        )
+        rows += [
+            (
+                f"{title}: {rival}",
+                gain["equal_spend"],
+                gain["spend_ratio"],
+                gain["as_deployed"],
+                gain["as_deployed_spend_ratio"],
+            )
+            for rival, gain in found["gain_over"].items()
+        ]
+    note = (
+        "Worlds that the policy was not trained in. At equal spend, each baseline's dial is turned anew to what the "
+        "policy spends there, which is in the baselines' favour, as the policy stays as it is; this is what the gate "
+        "asks where customers respond otherwise than in training. As deployed, nobody is changed, and spend differs."
+    )
+    return Section(
+        "Under stress",
+        [
+            paragraph(note),
+            f"<figure>{stress_plot(report)}</figure>",
+            table(["stress", "what changes", "new response", "net value over never, $", "violations"], described),
+            table(
+                ["gain over", "at equal spend, $", "their spend / ours", "as deployed, $", "their spend / ours"], rows
+            ),
+        ],
+    )
