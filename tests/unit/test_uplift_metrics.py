@@ -152,9 +152,9 @@ def test_policy_value_against_everybody() -> None:
     trial, score = harmful(2500, 5)
     value = policy_value(trial, score, -score, 50, Prices(0.1, 10.0), 42)
     # The better half gains 0.3 outcomes each: 10 × 0.5 × 0.3 − 0.05 dollars a customer.
-    assert value["profit_usd"]["low"] < 1.45 < value["profit_usd"]["high"]
-    assert value["gain_usd_over_everybody"]["low"] > 0.0
-    assert value["gain_usd_over_propensity"]["low"] > 0.0
+    assert value["profit_usd_per_customer"]["low"] < 1.45 < value["profit_usd_per_customer"]["high"]
+    assert value["gain_usd_per_customer_over_everybody"]["low"] > 0.0
+    assert value["gain_usd_per_customer_over_propensity"]["low"] > 0.0
     assert [value["curve"][0][name] for name in ("value", "low", "high")] == [0.0, 0.0, 0.0]
 
 

@@ -199,7 +199,7 @@ def test_commands_train_and_measure(folder: Path, tmp_path: Path) -> None:
     assert result["missed"] == []
     assert result["qini_gain_over_propensity"]["low"] > 0.0
     assert 40 <= result["policy_value"]["contacted_percent"] <= 60
-    assert result["policy_value"]["gain_usd_over_everybody"]["low"] > 0.0
+    assert result["policy_value"]["gain_usd_per_customer_over_everybody"]["low"] > 0.0
     assert result["sleeping_dogs"]["provably_harmed_percent"] >= 20
     assert (tmp_path / "report" / "report.html").read_text().count("<svg") == 3
 
@@ -215,7 +215,7 @@ def test_repeated_cv(folder: Path) -> None:
     assert sum(result["chosen"].values()) == 15
     assert {"s", "t", "x", "dr", "auto", "causalml_dr", "class_transformation"} <= set(result["orders"])
     assert result["qini_gain"]["propensity"]["low"] > 0.0
-    assert result["policy_value"]["gain_usd_over_everybody"]["low"] > 0.0
+    assert result["policy_value"]["gain_usd_per_customer_over_everybody"]["low"] > 0.0
     assert result["orders"]["auto"]["qini"]["mean"] > result["orders"]["propensity"]["qini"]["mean"] + 0.1
 
 
