@@ -159,16 +159,10 @@ def _value(held_out: Trial, scores: Mapping[str, Floats], percent: int, prices: 
 
 def _policy_value(folds: list[Fold], prices: Prices) -> dict[str, Any]:
     means = {name: mean_sd([fold.value[name] for fold in folds]) for name in folds[0].value}
-    gains = {
-        f"gain_usd_per_customer_over_{other}": corrected_interval(
-            [
-                fold.value["profit_usd_per_customer"] - fold.value[f"profit_usd_per_customer_of_{other}"]
-                for fold in folds
-            ],
-            FOLDS,
-        ).as_dict()
-        for other in ("everybody", PROPENSITY)
-    }
+    profit, gains = "profit_usd_per_customer", {}
+    for other in ("everybody", PROPENSITY):
+        differences = [fold.value[profit] - fold.value[f"{profit}_of_{other}"] for fold in folds]
+        gains[f"gain_usd_per_customer_over_{other}"] = corrected_interval(differences, FOLDS).as_dict()
     return {"cost_usd": prices.cost_usd, "value_usd": prices.value_usd, **means, **gains}
 
 
