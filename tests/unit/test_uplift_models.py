@@ -20,6 +20,8 @@ from churnsaver.settings import load_schema
 from cli.main import app, main
 from tests.conftest import SHARED_DATA
 from trainers.data import Dataset, load_dataset
+from trainers.data.prepare import write_prepared
+from trainers.eval.uplift import evaluate_checkpoint
 from trainers.eval.uplift_metrics import Judge
 from trainers.eval.uplift_peers import ClassTransformation, Dummies
 from trainers.models.boost import BoostSettings
@@ -204,6 +206,18 @@ def test_commands_train_and_measure(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report" / "report.html").read_text().count("<svg") == 3
 
 
+def test_codes_are_the_checkpoints(folder: Path, tmp_path: Path) -> None:
+    """A file whose schema lists categories in another order is measured with the codes that the trees learned."""
+    model = UpliftModel.from_checkpoint(open_checkpoint(folder / "uplift", "uplift"))
+    planted(600, 12).write_csv(tmp_path / "turned.csv")
+    (tmp_path / "turned.yaml").write_text(SCHEMA.replace("[basic, plus]", "[plus, basic]"))
+    turned = read(tmp_path, "turned")
+    assert (turned.matrix() != turned.matrix(model.schema)).any()
+    scored = evaluate_checkpoint(model, compare(turned, "call"), None, 42).result["sleeping_dogs"]
+    uplift = model.uplift(compare(turned, "call").rows.rows())
+    assert scored["predicted_percent"] == pytest.approx(100.0 * (uplift < 0.0).mean())
+
+
 @pytest.mark.stack
 def test_repeated_cv(folder: Path) -> None:
     """The recipe beats propensity on held-out folds, reports every learner, and chooses inside each fold."""
@@ -309,6 +323,9 @@ def test_another_outcome(folder: Path, tmp_path: Path) -> None:
     command = ["eval", "uplift", "--data", str(folder / "planted.csv"), "--schema", str(folder / "planted.yaml")]
     answer = CliRunner().invoke(app, [*command, "--checkpoint", str(folder / "uplift"), "--outcome", "bought"])
     assert "its outcome is 'stayed', not 'bought'" in str(answer.exception)
+    write_prepared(read(folder), tmp_path / "prepared")
+    prepared = ["eval", "uplift", "--data", str(tmp_path / "prepared"), "--outcome", "bought"]
+    assert "was prepared with another outcome" in str(CliRunner().invoke(app, prepared).exception)
     answer = CliRunner().invoke(app, [*command, "--checkpoint", str(folder / "uplift"), "--cost-usd", "1"])
     assert "belong together" in str(answer.exception)
     answer = CliRunner().invoke(app, [*command, "--checkpoint", str(folder / "uplift"), "--rows", "all"])
