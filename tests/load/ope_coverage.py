@@ -210,12 +210,11 @@ class _Always:
         return self._policy.probabilities(observation, allowed)
 
 
-def shared_budget(seed: int) -> dict[str, Any]:
+def shared_budget(world: World, params: DynamicsParams, seed: int) -> dict[str, Any]:
     """A careful arm's gain a customer alone, beside a spendthrift on one budget, and on a budget of its own.
 
     The budget is a tenth of env.yaml's for as many customers, so that it runs short.
     """
-    world, params = load_world(), load_dynamics()
     careful, spendthrift = PropensityPolicy(world, 0.4, world.offers[1].id, 336.0), _Always(world)
     gains: dict[str, list[float]] = defaultdict(list)
     for run in range(seed, seed + BUDGET_SEEDS):
@@ -271,7 +270,7 @@ def main() -> None:
         "target_coverage": TARGET,
         "seed": options.seed,
         "cases": cases,
-        "budgets": shared_budget(options.seed),
+        "budgets": shared_budget(pool.world, pool.params, options.seed),
         "missed": missed,
         "seconds": round(time.perf_counter() - began, 1),
     }
