@@ -51,6 +51,13 @@ class ExperimentSettings(Frozen):
 
 
 class GatewaySettings(Frozen):
+    """The gateway.
+
+    Attributes:
+        baseline: what decides in baseline mode; all but the gateway's own scorecard are asked of the decision
+            service, and the scorecard answers while it is away.
+    """
+
     host: str
     port: Port
     deadline_ms: Milliseconds
@@ -62,6 +69,7 @@ class GatewaySettings(Frozen):
     idempotency_hours: Annotated[int, Field(gt=0)]
     record_days: Annotated[int, Field(gt=0)]
     kill_switch_poll_ms: Milliseconds
+    baseline: Literal["scorecard", "propensity", "uplift_trees", "thompson_sampling"]
     experiment: ExperimentSettings
 
 

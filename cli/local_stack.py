@@ -6,6 +6,7 @@ stack started are ever stopped, even if the system has given a number to another
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -25,6 +26,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from churnsaver.errors import BadInput, ChurnSaverError
+from churnsaver.events.records import keep_records
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2, models_service_pb2_grpc
 from churnsaver.settings import ServeSettings, configs_dir
 from cli.registry import FOLLOWED
@@ -113,6 +115,8 @@ class LocalStack:
                 started.append(name)
                 if name in FOUNDATIONS:
                     self._wait(name, progress)
+                if name == "pubsub":  # before anything is published
+                    asyncio.run(keep_records(self._settings.events))
             for name in self._names:
                 self._wait(name, progress)
             (self._state / FOLLOWED).write_text(self._settings.registry.url)

@@ -48,8 +48,9 @@ def train_ppo(
     from trainers.env.params import load_dynamics, load_soft_limits
 
     world, params, settings = load_world(), load_dynamics(), load_section("ppo", PpoSettings)
-    dataset = load_dataset_as(data, schema).take(Part.TRAIN, Part.VALID)
-    population, parents = score_population(dataset, world, params, *models(risk, accept), seed)
+    dataset, checkpoints = load_dataset_as(data, schema), models(risk, accept)
+    population, parents = score_population(dataset.take(Part.TRAIN, Part.VALID), world, params, *checkpoints, seed)
+    held_out, _ = score_population(dataset.take(Part.TEST), world, params, *checkpoints, seed)
     preset, limits = settings.presets.quick if quick else settings.presets.full, load_soft_limits()
     for idle in idle_limits(world, limits):
         stderr.print(f"warning: env.yaml: {idle}", soft_wrap=True)
@@ -57,6 +58,7 @@ def train_ppo(
         task = bar.add_task("training the policy", total=preset.iterations)
         manifest = train_policy(
             population,
+            held_out,
             world,
             params,
             limits,

@@ -31,6 +31,7 @@ def up(
 
     What runs already is left alone, unless its settings changed; new checkpoints need no restart.
     """
+    from churnsaver.events.records import records_dir
     from cli.local_stack import LocalStack
 
     settings = stack_settings()
@@ -41,7 +42,14 @@ def up(
     if wait_for_bank:
         _wait_for_bank(settings)
     registry = settings.registry.url
-    result = {"gateway_url": stack.gateway_url, "started": started, "registry": registry, "logs": str(stack.logs)}
+    records = str(records_dir(settings))
+    result = {
+        "gateway_url": stack.gateway_url,
+        "started": started,
+        "registry": registry,
+        "records": records,
+        "logs": str(stack.logs),
+    }
     if as_json:
         emit(result, as_json=True)
         return
@@ -49,6 +57,7 @@ def up(
     stdout.print(f"serving  the champions of {registry}")
     stdout.print(f"gateway  {stack.gateway_url}  (API: {stack.gateway_url}/docs)")
     stdout.print(f"metrics  {stack.gateway_url}/metrics")
+    stdout.print(f"records  {records}  (for `eval ope` and `eval experiment`)")
     stdout.print(f"logs     {stack.logs}")
 
 

@@ -75,15 +75,7 @@ class CalibratedTrees:
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, features: int) -> Self:
         """Reads `model.ubj` and `calibration.json`; CheckpointError where they do not fit."""
-        try:
-            booster = xgb.Booster(model_file=bytearray(checkpoint.read(MODEL)))
-        except xgb.core.XGBoostError:
-            raise CheckpointError(f"{checkpoint.path / MODEL}: is no XGBoost model; train it again") from None
-        if booster.num_features() != features:
-            raise CheckpointError(
-                f"{checkpoint.path / MODEL}: reads {booster.num_features()} features, its {SCHEMA} has {features}; "
-                "train it again"
-            )
+        booster = read_booster(checkpoint, MODEL, features)
         try:
             calibration = CALIBRATION.validate_python(checkpoint.read_json(CALIBRATION_FILE))
         except ValidationError:
@@ -119,11 +111,11 @@ class RiskModel:
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> Self:
         """Reads a risk checkpoint; CheckpointError where a golden case comes out differently."""
-        schema = _read_schema(checkpoint)
+        schema = read_schema(checkpoint)
         model = cls(schema, CalibratedTrees.from_checkpoint(checkpoint, len(schema.feature_names)))
-        golden = _read_golden(checkpoint, _RiskGoldens).cases
+        golden = read_golden(checkpoint, _RiskGoldens).cases
         found = model.risk([case.attributes for case in golden])
-        _check_golden(checkpoint, found, np.array([case.risk for case in golden]))
+        check_golden(checkpoint, found, np.array([case.risk for case in golden]))
         return model
 
     def risk(self, rows: Sequence[Mapping[str, Scalar]]) -> NDArray[np.float64]:
@@ -167,7 +159,7 @@ class AcceptanceModel:
             CheckpointError: it does not know an offer of the world, reads other features than risk,
                 monthly charge and tenure, or a golden case comes out differently.
         """
-        schema = _read_schema(checkpoint)
+        schema = read_schema(checkpoint)
         if (fault := acceptance_fault(schema)) is not None:
             raise CheckpointError(f"{checkpoint.path / SCHEMA}: {fault}; train it again")
         known, offers = offers_known(schema), [offer.id for offer in world.offers]
@@ -177,11 +169,11 @@ class AcceptanceModel:
                 "run `train accept` on contacts that made it, or take it out of env.yaml"
             )
         trees = CalibratedTrees.from_checkpoint(checkpoint, len(schema.feature_names) + 1)
-        golden = _read_golden(checkpoint, _AcceptanceGoldens).cases
+        golden = read_golden(checkpoint, _AcceptanceGoldens).cases
         whole = cls(schema, trees, known)
         found = whole.acceptance(*_golden_columns(golden))
         expected = np.array([[case.acceptance.get(offer, np.nan) for offer in known] for case in golden])
-        _check_golden(checkpoint, found, expected)
+        check_golden(checkpoint, found, expected)
         return cls(schema, trees, offers)
 
     def acceptance(self, risk: ArrayLike, monthly_usd: ArrayLike, tenure_months: ArrayLike) -> NDArray[np.float64]:
@@ -228,21 +220,38 @@ def _golden_columns(cases: Sequence[AcceptanceGolden]) -> tuple[list[float], lis
     return [c.risk for c in cases], [c.monthly_usd for c in cases], [c.tenure_months for c in cases]
 
 
-def _read_schema(checkpoint: Checkpoint) -> DatasetSchema:
+def read_booster(checkpoint: Checkpoint, name: str, features: int) -> xgb.Booster:
+    """The XGBoost model in file `name`; CheckpointError where it is none or reads another number of features."""
+    try:
+        booster = xgb.Booster(model_file=bytearray(checkpoint.read(name)))
+    except xgb.core.XGBoostError:
+        raise CheckpointError(f"{checkpoint.path / name}: is no XGBoost model; train it again") from None
+    if booster.num_features() != features:
+        raise CheckpointError(
+            f"{checkpoint.path / name}: reads {booster.num_features()} features, its {SCHEMA} has {features}; "
+            "train it again"
+        )
+    return booster
+
+
+def read_schema(checkpoint: Checkpoint) -> DatasetSchema:
+    """The schema that the checkpoint was trained with; CheckpointError where there is none."""
     try:
         return DatasetSchema.parse(checkpoint.read_json(SCHEMA))
     except ValidationError:
         raise CheckpointError(f"{checkpoint.path / SCHEMA}: is no dataset schema; train it again") from None
 
 
-def _read_golden(checkpoint: Checkpoint, model: type[Golden]) -> Golden:
+def read_golden(checkpoint: Checkpoint, model: type[Golden]) -> Golden:
+    """The checkpoint's golden cases as the `cases` of `model`; CheckpointError where there are none."""
     try:
         return model.model_validate({"cases": checkpoint.read_json(GOLDEN)})
     except ValidationError:
         raise CheckpointError(f"{checkpoint.path / GOLDEN}: holds no golden cases; train it again") from None
 
 
-def _check_golden(checkpoint: Checkpoint, found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+def check_golden(checkpoint: Checkpoint, found: NDArray[np.float64], expected: NDArray[np.float64]) -> None:
+    """CheckpointError where the golden cases do not come out as they did in training."""
     difference = float(np.max(np.abs(found - expected)))
     if not difference <= GOLDEN_TOLERANCE:  # a NaN is a difference, too
         raise CheckpointError(

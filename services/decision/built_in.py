@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 from churnsaver.domain.actions import NO_CONTACT
 from churnsaver.domain.eligibility import Reason
@@ -18,28 +19,28 @@ BUDGET_CENTS = 1_000_000
 
 
 def check_built_in_cases(decider: Decider, world: World) -> None:
-    """Decides about the risk checkpoint's golden customers.
+    """Decides about the risk checkpoint's golden customers, with the champion and with every baseline.
 
     Raises:
         CheckpointError: somebody without consent was contacted, an action was drawn that the mask forbids,
             or a number came out that is none.
     """
-    for number, customer in enumerate(decider.golden_customers()):
-        for consent in (True, False):
-            for seed in SEEDS:
-                contact = pb.ContactState(
-                    consent=consent,
-                    local_hour_at_send=[NOON] * len(world.delays_hours),
-                    budget_left_cents=BUDGET_CENTS,
-                    budget_cents=BUDGET_CENTS,
+    customers = enumerate(decider.golden_customers())
+    for (number, customer), consent, policy in product(customers, (True, False), decider.policies):
+        for seed in SEEDS:
+            contact = pb.ContactState(
+                consent=consent,
+                local_hour_at_send=[NOON] * len(world.delays_hours),
+                budget_left_cents=BUDGET_CENTS,
+                budget_cents=BUDGET_CENTS,
+            )
+            request = pb.DecideRequest(attributes=attribute_values(customer), contact=contact, seed=seed, policy=policy)
+            answer = decider.decide(request)
+            if (fault := _fault(answer, consent=consent)) is not None:
+                raise CheckpointError(
+                    f"{answer.versions['policy']}: about golden customer {number}, "
+                    f"{'with' if consent else 'without'} consent, {fault}; train the checkpoints again"
                 )
-                request = pb.DecideRequest(attributes=attribute_values(customer), contact=contact, seed=seed)
-                if (fault := _fault(decider.decide(request), consent=consent)) is not None:
-                    policy = decider.versions["policy"]
-                    raise CheckpointError(
-                        f"{policy}: about golden customer {number}, {'with' if consent else 'without'} consent, "
-                        f"{fault}; train the checkpoints again"
-                    )
 
 
 def _fault(answer: pb.DecideResponse, *, consent: bool) -> str | None:

@@ -21,17 +21,25 @@ from churnsaver.domain.money import expected_values_usd
 from churnsaver.domain.observation import CustomerFeatures, observe
 from churnsaver.domain.schema import Scalar
 from churnsaver.domain.world import World
+from churnsaver.errors import BadInput
+from churnsaver.models.baselines import Policy
 from churnsaver.models.trees import RISK
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as pb
 from services.decision.models import Models
 from services.decision.requests import budget_fraction_left, read_attributes, read_contact
+
+BASELINE_NAMES = {
+    pb.POLICY_NAME_PROPENSITY: "propensity",
+    pb.POLICY_NAME_UPLIFT_TREES: "uplift_trees",
+    pb.POLICY_NAME_THOMPSON_SAMPLING: "thompson_sampling",
+}
 
 
 class Decider:
     """Decides in one world with one set of models.
 
     Attributes:
-        versions: of the models, by kind.
+        versions: of the checkpoints, by kind.
         schema: what requests' attributes must follow.
     """
 
@@ -45,6 +53,7 @@ class Decider:
 
     def decide(self, request: pb.DecideRequest) -> pb.DecideResponse:
         """Draws a joint action for one customer; BadInput names the field that cannot be used."""
+        policy, version, multipliers = self._policy(request.policy)
         attributes = read_attributes(self._models.risk.schema, request)
         customer = self._features(attributes)
         contact = read_contact(self._world, request.contact, float(customer.monthly_usd[0]))
@@ -52,7 +61,7 @@ class Decider:
         reasons = mask_reasons(self._world, contact)  # (1, actions)
         fraction_left = np.array([budget_fraction_left(request.contact)])
         observation = observe(self._world, customer, contact, fraction_left)  # (1, features)
-        probabilities = self._models.policy.probabilities(observation, reasons == Reason.ALLOWED)[0]
+        probabilities = policy.probabilities(observation, reasons == Reason.ALLOWED)[0]
         action = self._actions[draw(probabilities, request.seed)]
 
         return pb.DecideResponse(
@@ -67,10 +76,27 @@ class Decider:
             mask_reasons=reasons[0].tobytes(),
             masked_offers=masked_offers(self._world, reasons[0]),
             observation=observation[0],
-            multipliers=self._models.policy.multipliers,
-            versions=self.versions,
+            multipliers=multipliers,
+            versions=self.versions | {"policy": version},
             sha256=self._sha256,
         )
+
+    @property
+    def policies(self) -> list[pb.PolicyName.ValueType]:
+        """Every policy that can be asked for."""
+        held = (number for number, name in BASELINE_NAMES.items() if name in self._models.baselines)
+        return [pb.POLICY_NAME_UNSPECIFIED, *held]
+
+    def _policy(self, name: pb.PolicyName.ValueType) -> tuple[Policy, str, dict[str, float]]:
+        """The policy that is asked for, its version and its multipliers; BadInput where it is not held."""
+        champion = self.versions["policy"]
+        if name == pb.POLICY_NAME_UNSPECIFIED:
+            return self._models.policy, champion, self._models.policy.multipliers
+        if name not in self.policies:
+            known = ", ".join(map(pb.PolicyName.Name, self.policies))
+            raise BadInput(f"policy is {name}, which {champion} does not hold; expected one of {known}")
+        baseline = BASELINE_NAMES[name]
+        return self._models.baselines[baseline], f"baseline-{baseline.replace('_', '-')}@{champion}", {}
 
     def golden_customers(self) -> list[dict[str, Scalar]]:
         """Attributes of the made-up customers of the risk checkpoint, for trying the models together."""

@@ -81,6 +81,7 @@ def build_record(case: Case, state: ContactState, choice: Choice, written: Writt
             "baseline_reason": case.baseline_reason,
             "nobody_contacted": case.nobody_contacted,
             "arm": case.arm,
+            "drawn_arm": case.drawn_arm,
             "seed": case.seed,
             "action": {"index": choice.action.index, "label": choice.action.label},
             "send_at_ms": send_at_ms,

@@ -58,6 +58,11 @@ class Case:
         return Arm.BASELINE
 
     @property
+    def contacts_nobody(self) -> bool:
+        """Whether there is nothing to decide: a holdout, or a kill switch that forbids every contact."""
+        return self.arm is Arm.HOLDOUT or self.nobody_contacted
+
+    @property
     def arm_propensity(self) -> float:
         """The probability with which a customer gets this arm under the conditions of this request."""
         if self.arm is Arm.HOLDOUT:
@@ -91,7 +96,8 @@ class Choice:
     Attributes:
         features: the schema's feature columns as they were read, neither id nor name.
         versions, sha256: of the models that decided, by kind.
-        observation, multipliers: what the policy saw, and its Lagrange multipliers; empty for the baseline.
+        observation: what a policy of the decision service saw; empty for the scorecard.
+        multipliers: the champion's Lagrange multipliers; empty for every baseline.
     """
 
     action: Action

@@ -53,7 +53,12 @@ class Draft:
 
 class Decision(Protocol):
     async def decide(
-        self, attributes: Mapping[str, Scalar], contact: decision_pb2.ContactState, seed: int, timeout_s: float
+        self,
+        attributes: Mapping[str, Scalar],
+        contact: decision_pb2.ContactState,
+        seed: int,
+        policy: decision_pb2.PolicyName.ValueType,
+        timeout_s: float,
     ) -> decision_pb2.DecideResponse: ...
 
 
@@ -72,9 +77,16 @@ class GrpcDecision:
         self._stub = decision_grpc.DecisionServiceStub(channel)
 
     async def decide(
-        self, attributes: Mapping[str, Scalar], contact: decision_pb2.ContactState, seed: int, timeout_s: float
+        self,
+        attributes: Mapping[str, Scalar],
+        contact: decision_pb2.ContactState,
+        seed: int,
+        policy: decision_pb2.PolicyName.ValueType,
+        timeout_s: float,
     ) -> decision_pb2.DecideResponse:
-        request = decision_pb2.DecideRequest(attributes=attribute_values(attributes), contact=contact, seed=seed)
+        request = decision_pb2.DecideRequest(
+            attributes=attribute_values(attributes), contact=contact, seed=seed, policy=policy
+        )
         try:
             return await self._stub.Decide(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:

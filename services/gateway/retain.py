@@ -51,6 +51,13 @@ from services.gateway.ledger import (
 )
 from services.gateway.problems import Problem, invalid
 
+# The baselines that the decision service holds, as the settings name them.
+ASKED_BASELINES = {
+    "propensity": decision_pb2.POLICY_NAME_PROPENSITY,
+    "uplift_trees": decision_pb2.POLICY_NAME_UPLIFT_TREES,
+    "thompson_sampling": decision_pb2.POLICY_NAME_THOMPSON_SAMPLING,
+}
+
 
 class Retention:
     """Answers retention requests. Everything it touches is handed to it by `bootstrap`."""
@@ -206,15 +213,24 @@ class Retention:
     async def _decide(self, case: Case, state: ContactState) -> Choice:
         if case.baseline_reason is None and case.is_late:
             case.baseline_reason = BaselineReason.DEADLINE
-        if case.baseline_reason is None:
+        policy = self._asked_policy(case)
+        if policy is not None:
             try:
                 with metrics.timed(case.spent_ms, "decision"):
-                    return await self._ask_policy(case, state)
+                    return await self._ask_policy(case, state, policy)
             except Unavailable:
-                case.baseline_reason = BaselineReason.DECISION_UNAVAILABLE
+                case.baseline_reason = case.baseline_reason or BaselineReason.DECISION_UNAVAILABLE
         return self._baseline(case, state)
 
-    async def _ask_policy(self, case: Case, state: ContactState) -> Choice:
+    def _asked_policy(self, case: Case) -> decision_pb2.PolicyName.ValueType | None:
+        """What the decision service is asked to decide with; None where the gateway decides itself."""
+        if case.baseline_reason is None:
+            return decision_pb2.POLICY_NAME_UNSPECIFIED
+        if case.contacts_nobody or case.is_late:
+            return None
+        return ASKED_BASELINES.get(self._gateway.baseline)
+
+    async def _ask_policy(self, case: Case, state: ContactState, policy: decision_pb2.PolicyName.ValueType) -> Choice:
         request = case.request
         hours = state.hours_since_contact[0]
         contact = decision_pb2.ContactState(
@@ -227,7 +243,7 @@ class Retention:
             budget_cents=self.world.campaigns[request.campaign].budget_cents,
         )
         timeout_s = case.time_left_s(self._gateway.decision_timeout_ms)
-        answer = await self._decision.decide(request.customer.attributes, contact, case.seed, timeout_s)
+        answer = await self._decision.decide(request.customer.attributes, contact, case.seed, policy, timeout_s)
         return Choice(
             action=self.actions[answer.action],
             reasons=np.frombuffer(answer.mask_reasons, dtype=np.uint8),
@@ -246,7 +262,7 @@ class Retention:
         risk = self.scorecard.risk(case.request.customer.attributes)
         reasons = mask_reasons(self.world, state)[0]
         action = propensity_threshold(self.actions, self.scorecard, risk, reasons)
-        if case.arm is Arm.HOLDOUT or case.nobody_contacted:
+        if case.contacts_nobody:
             action = self.actions[NO_CONTACT]
         reserved = contact_reservations_cents(self.world, state)[0, action.index]
         return Choice(

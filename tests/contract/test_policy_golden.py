@@ -14,6 +14,7 @@ from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.errors import CheckpointError
 from churnsaver.models.policy import OnnxPolicy, masked_softmax
+from tests.support.baselines import small_bundle
 from tests.support.campaign import campaign, population, settings, tiny_policy
 from trainers.agents.baselines import PropensityPolicy
 from trainers.agents.export import write_policy
@@ -33,6 +34,7 @@ def written(out: Path) -> Path:
         world,
         tiny_policy(),
         load_soft_limits(),
+        small_bundle(world),
         seed=42,
         metrics={},
         parents={},

@@ -14,11 +14,13 @@ from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.domain.schema import Scalar
 from churnsaver.domain.world import World
+from churnsaver.models.baselines import BASELINES
 from churnsaver.models.policy import POLICY_KIND, POLICY_ONNX, POLICY_SPEC, OnnxPolicy, PolicySpec
 from churnsaver.rpc.attributes import attribute_values
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as pb
 from churnsaver.settings import load_schema, load_world
 from services.decision.models import KINDS
+from tests.support.baselines import small_bundle
 from trainers.data import load_dataset
 from trainers.data.simulate import simulate_population
 from trainers.env.contact_log import simulate_contact_log
@@ -100,11 +102,14 @@ def write_policy(world: World, out: Path) -> None:
         POLICY_ONNX: model_bytes,
         POLICY_SPEC: spec.model_dump_json().encode(),
         "golden.json": json.dumps({"cases": [case]}).encode(),
+        BASELINES: small_bundle(world),
     }
     write_checkpoint(out, POLICY_KIND, files, seed=42, metrics={})
 
 
-def decide_request(seed: int = 42, **attributes: Scalar) -> pb.DecideRequest:
+def decide_request(
+    seed: int = 42, policy: pb.PolicyName.ValueType = pb.POLICY_NAME_UNSPECIFIED, **attributes: Scalar
+) -> pb.DecideRequest:
     """CUSTOMER, rested, on a weekday morning; `attributes` replace theirs."""
     return pb.DecideRequest(
         attributes=attribute_values({**CUSTOMER, **attributes}),
@@ -117,4 +122,5 @@ def decide_request(seed: int = 42, **attributes: Scalar) -> pb.DecideRequest:
             budget_cents=5_000_000,
         ),
         seed=seed,
+        policy=policy,
     )

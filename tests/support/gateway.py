@@ -69,10 +69,17 @@ class FakeDecision:
         self.action = ActionSpace(self.world)[ActionSpace(self.world).index_of(offer, delay_hours)]
         self.down: Unavailable | None = None
         self.seeds: list[int] = []
+        self.policies: list[decision_pb2.PolicyName.ValueType] = []
 
     async def decide(
-        self, attributes: Mapping[str, Scalar], contact: decision_pb2.ContactState, seed: int, timeout_s: float
+        self,
+        attributes: Mapping[str, Scalar],
+        contact: decision_pb2.ContactState,
+        seed: int,
+        policy: decision_pb2.PolicyName.ValueType,
+        timeout_s: float,
     ) -> decision_pb2.DecideResponse:
+        self.policies.append(policy)
         if self.down:
             raise self.down
         self.seeds.append(seed)

@@ -15,6 +15,7 @@ from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.domain.world import World
+from churnsaver.models.baselines import BASELINES
 from churnsaver.models.policy import POLICY_KIND, POLICY_ONNX, POLICY_SPEC, OnnxPolicy, PolicySpec
 from trainers.agents.networks import ActorCritic
 from trainers.agents.ppo_policy import TrainedPolicy
@@ -55,11 +56,17 @@ def policy_spec(world: World, trained: TrainedPolicy, limits: SoftLimits) -> Pol
     )
 
 
+def served_policy(world: World, trained: TrainedPolicy, limits: SoftLimits) -> OnnxPolicy:
+    """The policy as the decision service will run it."""
+    return OnnxPolicy(policy_onnx(trained.network), policy_spec(world, trained, limits))
+
+
 def write_policy(
     out: Path,
     world: World,
     trained: TrainedPolicy,
     limits: SoftLimits,
+    baselines: bytes,
     *,
     seed: int,
     metrics: dict[str, float],
@@ -67,7 +74,11 @@ def write_policy(
     card: str,
     gate: Gate,
 ) -> Manifest:
-    """Writes the checkpoint with golden cases that the ONNX graph itself answered."""
+    """Writes the checkpoint with golden cases that the ONNX graph itself answered.
+
+    Args:
+        baselines: as `bundle_baselines` writes them.
+    """
     graph, spec = policy_onnx(trained.network), policy_spec(world, trained, limits)
     rng = np.random.default_rng([seed, 3])
     observation = rng.uniform(-1.0, 1.0, (GOLDEN_CASES, len(spec.observation_names))).astype(np.float32)
@@ -81,6 +92,7 @@ def write_policy(
     files = {
         POLICY_ONNX: graph,
         POLICY_SPEC: spec.model_dump_json(indent=2).encode(),
+        BASELINES: baselines,
         GOLDEN: json.dumps({"cases": cases}).encode(),
         MODEL_CARD: card.encode(),
     }

@@ -11,15 +11,16 @@ from churnsaver.checkpoints import Checkpoint, Gate, Manifest
 from churnsaver.domain.observation import CustomerFeatures
 from churnsaver.domain.world import World
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
-from trainers.agents.export import write_policy
+from trainers.agents.baselines import bundle_baselines, equal_spend_baselines
+from trainers.agents.export import served_policy, write_policy
 from trainers.agents.feasibility import alarm
 from trainers.agents.ppo_policy import Iteration, Learner, PpoSettings, Preset, TrainedPolicy, new_learner, train_ppo
 from trainers.agents.resume import STATE, fingerprints, restore_learner, save_learner
-from trainers.agents.settle import Validation
 from trainers.agents.training_log import TensorBoardLog, write_training_report
 from trainers.data import Dataset
 from trainers.env.params import DynamicsParams, SoftLimits
 from trainers.env.population import Population, with_channels
+from trainers.eval.policy import quick_gate
 
 CARD = """# Contact policy
 
@@ -68,6 +69,7 @@ def training_folder(out: Path) -> Path:
 
 def train_policy(
     population: Population,
+    held_out: Population,
     world: World,
     params: DynamicsParams,
     limits: SoftLimits,
@@ -81,7 +83,11 @@ def train_policy(
     resume: bool = False,
     on_iteration: Callable[[Iteration], None] = lambda _: None,
 ) -> Manifest:
-    """Trains on `population`, or goes on with a training that was cut off, and writes the checkpoint to `out`."""
+    """Trains on `population`, or goes on with a training that was cut off, and writes the checkpoint to `out`.
+
+    Args:
+        held_out: customers that nothing is learned from; whether the policy may serve is judged on them.
+    """
     training = training_folder(out)
     learner = new_learner(world, params, limits, population, settings, preset, seed)
     follows_from = fingerprints(world, params, limits, population, settings, preset, seed)
@@ -98,13 +104,16 @@ def train_policy(
     trained = train_ppo(world, params, limits, population, settings, preset, seed, keep, learner)
     board.close()
     alarms = raised_alarms(trained, limits, settings)
-    gate = policy_gate(trained.validation, limits, alarms)
+    served = served_policy(world, trained, limits)
+    baselines = equal_spend_baselines(served, world, params, limits, population, seed)
+    gate = policy_gate(quick_gate(world, params, limits, held_out, served, baselines, seed=seed), alarms)
     write_training_report(training, trained.history, limits, {"missed": gate.missed})
     return write_policy(
         out,
         world,
         trained,
         limits,
+        bundle_baselines(baselines, world, params, population, seed),
         seed=seed,
         metrics=policy_metrics(trained),
         parents=parents,
@@ -129,17 +138,9 @@ def raised_alarms(trained: TrainedPolicy, limits: SoftLimits, settings: PpoSetti
     ]
 
 
-def policy_gate(validation: Validation, limits: SoftLimits, alarms: Sequence[str]) -> Gate:
-    """A policy may serve that earns more than contacting nobody, and keeps the soft limits; not after an alarm."""
-    within = (
-        (value <= getattr(limits, name), f"{name} is {value:.4f} a customer-month, its limit {getattr(limits, name):g}")
-        for name, value in validation.costs_per_month.items()
-    )
-    earns = (
-        validation.reward_usd > 0.0,
-        f"it earns {validation.reward_usd:.2f} USD a customer, contacting nobody earns 0",
-    )
-    return Gate.of(earns, *within, *((False, sentence) for sentence in alarms))
+def policy_gate(judged: Gate, alarms: Sequence[str]) -> Gate:
+    """A policy may serve that held-out campaigns speak for, and no alarm against."""
+    return Gate.of(*((False, sentence) for sentence in (*judged.missed, *alarms)))
 
 
 def policy_metrics(trained: TrainedPolicy) -> dict[str, float]:

@@ -9,10 +9,11 @@ from churnsaver.domain.schema import Role
 from churnsaver.errors import BadInput
 from churnsaver.models.trees import AcceptanceModel, offers_known
 from trainers.data import Dataset
+from trainers.eval.explain import explained, mean_shap
 from trainers.eval.metrics import METRICS, bootstrap, bootstrap_difference, ece_floor
 from trainers.eval.metrics import reliability as reliability_points
-from trainers.eval.model_report import ModelReport, auc_missed, ece_missed, explained, mean_shap
-from trainers.eval.segments import MIN_SEGMENT_ROWS, Segment
+from trainers.eval.model_report import ModelReport, auc_missed, ece_missed
+from trainers.eval.segments import offer_segments
 from trainers.models.accept import offer_matrix
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,6 @@ def evaluate_acceptance(model: AcceptanceModel, rows: Dataset, seed: int) -> Mod
     floor_mean, floor_sd = ece_floor(ours, seed)
     treatment = rows.column(Role.TREATMENT).name
     names = [*model.schema.feature_names, treatment]
-    segments = [Segment(treatment, str(offer), made == offer) for offer in np.unique(made)]
     result = {
         "rows": len(rows),
         "yes_rate": float(target.mean()),
@@ -48,7 +48,7 @@ def evaluate_acceptance(model: AcceptanceModel, rows: Dataset, seed: int) -> Mod
         "ece_floor": {"mean": floor_mean, "sd": floor_sd},
         **explained(
             mean_shap(model.trees, matrix, [*model.schema.feature_types(), "c"], names),
-            [segment for segment in segments if segment.rows.sum() >= MIN_SEGMENT_ROWS],
+            offer_segments(rows),
             target,
             ours,
             seed,

@@ -121,7 +121,7 @@ def told_apart(reference: pl.DataFrame, new: pl.DataFrame, seed: int) -> Interva
     is_new = np.arange(both.height) >= reference.height
     said = np.empty(both.height)
     data = xgb.DMatrix(matrix, label=is_new, feature_types=types, nthread=1)
-    parameters = QUICK.parameters(QUICK.depths[0], seed) | {"colsample_bytree": 1.0}  # a relation takes two columns
+    parameters = QUICK.parameters(QUICK.depths[0], 1.0, seed)  # all columns: a relation takes two
     for fold in stratified_folds(is_new, FOLDS, [seed, 3]):
         booster = xgb.train(parameters, data.slice(fold.fit), CLASSIFIER_ROUNDS)
         said[fold.held_out] = booster.predict(data.slice(fold.held_out))

@@ -1,4 +1,4 @@
-"""What the reports of tree models have in common: importance, calibration by segment, reasons, plots."""
+"""What the reports of tree models have in common: targets, plots, reasons."""
 
 from __future__ import annotations
 
@@ -8,22 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from churnsaver.domain.schema import Role
 from churnsaver.errors import BadInput
-from churnsaver.models.trees import CalibratedTrees, RiskModel
+from churnsaver.models.trees import RiskModel
 from trainers.data import Dataset
 from trainers.eval.metrics import Interval
 from trainers.eval.model_plots import bar_plot, reliability_plot, segment_plots
-from trainers.eval.segments import Segment, segment_calibration
 
 REASONS = 3
 # "Not worse" means that a difference in AUC beyond this is ruled out; half of one fold's standard deviation.
 AUC_MARGIN = 0.005
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +36,6 @@ class ModelReport:
         """Reliability, also by segment, and what the model reads, as SVG elements."""
         importance = bar_plot("What moves the prediction", self.result["importance"], "mean |SHAP value|, log-odds")
         return [reliability_plot(self.reliability), importance, *segment_plots(self.result["segments"])]
-
-
-def mean_shap(
-    trees: CalibratedTrees, matrix: NDArray[np.float32], feature_types: list[str], names: list[str]
-) -> dict[str, float]:
-    """Mean |SHAP value| of each feature over rows of `matrix` (n, features), in log-odds, by name."""
-    values = np.abs(trees.contributions(matrix, feature_types)[:, :-1]).mean(axis=0)
-    return dict(zip(names, values.tolist(), strict=True))
-
-
-def explained(
-    importance: Mapping[str, float], segments: list[Segment], target: NDArray[np.bool_], probability: Floats, seed: int
-) -> dict[str, Any]:
-    """The part of a result that says what a model reads and where it holds, the most important feature first."""
-    calibration = segment_calibration(segments, target, probability, seed)
-    return {
-        "importance": dict(sorted(importance.items(), key=lambda item: -item[1])),
-        "segments_miscalibrated": sum(not segment["calibrated"] for segment in calibration),
-        "segments": calibration,
-    }
 
 
 def auc_missed(differences: Mapping[str, Interval]) -> list[str]:

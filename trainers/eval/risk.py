@@ -13,9 +13,18 @@ from churnsaver.domain.world import World
 from churnsaver.models.calibration import sigmoid
 from churnsaver.models.trees import RiskModel
 from trainers.data import Dataset
-from trainers.eval.metrics import CONFIDENCE, METRICS, Interval, auc, bootstrap, bootstrap_difference, ece_floor
+from trainers.eval.explain import explained, mean_shap
+from trainers.eval.metrics import (
+    METRICS,
+    auc,
+    bootstrap,
+    bootstrap_difference,
+    corrected_interval,
+    ece_floor,
+    mean_sd,
+)
 from trainers.eval.metrics import reliability as reliability_points
-from trainers.eval.model_report import ModelReport, auc_missed, ece_missed, explained, mean_shap
+from trainers.eval.model_report import ModelReport, auc_missed, ece_missed
 from trainers.eval.peers import tuned_xgboost
 from trainers.eval.segments import customer_segments
 from trainers.models.boost import BoostSettings, fit_trees
@@ -23,8 +32,9 @@ from trainers.models.folds import stratified_folds
 from trainers.models.scorecard import fit_scorecard, scorecard_risk
 
 FOLDS, REPEATS = 5, 3
-OTHERS = ("uncalibrated", "xgboost", "logistic")
-TRIALS_PER_DEPTH = 4
+PEERS = ("xgboost", "logistic")
+OTHERS = ("uncalibrated", *PEERS)
+PEER_TRIALS, QUICK_PEER_TRIALS = 12, 4
 
 Floats = NDArray[np.float64]
 Advance = Callable[[], None]
@@ -64,7 +74,7 @@ def repeated_cv(
     """FOLDS folds × REPEATS repeats over all rows: our calibrated trees against others on the same folds.
 
     `xgboost` is tuned by a random search of its own, `logistic` is the scorecard, `uncalibrated` are our trees
-    at their word. Gates: the AUC is not worse than any of theirs, paired; the mean ECE is within the sampling
+    at their word. Gates: the AUC is not worse than that of PEERS, paired; the mean ECE is within the sampling
     floor and two standard deviations.
 
     Everything that training chooses (depth, rounds, calibration, means) is chosen anew inside each fold's
@@ -89,11 +99,12 @@ def repeated_cv(
             advance()
     differences = {
         metric: {
-            other: _corrected_interval([s["calibrated"][metric] - s[other][metric] for s in scores]) for other in OTHERS
+            other: corrected_interval([s["calibrated"][metric] - s[other][metric] for s in scores], FOLDS)
+            for other in OTHERS
         }
         for metric in ("auc", "brier", "ece")
     }
-    means = {name: {m: _mean_sd([s[name][m] for s in scores]) for m in METRICS} for name in pooled}
+    means = {name: {m: mean_sd([s[name][m] for s in scores]) for m in METRICS} for name in pooled}
     floor_mean, floor_sd = np.mean(floors, axis=0).tolist()
     importance = {name: float(np.mean([of_fold[name] for of_fold in read])) for name in dataset.schema.feature_names}
     result = {
@@ -121,7 +132,7 @@ def _predict_fold(
     matrix, target, feature_types = fit.matrix(), fit.yes(Role.LABEL), fit.schema.feature_types()
     trees, unseen = fit_trees(matrix, target, feature_types, settings, seed).trees, held_out.matrix()
     margin = trees.margin(unseen)
-    trials = len(settings.depths) * TRIALS_PER_DEPTH
+    trials = PEER_TRIALS if settings.steps > 1 else QUICK_PEER_TRIALS
     predicted = {
         "calibrated": trees.calibration.probability(margin),
         "uncalibrated": sigmoid(margin),
@@ -129,19 +140,3 @@ def _predict_fold(
         "logistic": scorecard_risk(fit_scorecard(fit, world), held_out),
     }
     return predicted, mean_shap(trees, unseen, feature_types, fit.schema.feature_names)
-
-
-def _mean_sd(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
-
-
-def _corrected_interval(differences: list[float]) -> Interval:
-    """Nadeau and Bengio's interval for a difference measured on overlapping training sets."""
-    from scipy.stats import t  # noqa: PLC0415 – half a second that only this needs
-
-    n = len(differences)
-    test_to_train = 1.0 / (FOLDS - 1)
-    error = float(np.sqrt((1.0 / n + test_to_train) * np.var(differences, ddof=1)))
-    half = float(t.ppf((1.0 + CONFIDENCE) / 2.0, n - 1)) * error
-    mean = float(np.mean(differences))
-    return Interval(mean, mean - half, mean + half)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from churnsaver.models.baselines import BaselinePolicy
+from churnsaver.models.baselines import BaselinePolicy, Policy
 from trainers.agents.baselines import BaselineFamily
 from trainers.agents.baselines.calibrate import TURNS, Calibration, Trial, best_variant
 from trainers.agents.baselines.families import Variant
@@ -26,10 +26,10 @@ class Rehearsal(Calibration):
 
     setting: Setting
 
-    def play(self, policy: BaselinePolicy) -> Trial:
+    def play(self, policy: Policy) -> Trial:
         """One campaign."""
         played = play(self.setting, policy, [self.seed], check=False)
-        return Trial(policy, float(played.gain_usd.mean()), played.costs_per_month)
+        return Trial(float(played.gain_usd.mean()), played.costs_per_month)
 
 
 def calibrate_rival(family: BaselineFamily, setting: Setting, limits: SoftLimits, spend_usd: float, seed: int) -> Rival:
@@ -41,4 +41,5 @@ def calibrate_rival(family: BaselineFamily, setting: Setting, limits: SoftLimits
 def recalibrate(variant: Variant, setting: Setting, spend_usd: float, seed: int) -> Rival:
     """The variant at the dial that spends `spend_usd` a customer and month in `setting`, or at its dearest."""
     rehearsal = Rehearsal(setting.world, setting.params, setting.population, seed, setting)
-    return Rival(variant, rehearsal.turn(variant, spend_usd, TURNS).policy)
+    dial, _ = rehearsal.turn(variant, spend_usd, TURNS)
+    return Rival(variant, variant.at(dial))

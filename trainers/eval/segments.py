@@ -58,6 +58,13 @@ def customer_segments(dataset: Dataset, importance: Mapping[str, float]) -> list
     return [segment for segment in found if segment.rows.sum() >= MIN_SEGMENT_ROWS]
 
 
+def offer_segments(contacts: Dataset) -> list[Segment]:
+    """The contacts that made each offer, of those made at least MIN_SEGMENT_ROWS times."""
+    made = contacts.column(Role.TREATMENT)
+    found = [Segment(made.name, str(offer), (made == offer).to_numpy()) for offer in sorted(set(made))]
+    return [segment for segment in found if segment.rows.sum() >= MIN_SEGMENT_ROWS]
+
+
 def segment_calibration(segments: list[Segment], target: Bools, probability: Floats, seed: int) -> list[dict[str, Any]]:
     """How well probabilities hold in each segment, for `--json` and for plots.
 

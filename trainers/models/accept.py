@@ -24,13 +24,18 @@ from churnsaver.models.trees import (
     offers_known,
 )
 from trainers.data import Dataset, Part
+from trainers.eval.explain import explained, mean_shap
 from trainers.eval.metrics import bootstrap
+from trainers.eval.segments import offer_segments
 from trainers.models.boost import Advance, BoostSettings, fit_trees
 from trainers.models.cards import card_table, model_card
 from trainers.models.checks import beats_base_rate, require_both_classes
 
 # Customers that never were: low, middling and high risk, cheap and dear plans, new and old.
 GOLDEN_CUSTOMERS = [(0.05, 20.0, 60.0), (0.2, 45.0, 24.0), (0.5, 70.0, 6.0), (0.8, 95.0, 1.0), (0.35, 120.0, 0.0)]
+LIMITS = """It learned from those whom the old policy contacted; of customers or offers that it never tried, and of a \
+second contact soon after a first, it knows nothing. It knows risk, charge and tenure alone, because that is what is \
+known when an offer is chosen; most of what it says is how well an offer is liked."""
 
 
 def train_accept(
@@ -54,7 +59,13 @@ def train_accept(
     feature_types = [*schema.feature_types(), "c"]
     fitted = fit_trees(offer_matrix(fit), fit.yes(Role.OUTCOME), feature_types, settings, seed, advance=advance)
     model = AcceptanceModel(schema, fitted.trees, offers_known(schema))
-    intervals = bootstrap(test.yes(Role.OUTCOME), fitted.trees.probability(offer_matrix(test)), seed)
+    matrix, target = offer_matrix(test), test.yes(Role.OUTCOME)
+    accepts = fitted.trees.probability(matrix)
+    intervals = bootstrap(target, accepts, seed)
+    names = [*schema.feature_names, test.column(Role.TREATMENT).name]
+    explanation = explained(
+        mean_shap(fitted.trees, matrix, feature_types, names), offer_segments(test), target, accepts, seed
+    )
     files = {
         MODEL: bytes(fitted.trees.booster.save_raw("ubj")),
         SCHEMA: schema.model_dump_json(indent=2, exclude_defaults=True).encode(),
@@ -67,10 +78,12 @@ def train_accept(
             dataset=dataset,
             fitted=fitted,
             results=card_table(intervals),
+            explanation=explanation,
+            limits=LIMITS,
         ).encode(),
     }
     metrics = {f"test_{name}": interval.value for name, interval in intervals.items()}
-    gate = beats_base_rate(fit.yes(Role.OUTCOME), test.yes(Role.OUTCOME), intervals["log_loss"].value)
+    gate = beats_base_rate(fit.yes(Role.OUTCOME), target, intervals["log_loss"].value)
     return write_checkpoint(out, ACCEPTANCE, files, seed=seed, metrics=metrics, data_sha256=dataset.sha256, gate=gate)
 
 

@@ -1,9 +1,9 @@
 """Fitting gradient-boosted trees and their calibration, with every choice made by cross-validation.
 
-Depth and number of rounds are those with the lowest log-loss over the folds. The calibration is chosen and
-fitted on the folds' held-out margins, so the final model trains on every row and the calibration has still
-seen no row that its model was fitted on. Classes are not reweighted: `scale_pos_weight` buys nothing here
-and makes probabilities lie.
+Depth, share of columns a tree sees and number of rounds are those with the lowest log-loss over the folds. The
+calibration is chosen and fitted on the folds' held-out margins, so the final model trains on every row and the
+calibration has still seen no row that its model was fitted on. Classes are not reweighted: `scale_pos_weight`
+buys nothing here and makes probabilities lie.
 """
 
 from __future__ import annotations
@@ -28,24 +28,32 @@ Advance = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class BoostSettings:
-    """What is tried. Values are XGBoost's parameters of the same names."""
+    """What is tried: trees of each of `depths`, seeing each of `column_shares` of the features.
+
+    The other values are XGBoost's parameters of the same names.
+    """
 
     depths: tuple[int, ...]
     max_rounds: int
     patience: int
+    column_shares: tuple[float, ...] = (0.6,)
     eta: float = 0.05
     subsample: float = 0.8
-    colsample_bytree: float = 0.6
     min_child_weight: float = 5.0
 
-    def parameters(self, depth: int, seed: int) -> dict[str, Any]:
+    def candidates(self, seed: int) -> list[dict[str, Any]]:
+        """XGBoost's parameters of everything that is tried."""
+        return [self.parameters(depth, share, seed) for depth in self.depths for share in self.column_shares]
+
+    def parameters(self, depth: int, column_share: float, seed: int) -> dict[str, Any]:
+        """XGBoost's parameters for trees of `depth` that see a `column_share` of the features each."""
         return {
             "objective": "binary:logistic",
             "tree_method": "hist",
             "max_depth": depth,
             "eta": self.eta,
             "subsample": self.subsample,
-            "colsample_bytree": self.colsample_bytree,
+            "colsample_bytree": column_share,
             "min_child_weight": self.min_child_weight,
             "seed": seed,
             "nthread": 1,  # one thread adds up in one order, so the same seed gives the same bits
@@ -54,10 +62,10 @@ class BoostSettings:
     @property
     def steps(self) -> int:
         """How often a fit calls `advance`."""
-        return len(self.depths)
+        return len(self.depths) * len(self.column_shares)
 
 
-FULL = BoostSettings(depths=(2, 3, 4), max_rounds=1000, patience=50)
+FULL = BoostSettings(depths=(2, 3, 5), column_shares=(0.6, 1.0), max_rounds=1000, patience=50)
 QUICK = BoostSettings(depths=(3,), max_rounds=400, patience=20)
 
 
@@ -107,8 +115,8 @@ def fit_trees(
     data = xgb.DMatrix(matrix, label=target, feature_types=feature_types, nthread=1)
     folds = stratified_folds(target, FOLDS, seed)
     curves = []
-    for depth in settings.depths:
-        curves.append(_cross_validate(data, target, folds, settings, settings.parameters(depth, seed)))
+    for parameters in settings.candidates(seed):
+        curves.append(_cross_validate(data, target, folds, settings, parameters))
         advance()
     best = min(curves, key=lambda curve: curve.loss)
     calibration, log_losses = choose_calibration(best.margins, target, seed)

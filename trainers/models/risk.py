@@ -6,21 +6,26 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from churnsaver.checkpoints import Manifest, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
-from churnsaver.domain.schema import DatasetSchema, Role, Scalar
+from churnsaver.domain.schema import Role
 from churnsaver.domain.world import World
 from churnsaver.models.trees import CALIBRATION_FILE, MODEL, RISK, SCHEMA, SCORECARD, RiskModel
 from trainers.data import Dataset, Part
+from trainers.eval.explain import explained, mean_shap
 from trainers.eval.metrics import METRICS, bootstrap
+from trainers.eval.segments import customer_segments
 from trainers.models.boost import Advance, BoostSettings, fit_trees
 from trainers.models.cards import card_table, model_card
 from trainers.models.checks import beats_base_rate, require_both_classes
+from trainers.models.golden import made_up_customers
 from trainers.models.scorecard import fit_scorecard, scorecard_risk
 
-GOLDEN_CASES = 8
+LIMITS = """The risk is of whatever the label of the data means, over the time that it means. A customer may be at \
+high risk and beyond keeping, or stay if left alone: risk says nothing of what a contact does. Where every customer's \
+history was cut at one moment, how long a risk keeps its meaning is not known from the data."""
+NO_REVENUE = """The schema names no revenue, so an offer costs nothing and a customer is worth nothing here: the \
+scorecard's threshold means nothing until a column has that role."""
 
 
 def train_risk(
@@ -39,7 +44,11 @@ def train_risk(
     model = RiskModel(dataset.schema, fitted.trees)
     card = fit_scorecard(fit, world)
     target = test.yes(Role.LABEL)
-    intervals = bootstrap(target, fitted.trees.probability(test.matrix()), seed)
+    matrix, schema = test.matrix(), dataset.schema
+    risk = fitted.trees.probability(matrix)
+    intervals = bootstrap(target, risk, seed)
+    importance = mean_shap(fitted.trees, matrix, schema.feature_types(), schema.feature_names)
+    explanation = explained(importance, customer_segments(test, importance), target, risk, seed)
     baseline = scorecard_risk(card, test)
     metrics = {f"test_{name}": interval.value for name, interval in intervals.items()}
     metrics |= {f"scorecard_test_{name}": metric(target, baseline) for name, metric in METRICS.items()}
@@ -59,6 +68,8 @@ def train_risk(
             + f"\nThe scorecard beside it (the gateway's baseline) has AUC {metrics['scorecard_test_auc']:.4f} on the "
             f"same rows; it offers `{card.offer}` from a risk of {card.threshold:.3f}, which spends the campaign's "
             "budget on the riskiest customers once.",
+            explanation=explanation,
+            limits=LIMITS if schema.name_of(Role.REVENUE) else f"{LIMITS}\n\n{NO_REVENUE}",
         ).encode(),
     }
     gate = beats_base_rate(fit.yes(Role.LABEL), target, intervals["log_loss"].value)
@@ -66,19 +77,6 @@ def train_risk(
 
 
 def _golden(model: RiskModel, dataset: Dataset, seed: int) -> list[dict[str, Any]]:
-    """Customers who are none: each attribute is another real customer's. And their risks."""
-    schema: DatasetSchema = dataset.schema
-    rng = np.random.default_rng([seed, 2])
-    columns = {name: rng.permutation(dataset.frame[name].to_numpy())[:GOLDEN_CASES] for name in schema.feature_names}
-    rows: list[dict[str, Scalar]] = [
-        {name: _plain(column[i]) for name, column in columns.items()} for i in range(GOLDEN_CASES)
-    ]
-    risks = model.risk(rows)
-    return [{"attributes": row, "risk": risk} for row, risk in zip(rows, risks.tolist(), strict=True)]
-
-
-def _plain(value: Any) -> Scalar:
-    """A NumPy value as JSON has it; polars' null numbers become NaN in NumPy, and null here."""
-    if isinstance(value, float):
-        return None if np.isnan(value) else float(value)
-    return None if value is None else str(value)
+    """Customers who are none, and their risks."""
+    rows = made_up_customers(dataset, seed)
+    return [{"attributes": row, "risk": risk} for row, risk in zip(rows, model.risk(rows).tolist(), strict=True)]

@@ -26,7 +26,6 @@ SWEEP_S = 30.0
 UNSUPPORTED = frozenset(
     {
         "bigquery_config",
-        "cloud_storage_config",
         "ingestion_data_source_settings",
         "message_transforms",
         "schema_settings",
@@ -310,6 +309,11 @@ def _check_subscription(config: Message) -> None:
         raise invalid("message_retention_duration must be from 10 minutes to 31 days")
     if 0 < config.expiration_policy.ttl.seconds < DAY_S:
         raise invalid("expiration_policy.ttl must be at least 1 day")
+    bucket = config.cloud_storage_config
+    if bucket.bucket and not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", bucket.bucket):
+        raise invalid(f"cloud_storage_config.bucket is {bucket.bucket!r}; expected a bucket's name")
+    if ".." in bucket.filename_prefix or bucket.filename_prefix.startswith("/"):
+        raise invalid(f"cloud_storage_config.filename_prefix is {bucket.filename_prefix!r}; it must stay in the bucket")
     if config.HasField("dead_letter_policy"):
         attempts = config.dead_letter_policy.max_delivery_attempts
         if attempts and not 5 <= attempts <= 100:

@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from churnsaver.events.embedded.bells import Bells, rung
-from churnsaver.events.embedded.broker import Broker
+from churnsaver.events.embedded.bells import rung
+from churnsaver.events.embedded.deliverers import Deliverers
 from churnsaver.events.embedded.subscription import Delivery, Subscription
-from churnsaver.tasks import stop_tasks
 
 log = structlog.get_logger()
 
@@ -20,30 +19,15 @@ IN_FLIGHT = 16
 ACKNOWLEDGED = frozenset({102, 200, 201, 202, 204})
 
 
-class Pushers:
+class Pushers(Deliverers):
     """One task for each subscription that has an endpoint."""
 
-    def __init__(self, broker: Broker, bells: Bells) -> None:
-        self._broker, self._bells = broker, bells
-        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+    def destination(self, subscription: Subscription) -> str:
+        """The endpoint."""
+        return str(subscription.config.push_config.push_endpoint)
 
-    async def reconcile(self) -> None:
-        """Starts and stops tasks, so that they are those that the subscriptions ask for."""
-        wanted = {
-            (name, endpoint): subscription
-            for name, subscription in self._broker.state.subscriptions.items()
-            if (endpoint := subscription.config.push_config.push_endpoint)
-        }
-        gone = [self._tasks.pop(key) for key in self._tasks.keys() - wanted.keys()]
-        await stop_tasks(gone)
-        for key in wanted.keys() - self._tasks.keys():
-            self._tasks[key] = asyncio.create_task(self._push(wanted[key]))
-
-    async def close(self) -> None:
-        """Stops them all; what was not acknowledged is sent again after a restart."""
-        await stop_tasks(self._tasks.values())
-
-    async def _push(self, subscription: Subscription) -> None:
+    async def deliver_all(self, subscription: Subscription) -> None:
+        """Until cancelled: posts messages, a few at a time."""
         name = subscription.config.name
         slots = asyncio.Semaphore(IN_FLIGHT)
         async with asyncio.TaskGroup() as group:

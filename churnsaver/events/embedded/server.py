@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from churnsaver.errors import BadInput, SettingsError
 from churnsaver.events.embedded.bells import Bells
 from churnsaver.events.embedded.broker import Broker
+from churnsaver.events.embedded.buckets import Buckets
+from churnsaver.events.embedded.deliverers import Deliverers
 from churnsaver.events.embedded.journal import Journal
 from churnsaver.events.embedded.push import Pushers
 from churnsaver.events.embedded.servicer import Servicer
@@ -46,7 +49,7 @@ async def serve(address: str, folder: Path, *, reachable: bool = False) -> None:
 
     Args:
         address: host:port.
-        folder: of the journal.
+        folder: of the journal, and of the folder `buckets` that stand for buckets.
         reachable: whether others than this machine may be served. There is no access control, so whoever says
             so answers for the network.
 
@@ -63,7 +66,7 @@ async def serve(address: str, folder: Path, *, reachable: bool = False) -> None:
     journal = Journal(folder, state.whole)
     journal.replay(state.apply)
     broker = Broker(state, clock, journal.append, bells.ring)
-    pushers = Pushers(broker, bells)
+    deliverers = (Pushers(broker, bells), Buckets(broker, bells, folder / "buckets"))
     server = grpc.aio.server(options=OPTIONS)
     Servicer(broker, journal, bells).register(server)
     health_servicer = health.aio.HealthServicer()
@@ -77,7 +80,7 @@ async def serve(address: str, folder: Path, *, reachable: bool = False) -> None:
         await server.start()
         await health_servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         log.info("pubsub.serving", address=address, topics=len(state.topics), subscriptions=len(state.subscriptions))
-        ticker = asyncio.create_task(_tick(broker, pushers))
+        ticker = asyncio.create_task(_tick(broker, deliverers))
         stopping = asyncio.create_task(stop_requested())
         await asyncio.wait([ticker, stopping], return_when=asyncio.FIRST_COMPLETED)
         log.info("pubsub.draining", grace_s=DRAIN_S)
@@ -85,7 +88,8 @@ async def serve(address: str, folder: Path, *, reachable: bool = False) -> None:
         bells.close()
         await server.stop(DRAIN_S)
         await stop_tasks([ticker, stopping])
-        await pushers.close()
+        for each in deliverers:
+            await each.close()
     if not ticker.cancelled():
         ticker.result()  # it never ends by itself but by a defect, which is then shown
 
@@ -112,8 +116,9 @@ def check_address(address: str, *, reachable: bool = False) -> None:
             ) from None
 
 
-async def _tick(broker: Broker, pushers: Pushers) -> None:
+async def _tick(broker: Broker, deliverers: Iterable[Deliverers]) -> None:
     while True:
         broker.tick()
-        await pushers.reconcile()
+        for each in deliverers:
+            await each.reconcile()
         await asyncio.sleep(TICK_S)

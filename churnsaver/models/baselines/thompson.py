@@ -121,9 +121,11 @@ class ThompsonPolicy:
         shares = self._shares(observation, actions != NO_CONTACT)  # (n, offers)
         probabilities = np.zeros(allowed.shape)
         np.put_along_axis(probabilities, actions, shares, axis=1)
-        probabilities[:, NO_CONTACT] = 1.0 - shares.sum(axis=1)
-        floored = self.spec.epsilon * allowed
-        return np.asarray(floored + (1.0 - floored.sum(axis=1, keepdims=True)) * probabilities, dtype=np.float64)
+        floor = self.spec.epsilon * allowed
+        probabilities = floor + (1.0 - floor.sum(axis=1, keepdims=True)) * probabilities
+        # What is left of 1, so that it is exactly 1 where nothing else is allowed.
+        probabilities[:, NO_CONTACT] = 1.0 - probabilities[:, NO_CONTACT + 1 :].sum(axis=1)
+        return np.asarray(probabilities, dtype=np.float64)
 
     def _shares(self, observation: NDArray[np.float32], possible: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Share of the draws in which each offer is the best possible one and worth it, (n, offers)."""

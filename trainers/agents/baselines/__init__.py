@@ -1,6 +1,7 @@
 """Policies that PPO has to beat: fitted and calibrated here, served from `churnsaver.models.baselines`."""
 
 from churnsaver.models.baselines import NeverContact, Policy, PropensityPolicy, ThompsonPolicy, UpliftTreesPolicy
+from trainers.agents.baselines.bundle import bundle_baselines, equal_spend_baselines
 from trainers.agents.baselines.calibrate import calibrate
 from trainers.agents.baselines.families import BaselineFamily, fit_baselines
 
@@ -11,6 +12,8 @@ __all__ = [
     "PropensityPolicy",
     "ThompsonPolicy",
     "UpliftTreesPolicy",
+    "bundle_baselines",
     "calibrate",
+    "equal_spend_baselines",
     "fit_baselines",
 ]

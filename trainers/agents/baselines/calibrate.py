@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from churnsaver.domain.world import World
-from churnsaver.models.baselines import BaselinePolicy
+from churnsaver.models.baselines import BaselinePolicy, Policy
 from trainers.agents.baselines.families import BaselineFamily, Variant
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
 from trainers.env.population import Population
 from trainers.env.simulate import campaign_months, run_campaign
 
 TOLERANCE = 0.01  # of the spend
+MIN_SPEND_USD = 1e-9
 # Variants are compared on fewer customers than the best of them is calibrated on.
 SEARCH_CUSTOMERS, SEARCH_TURNS = 500, 5
 CUSTOMERS, TURNS = 2_000, 8
@@ -21,9 +22,8 @@ CUSTOMERS, TURNS = 2_000, 8
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What a policy cost and brought in one campaign, a customer: costs by constraint and month."""
+    """What a policy brought and cost in one campaign, a customer: costs by constraint and month."""
 
-    policy: BaselinePolicy
     gain_usd: float
     costs: dict[str, float]
 
@@ -50,32 +50,32 @@ class Calibration:
         order = np.random.default_rng([self.seed, 6]).permutation(len(self.population))
         return Calibration(self.world, self.params, self.population.take(order[:customers]), self.seed)
 
-    def play(self, policy: BaselinePolicy) -> Trial:
+    def play(self, policy: Policy) -> Trial:
         """One campaign."""
         result = run_campaign(self.world, self.params, self.population, policy, self.seed)
         per_month = result.costs.mean(axis=0) / campaign_months(self.world)
-        costs = dict(zip(CONSTRAINTS, per_month.tolist(), strict=True))
-        return Trial(policy, float(result.gain_usd.mean()), costs)
+        return Trial(float(result.gain_usd.mean()), dict(zip(CONSTRAINTS, per_month.tolist(), strict=True)))
 
-    def turn(self, variant: Variant, spend_usd: float, turns: int) -> Trial:
-        """The trial whose spend comes closest to `spend_usd`, a customer and month; the dearest if none is as dear.
+    def turn(self, variant: Variant, spend_usd: float, turns: int) -> tuple[float, Trial]:
+        """The dial whose spend comes closest to `spend_usd`, a customer and month, and its trial; 0 if none is as dear.
 
         False position, kept a tenth away from both ends, since spend moves in steps.
         """
-        low, high, turned = 0.0, 1.0, [self.play(variant.at(0.0))]
-        dearer, cheaper = turned[0].spend_usd, 0.0
+        low, high = 0.0, 1.0
+        turned = [(low, self.play(variant.at(low)))]
+        dearer, cheaper = turned[0][1].spend_usd, 0.0
         while len(turned) < turns and dearer > spend_usd:
-            share = (dearer - spend_usd) / max(dearer - cheaper, 1e-12)
+            share = (dearer - spend_usd) / max(dearer - cheaper, MIN_SPEND_USD)
             dial = low + (high - low) * min(max(share, 0.1), 0.9)
-            turned.append(self.play(variant.at(dial)))
-            spent = turned[-1].spend_usd
-            if abs(spent - spend_usd) <= TOLERANCE * spend_usd:
+            trial = self.play(variant.at(dial))
+            turned.append((dial, trial))
+            if abs(trial.spend_usd - spend_usd) <= TOLERANCE * spend_usd:
                 break
-            if spent > spend_usd:
-                low, dearer = dial, spent
+            if trial.spend_usd > spend_usd:
+                low, dearer = dial, trial.spend_usd
             else:
-                high, cheaper = dial, spent
-        return min(turned, key=lambda trial: abs(trial.spend_usd - spend_usd))
+                high, cheaper = dial, trial.spend_usd
+        return min(turned, key=lambda tried: abs(tried[1].spend_usd - spend_usd))
 
 
 def calibrate(
@@ -90,7 +90,8 @@ def calibrate(
     """The family's best policy that spends `spend_usd` a customer and month and keeps the soft limits."""
     whole = Calibration(world, params, population, seed)
     best = best_variant(family, whole, limits, spend_usd)
-    return whole.first(CUSTOMERS).turn(best, spend_usd, TURNS).policy
+    dial, _ = whole.first(CUSTOMERS).turn(best, spend_usd, TURNS)
+    return best.at(dial)
 
 
 def best_variant(family: BaselineFamily, calibration: Calibration, limits: SoftLimits, spend_usd: float) -> Variant:
@@ -101,7 +102,7 @@ def best_variant(family: BaselineFamily, calibration: Calibration, limits: SoftL
     few = calibration.first(SEARCH_CUSTOMERS)
 
     def worth(variant: Variant) -> tuple[bool, float]:
-        trial = few.turn(variant, spend_usd, SEARCH_TURNS)
+        _, trial = few.turn(variant, spend_usd, SEARCH_TURNS)
         return trial.keeps(limits), trial.gain_usd
 
     return max(family.variants, key=worth)

@@ -13,7 +13,7 @@ from churnsaver.models.baselines.spend import Worth
 from churnsaver.models.baselines.thompson import ThompsonSpec
 from churnsaver.models.baselines.uplift_trees import UpliftTreesSpec
 from trainers.agents.baselines.fit import FEATURES, best_send_hour, fit_posteriors, fit_uplift_trees
-from trainers.agents.baselines.pilot import CUSTOMERS, run_pilot
+from trainers.agents.baselines.pilot import run_pilot
 from trainers.env.params import DynamicsParams
 from trainers.env.population import Population
 
@@ -44,15 +44,13 @@ class BaselineFamily:
     variants: tuple[Variant, ...]
 
 
-def fit_baselines(
-    world: World, params: DynamicsParams, population: Population, seed: int, customers: int = CUSTOMERS
-) -> dict[str, BaselineFamily]:
-    """The three baselines by name, fitted on a pilot of `customers` from `population`; none is calibrated yet.
+def fit_baselines(world: World, params: DynamicsParams, population: Population, seed: int) -> dict[str, BaselineFamily]:
+    """The three baselines by name, fitted on a pilot with customers of `population`; none is calibrated yet.
 
     Raises:
         BadInput: nobody in `population` can be reached.
     """
-    pilot = run_pilot(world, params, population, seed, customers)
+    pilot = run_pilot(world, params, population, seed)
     timed = Pacing(rest_hours=REST_HOURS, send_hour=best_send_hour(world, pilot), within_hours=WITHIN_HOURS)
     often = timed.model_copy(update={"rest_hours": HOURS_PER_WEEK})
     at_once = Pacing(rest_hours=REST_HOURS)

@@ -21,7 +21,8 @@ from trainers.env.params import DynamicsParams
 from trainers.env.population import Population
 from trainers.env.simulate import draw_actions
 
-CUSTOMERS = 40_000
+CUSTOMERS = 40_000  # at most; of a small population each is drawn no more than
+DRAWS_EACH = 20  # times on average, since the same few customers teach no more
 CONTACTED = 0.75
 UNLIMITED_CENTS = 10**15
 
@@ -51,9 +52,7 @@ class Pilot:
     stayed: NDArray[np.bool_]
 
 
-def run_pilot(
-    world: World, params: DynamicsParams, population: Population, seed: int, customers: int = CUSTOMERS
-) -> Pilot:
+def run_pilot(world: World, params: DynamicsParams, population: Population, seed: int) -> Pilot:
     """Randomises customers drawn with replacement from those of `population` who can be reached.
 
     Raises:
@@ -63,6 +62,7 @@ def run_pilot(
     reachable = np.flatnonzero(population.consent)
     if not reachable.size:
         raise BadInput("no customer consents to a channel, so no baseline can be fitted; add customers who do")
+    customers = min(CUSTOMERS, DRAWS_EACH * len(reachable))
     drawn = population.take(rng.choice(reachable, size=customers))
     campaign = Campaign(world, params, drawn, UNLIMITED_CENTS, int(rng.integers(2**62)))
     seen = campaign.situation

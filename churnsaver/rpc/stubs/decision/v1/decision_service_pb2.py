@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-churnsaver/decision/v1/decision_service.proto\x12\x16\x63hurnsaver.decision.v1\"J\n\x0e\x41ttributeValue\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x66lag\x18\x03 \x01(\x08H\x00\x42\x06\n\x04kind\"\xbd\x01\n\x0c\x43ontactState\x12\x0f\n\x07\x63onsent\x18\x01 \x01(\x08\x12\x16\n\x0e\x64o_not_contact\x18\x02 \x01(\x08\x12\x1b\n\x13hours_since_contact\x18\x03 \x03(\x01\x12\x1a\n\x12local_hour_at_send\x18\x04 \x03(\x01\x12\x1a\n\x12\x63ontact_cost_cents\x18\x05 \x01(\x03\x12\x19\n\x11\x62udget_left_cents\x18\x06 \x01(\x03\x12\x14\n\x0c\x62udget_cents\x18\x07 \x01(\x03\"\xfa\x01\n\rDecideRequest\x12I\n\nattributes\x18\x01 \x03(\x0b\x32\x35.churnsaver.decision.v1.DecideRequest.AttributesEntry\x12\x35\n\x07\x63ontact\x18\x02 \x01(\x0b\x32$.churnsaver.decision.v1.ContactState\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x1aY\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.churnsaver.decision.v1.AttributeValue:\x02\x38\x01\"\xca\x05\n\x0e\x44\x65\x63ideResponse\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontact\x18\x02 \x01(\x08\x12\r\n\x05offer\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65lay_hours\x18\x04 \x01(\r\x12\x12\n\npropensity\x18\x05 \x01(\x01\x12\x0c\n\x04risk\x18\x06 \x01(\x01\x12\x1a\n\x12\x65xpected_value_usd\x18\x07 \x01(\x01\x12\x16\n\x0ereserved_cents\x18\x08 \x01(\x03\x12\x14\n\x0cmask_reasons\x18\t \x01(\x0c\x12O\n\rmasked_offers\x18\n \x03(\x0b\x32\x38.churnsaver.decision.v1.DecideResponse.MaskedOffersEntry\x12\x13\n\x0bobservation\x18\x0b \x03(\x02\x12L\n\x0bmultipliers\x18\x0c \x03(\x0b\x32\x37.churnsaver.decision.v1.DecideResponse.MultipliersEntry\x12\x46\n\x08versions\x18\r \x03(\x0b\x32\x34.churnsaver.decision.v1.DecideResponse.VersionsEntry\x12\x42\n\x06sha256\x18\x0e \x03(\x0b\x32\x32.churnsaver.decision.v1.DecideResponse.Sha256Entry\x1a\x33\n\x11MaskedOffersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10MultipliersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32j\n\x0f\x44\x65\x63isionService\x12W\n\x06\x44\x65\x63ide\x12%.churnsaver.decision.v1.DecideRequest\x1a&.churnsaver.decision.v1.DecideResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-churnsaver/decision/v1/decision_service.proto\x12\x16\x63hurnsaver.decision.v1\"J\n\x0e\x41ttributeValue\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x66lag\x18\x03 \x01(\x08H\x00\x42\x06\n\x04kind\"\xbd\x01\n\x0c\x43ontactState\x12\x0f\n\x07\x63onsent\x18\x01 \x01(\x08\x12\x16\n\x0e\x64o_not_contact\x18\x02 \x01(\x08\x12\x1b\n\x13hours_since_contact\x18\x03 \x03(\x01\x12\x1a\n\x12local_hour_at_send\x18\x04 \x03(\x01\x12\x1a\n\x12\x63ontact_cost_cents\x18\x05 \x01(\x03\x12\x19\n\x11\x62udget_left_cents\x18\x06 \x01(\x03\x12\x14\n\x0c\x62udget_cents\x18\x07 \x01(\x03\"\xae\x02\n\rDecideRequest\x12I\n\nattributes\x18\x01 \x03(\x0b\x32\x35.churnsaver.decision.v1.DecideRequest.AttributesEntry\x12\x35\n\x07\x63ontact\x18\x02 \x01(\x0b\x32$.churnsaver.decision.v1.ContactState\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x32\n\x06policy\x18\x04 \x01(\x0e\x32\".churnsaver.decision.v1.PolicyName\x1aY\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.churnsaver.decision.v1.AttributeValue:\x02\x38\x01\"\xca\x05\n\x0e\x44\x65\x63ideResponse\x12\x0e\n\x06\x61\x63tion\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontact\x18\x02 \x01(\x08\x12\r\n\x05offer\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65lay_hours\x18\x04 \x01(\r\x12\x12\n\npropensity\x18\x05 \x01(\x01\x12\x0c\n\x04risk\x18\x06 \x01(\x01\x12\x1a\n\x12\x65xpected_value_usd\x18\x07 \x01(\x01\x12\x16\n\x0ereserved_cents\x18\x08 \x01(\x03\x12\x14\n\x0cmask_reasons\x18\t \x01(\x0c\x12O\n\rmasked_offers\x18\n \x03(\x0b\x32\x38.churnsaver.decision.v1.DecideResponse.MaskedOffersEntry\x12\x13\n\x0bobservation\x18\x0b \x03(\x02\x12L\n\x0bmultipliers\x18\x0c \x03(\x0b\x32\x37.churnsaver.decision.v1.DecideResponse.MultipliersEntry\x12\x46\n\x08versions\x18\r \x03(\x0b\x32\x34.churnsaver.decision.v1.DecideResponse.VersionsEntry\x12\x42\n\x06sha256\x18\x0e \x03(\x0b\x32\x32.churnsaver.decision.v1.DecideResponse.Sha256Entry\x1a\x33\n\x11MaskedOffersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x32\n\x10MultipliersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x86\x01\n\nPolicyName\x12\x1b\n\x17POLICY_NAME_UNSPECIFIED\x10\x00\x12\x1a\n\x16POLICY_NAME_PROPENSITY\x10\x01\x12\x1c\n\x18POLICY_NAME_UPLIFT_TREES\x10\x02\x12!\n\x1dPOLICY_NAME_THOMPSON_SAMPLING\x10\x03\x32j\n\x0f\x44\x65\x63isionService\x12W\n\x06\x44\x65\x63ide\x12%.churnsaver.decision.v1.DecideRequest\x1a&.churnsaver.decision.v1.DecideResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,24 +41,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECIDERESPONSE_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_DECIDERESPONSE_SHA256ENTRY']._loaded_options = None
   _globals['_DECIDERESPONSE_SHA256ENTRY']._serialized_options = b'8\001'
+  _globals['_POLICYNAME']._serialized_start=1364
+  _globals['_POLICYNAME']._serialized_end=1498
   _globals['_ATTRIBUTEVALUE']._serialized_start=73
   _globals['_ATTRIBUTEVALUE']._serialized_end=147
   _globals['_CONTACTSTATE']._serialized_start=150
   _globals['_CONTACTSTATE']._serialized_end=339
   _globals['_DECIDEREQUEST']._serialized_start=342
-  _globals['_DECIDEREQUEST']._serialized_end=592
-  _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_start=503
-  _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_end=592
-  _globals['_DECIDERESPONSE']._serialized_start=595
-  _globals['_DECIDERESPONSE']._serialized_end=1309
-  _globals['_DECIDERESPONSE_MASKEDOFFERSENTRY']._serialized_start=1110
-  _globals['_DECIDERESPONSE_MASKEDOFFERSENTRY']._serialized_end=1161
-  _globals['_DECIDERESPONSE_MULTIPLIERSENTRY']._serialized_start=1163
-  _globals['_DECIDERESPONSE_MULTIPLIERSENTRY']._serialized_end=1213
-  _globals['_DECIDERESPONSE_VERSIONSENTRY']._serialized_start=1215
-  _globals['_DECIDERESPONSE_VERSIONSENTRY']._serialized_end=1262
-  _globals['_DECIDERESPONSE_SHA256ENTRY']._serialized_start=1264
-  _globals['_DECIDERESPONSE_SHA256ENTRY']._serialized_end=1309
-  _globals['_DECISIONSERVICE']._serialized_start=1311
-  _globals['_DECISIONSERVICE']._serialized_end=1417
+  _globals['_DECIDEREQUEST']._serialized_end=644
+  _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_start=555
+  _globals['_DECIDEREQUEST_ATTRIBUTESENTRY']._serialized_end=644
+  _globals['_DECIDERESPONSE']._serialized_start=647
+  _globals['_DECIDERESPONSE']._serialized_end=1361
+  _globals['_DECIDERESPONSE_MASKEDOFFERSENTRY']._serialized_start=1162
+  _globals['_DECIDERESPONSE_MASKEDOFFERSENTRY']._serialized_end=1213
+  _globals['_DECIDERESPONSE_MULTIPLIERSENTRY']._serialized_start=1215
+  _globals['_DECIDERESPONSE_MULTIPLIERSENTRY']._serialized_end=1265
+  _globals['_DECIDERESPONSE_VERSIONSENTRY']._serialized_start=1267
+  _globals['_DECIDERESPONSE_VERSIONSENTRY']._serialized_end=1314
+  _globals['_DECIDERESPONSE_SHA256ENTRY']._serialized_start=1316
+  _globals['_DECIDERESPONSE_SHA256ENTRY']._serialized_end=1361
+  _globals['_DECISIONSERVICE']._serialized_start=1500
+  _globals['_DECISIONSERVICE']._serialized_end=1606
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +18,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PolicyName:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PolicyNameEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyName.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    POLICY_NAME_UNSPECIFIED: _PolicyName.ValueType  # 0
+    """The champion: the policy that training promoted."""
+    POLICY_NAME_PROPENSITY: _PolicyName.ValueType  # 1
+    """The baseline that contacts from a risk on, with one offer."""
+    POLICY_NAME_UPLIFT_TREES: _PolicyName.ValueType  # 2
+    """The baseline that makes the offer with the most valuable uplift, by a forest of uplift trees."""
+    POLICY_NAME_THOMPSON_SAMPLING: _PolicyName.ValueType  # 3
+    """The baseline that draws an offer as often as it is believed to be the best."""
+
+class PolicyName(_PolicyName, metaclass=_PolicyNameEnumTypeWrapper):
+    """Which policy decides."""
+
+POLICY_NAME_UNSPECIFIED: PolicyName.ValueType  # 0
+"""The champion: the policy that training promoted."""
+POLICY_NAME_PROPENSITY: PolicyName.ValueType  # 1
+"""The baseline that contacts from a risk on, with one offer."""
+POLICY_NAME_UPLIFT_TREES: PolicyName.ValueType  # 2
+"""The baseline that makes the offer with the most valuable uplift, by a forest of uplift trees."""
+POLICY_NAME_THOMPSON_SAMPLING: PolicyName.ValueType  # 3
+"""The baseline that draws an offer as often as it is believed to be the best."""
+Global___PolicyName: _TypeAlias = PolicyName  # noqa: Y015
 
 @_typing.final
 class AttributeValue(_message.Message):
@@ -130,8 +159,11 @@ class DecideRequest(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     CONTACT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """Seed of the draw; the same request with the same seed gives the same answer."""
+    policy: Global___PolicyName.ValueType
+    """Which policy decides. A baseline that the policy checkpoint does not hold is an invalid argument."""
     @_builtins.property
     def attributes(self) -> _containers.MessageMap[_builtins.str, Global___AttributeValue]:
         """Attributes by column name, already validated against the risk checkpoint's schema."""
@@ -146,10 +178,11 @@ class DecideRequest(_message.Message):
         attributes: _abc.Mapping[_builtins.str, Global___AttributeValue] | None = ...,
         contact: Global___ContactState | None = ...,
         seed: _builtins.int = ...,
+        policy: Global___PolicyName.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contact", b"contact"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "contact", b"contact", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "contact", b"contact", "policy", b"policy", "seed", b"seed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,11 +316,13 @@ class DecideResponse(_message.Message):
 
     @_builtins.property
     def multipliers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Multiplier of each soft constraint at the end of training."""
+        """Multiplier of each soft constraint at the end of the champion's training; empty where a baseline decided."""
 
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Version of every model that took part, by kind (policy, risk, acceptance)."""
+        """Version of every model that took part, by kind (policy, risk, acceptance). A baseline's is that of the policy
+        checkpoint that holds it, as `baseline-<name>@<version>`.
+        """
 
     @_builtins.property
     def sha256(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

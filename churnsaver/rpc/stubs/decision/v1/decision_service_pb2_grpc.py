@@ -47,7 +47,7 @@ class DecisionServiceServicer:
     """
 
     def Decide(self, request, context):
-        """Draws one joint action from the policy, after masking, with the caller's seed.
+        """Draws one joint action from the champion or a baseline, after masking, with the caller's seed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,7 @@ class DecisionServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DecisionServiceAsyncStub: ...
     Decide: _grpc.UnaryUnaryMultiCallable[_decision_service_pb2.DecideRequest, _decision_service_pb2.DecideResponse]
-    """Draws one joint action from the policy, after masking, with the caller's seed."""
+    """Draws one joint action from the champion or a baseline, after masking, with the caller's seed."""
 
 @_typing.type_check_only
 class DecisionServiceAsyncStub(DecisionServiceStub):
@@ -42,7 +42,7 @@ class DecisionServiceAsyncStub(DecisionServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Decide: _aio.UnaryUnaryMultiCallable[_decision_service_pb2.DecideRequest, _decision_service_pb2.DecideResponse]  # type: ignore[assignment]
-    """Draws one joint action from the policy, after masking, with the caller's seed."""
+    """Draws one joint action from the champion or a baseline, after masking, with the caller's seed."""
 
 class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Decides whether, when and with what offer to contact one customer."""
@@ -53,6 +53,6 @@ class DecisionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _decision_service_pb2.DecideRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_decision_service_pb2.DecideResponse, _abc.Awaitable[_decision_service_pb2.DecideResponse]]:
-        """Draws one joint action from the policy, after masking, with the caller's seed."""
+        """Draws one joint action from the champion or a baseline, after masking, with the caller's seed."""
 
 def add_DecisionServiceServicer_to_server(servicer: DecisionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,288 @@
+"""What the arms of a live experiment earned: incremental churn and net value against the holdout.
+
+Intention to treat. A customer counts for the arm that was drawn for them, whatever then became of it: a refusal
+by the ledger, the kill switch, an outage. The unit is a customer in a campaign, followed for a fixed time from
+their first decision; whoever is not followed that long yet is left out of every arm alike, which censors without
+regard to the arm because arms are drawn without regard to time. Whoever is not reported as churned by then has
+stayed: callers report churn. Customers enter in the order of their first decision, and intervals hold at every
+look (`experiment_sequences`).
+
+Net value of a customer: the horizon's margin if they stayed, less accepted offers, contacts and the penalty for an
+opt-out, all within the time followed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+
+from churnsaver.domain.actions import ActionSpace
+from churnsaver.domain.eligibility import Reason
+from churnsaver.domain.money import offer_cost_cents, retained_value_usd
+from churnsaver.domain.schema import Scalar
+from churnsaver.domain.world import World
+from churnsaver.errors import BadInput
+from trainers.env.params import DynamicsParams
+from trainers.eval.experiment_offers import offer_effects
+from trainers.eval.experiment_sequences import MIN_CUSTOMERS, TUNED_FOR, difference, sample_ratio_p_values
+from trainers.ope.records import Decision, Log
+
+HOLDOUT = "holdout"
+SAMPLE_RATIO_ALPHA = 0.001
+SHARES_TOLERANCE = 1e-6
+# Reads (risk, monthly charge in dollars), each (n,), of customers' attributes.
+Scored = Callable[[Sequence[Mapping[str, Scalar]]], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Customers of an experiment in the order in which they entered, each (n,).
+
+    Attributes:
+        arm: drawn for them.
+        followed: long enough to count.
+        risk: by one model for all arms, of their attributes at the first decision.
+        churned, value_usd, spend_usd, contacts, opted_out: within the time followed.
+        first: index of each one's first decision in the log.
+    """
+
+    arm: np.ndarray
+    followed: np.ndarray
+    risk: np.ndarray
+    churned: np.ndarray
+    value_usd: np.ndarray
+    spend_usd: np.ndarray
+    contacts: np.ndarray
+    opted_out: np.ndarray
+    first: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.arm)
+
+
+def evaluate_experiment(
+    log: Log, world: World, params: DynamicsParams, scored: Scored, follow_days: int, alpha: float
+) -> dict[str, Any]:
+    """Arms against the holdout, with alarms.
+
+    Args:
+        scored: risk and monthly charge by one model, the same for every arm.
+        follow_days: from each customer's first decision.
+        alpha: the confidence sequences hold with probability 1 - alpha.
+
+    Raises:
+        BadInput: there is no holdout, or no other arm.
+    """
+    cohort, unassigned = enrol(log, world, params, scored, follow_days)
+    arms = [arm for arm in sorted(set(cohort.arm.tolist())) if arm != HOLDOUT]
+    if HOLDOUT not in cohort.arm or not arms:
+        raise BadInput(
+            f"the records hold the arms {', '.join(sorted(set(cohort.arm.tolist()))) or 'of nobody'}; an experiment "
+            "needs a holdout and another arm: set gateway.experiment in serve.yaml"
+        )
+    sleeping = sleeping_dogs(cohort, log, world, arms, alpha)
+    result: dict[str, Any] = {
+        "customers": len(cohort),
+        "followed_customers": int(cohort.followed.sum()),
+        "unassigned_customers": unassigned,
+        "follow_days": follow_days,
+        "alpha": alpha,
+        "tuned_for_customers": TUNED_FOR,
+        "arms": {arm: _describe(cohort, arm) for arm in (*arms, HOLDOUT)},
+        "against_holdout": {arm: against_holdout(cohort, arm, alpha) for arm in arms},
+        "sample_ratio": sample_ratio(cohort, log),
+        "shared_budget": shared_budget(log, arms),
+        "sleeping_dogs": sleeping,
+    }
+    return {**result, "missed": missed_targets(result)}
+
+
+# -- who took part ---------------------------------------------------------------------------------
+
+
+def enrol(log: Log, world: World, params: DynamicsParams, scored: Scored, follow_days: int) -> tuple[Cohort, int]:
+    """The customers with an arm, and how many have none because every record of them is older than `drawn_arm`."""
+    by_customer: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, decision in enumerate(log.decisions):
+        by_customer[decision.campaign, decision.customer_ref].append(index)
+    known = [(arm, rows) for rows in by_customer.values() if (arm := _drawn(log, rows)) is not None]
+    first = [log.decisions[rows[0]] for _, rows in known]
+    risk, monthly_usd = scored([decision.features for decision in first])
+    window = timedelta(days=follow_days)
+    fates = [
+        _fate([log.decisions[i] for i in rows], log, world, float(usd), window)
+        for (_, rows), usd in zip(known, monthly_usd, strict=True)
+    ]
+    churned, spend, contacts, opted_out = (np.array(column) for column in zip(*fates, strict=True))
+    value = ~churned * retained_value_usd(world, monthly_usd) - spend - params.opt_out_penalty_usd * opted_out
+    cohort = Cohort(
+        arm=np.array([arm for arm, _ in known]),
+        followed=np.array([decision.decided_at + window <= log.until for decision in first]),
+        risk=risk,
+        churned=churned,
+        value_usd=value,
+        spend_usd=spend,
+        contacts=contacts,
+        opted_out=opted_out,
+        first=np.array([rows[0] for _, rows in known]),
+    )
+    return cohort, len(by_customer) - len(known)
+
+
+def _drawn(log: Log, rows: Sequence[int]) -> str | None:
+    """The arm drawn for a customer; records without it tell where the experiment ran, or who is a holdout."""
+    for decision in (log.decisions[row] for row in rows):
+        if decision.drawn_arm is not None:
+            return decision.drawn_arm
+        if decision.arm == HOLDOUT or decision.baseline_reason in (None, "experiment"):
+            return decision.arm
+    return None
+
+
+def _fate(
+    decisions: Sequence[Decision], log: Log, world: World, monthly_usd: float, window: timedelta
+) -> tuple[bool, float, int, bool]:
+    """Churned, dollars spent, contacts, opted out: within the window from the first decision."""
+    start = decisions[0].decided_at
+    left_at = log.churned_at.get(decisions[0].customer_ref)
+    churned = left_at is not None and start <= left_at <= start + window
+    spend, contacts, opted_out = 0.0, 0, False
+    actions = ActionSpace(world)
+    for decision in decisions:
+        told = log.outcomes.get(decision.decision_id, {})
+        in_time = {kind for kind, at in told.items() if at <= start + window}
+        opted_out |= "opted_out" in in_time
+        offer = actions[decision.action.index].offer
+        if decision.contacted and offer is not None and decision.decided_at <= start + window:
+            contacts += 1
+            cents = decision.contact_state.contact_cost_cents
+            cents += int(offer_cost_cents(offer, monthly_usd)) if "accepted" in in_time else 0
+            spend += cents / 100.0
+    return churned, spend, contacts, opted_out
+
+
+# -- what the arms did -----------------------------------------------------------------------------
+
+
+def _describe(cohort: Cohort, arm: str) -> dict[str, Any]:
+    members = (cohort.arm == arm) & cohort.followed
+    n = int(members.sum())
+    return {
+        "customers": int((cohort.arm == arm).sum()),
+        "followed": n,
+        "churned": float(cohort.churned[members].mean()) if n else None,
+        "net_value_usd": float(cohort.value_usd[members].mean()) if n else None,
+        "spend_usd": float(cohort.spend_usd[members].mean()) if n else None,
+        "contacts": int(cohort.contacts[members].sum()),
+        "opt_outs": int(cohort.opted_out[members].sum()),
+    }
+
+
+def against_holdout(cohort: Cohort, arm: str, alpha: float, members: np.ndarray | None = None) -> dict[str, Any]:
+    """Incremental churn and net value a customer, at the last look and over time, among `members` (n,)."""
+    chosen = cohort.followed & np.isin(cohort.arm, (arm, HOLDOUT))
+    chosen = chosen if members is None else chosen & members
+    treated = cohort.arm[chosen] == arm
+    found = {
+        "incremental_churn": _sequence(cohort.churned[chosen].astype(np.float64), treated, alpha),
+        "incremental_net_value_usd": _sequence(cohort.value_usd[chosen], treated, alpha),
+    }
+    return {"customers": [int(treated.sum()), int((~treated).sum())], **found}
+
+
+def _sequence(values: np.ndarray, treated: np.ndarray, alpha: float) -> dict[str, Any]:
+    """The last interval, and up to 60 looks for the plot; None where an arm is too small."""
+    if min(treated.sum(), (~treated).sum()) < MIN_CUSTOMERS:
+        return {"value": None, "low": None, "high": None, "looks": []}
+    value, half = difference(values, treated, alpha)
+    looks = np.unique(np.linspace(np.argmax(~np.isnan(half)), len(half) - 1, 60).astype(int))
+    shown = [[int(i + 1), float(value[i]), float(value[i] - half[i]), float(value[i] + half[i])] for i in looks]
+    return {
+        "value": float(value[-1]),
+        "low": float(value[-1] - half[-1]),
+        "high": float(value[-1] + half[-1]),
+        "looks": shown,
+    }
+
+
+def sample_ratio(cohort: Cohort, log: Log) -> dict[str, Any]:
+    """Whether customers came to the arms in the shares that the records state (Lindon & Malek 2022)."""
+    stated: dict[str, set[float]] = defaultdict(set)
+    for decision in log.decisions:
+        if decision.arm == HOLDOUT or decision.baseline_reason in (None, "experiment"):
+            stated[decision.arm].add(round(decision.propensity.arm, 9))
+    counts = Counter(cohort.arm.tolist())
+    if changed := sorted(arm for arm, shares in stated.items() if len(shares) > 1):
+        said = f"the shares of {', '.join(changed)} changed in these records; analyse each period alone"
+        return {"p_value": None, "alarm": said, "counts": dict(counts)}
+    names = sorted(stated)
+    shares = np.array([next(iter(stated[name])) for name in names])
+    if abs(shares.sum() - 1.0) > SHARES_TOLERANCE or set(counts) - set(names):
+        said = f"the stated shares are of {', '.join(names)} and sum to {shares.sum():.3f}: an arm is missing"
+        return {"p_value": None, "alarm": said, "counts": dict(counts)}
+    p_value = float(sample_ratio_p_values(np.searchsorted(names, cohort.arm), shares / shares.sum())[-1])
+    alarm = (
+        f"customers did not come to the arms in their shares (p = {p_value:.2g}): the arms cannot be compared until "
+        "it is known why"
+        if p_value < SAMPLE_RATIO_ALPHA
+        else None
+    )
+    expected = {name: float(share * len(cohort)) for name, share in zip(names, shares, strict=True)}
+    return {"p_value": p_value, "alarm": alarm, "counts": dict(counts), "expected": expected}
+
+
+def shared_budget(log: Log, arms: Sequence[str]) -> dict[str, Any]:
+    """Whether a budget that all arms draw on ran short, so that one arm's spending changed what another could do."""
+    short: Counter[str] = Counter()
+    for decision in log.decisions:
+        if Reason.BUDGET in decision.mask_reasons or decision.booking == Reason.BUDGET.slug:
+            short[decision.arm] += 1
+    alarm = None
+    if short and len(arms) > 1:
+        alarm = (
+            f"the budget ran short in {sum(short.values())} decisions while {', '.join(arms)} drew on it: one arm's "
+            "spending changed what another could do; give each arm a budget of its own (a campaign each)"
+        )
+    return {"short": dict(short), "alarm": alarm}
+
+
+# -- sleeping dogs ---------------------------------------------------------------------------------
+
+
+def sleeping_dogs(cohort: Cohort, log: Log, world: World, arms: Sequence[str], alpha: float) -> dict[str, Any]:
+    """Segments in which an arm raised churn, all intervals together at level alpha (Bonferroni).
+
+    Segments are thirds of risk, and offers. Thirds compare arm and holdout. Offers are not drawn by lot alone, so
+    each is compared with no contact among first decisions of policies that drew, weighted by 1/propensity.
+    """
+    followed = cohort.risk[cohort.followed]
+    edges = np.quantile(followed, [1 / 3, 2 / 3]) if followed.size else np.zeros(2)
+    third = np.searchsorted(edges, cohort.risk, side="right")
+    comparisons = len(arms) * 3 + len(world.offers)
+    segments: dict[str, Any] = {}
+    for arm in arms:
+        for number, name in enumerate(("low", "middle", "high")):
+            found = against_holdout(cohort, arm, alpha / comparisons, third == number)
+            churn = {key: value for key, value in found["incremental_churn"].items() if key != "looks"}
+            segments[f"{arm}: {name} risk"] = {"customers": found["customers"], **churn}
+    segments |= offer_effects(cohort, log, world, alpha / comparisons)
+    woken = [name for name, found in segments.items() if found["low"] is not None and found["low"] > 0]
+    return {"comparisons": comparisons, "segments": segments, "woken": woken}
+
+
+def missed_targets(result: Mapping[str, Any]) -> list[str]:
+    """Alarms, segments in which contact raised churn, and arms that are not shown to earn, one sentence each."""
+    missed = [alarm for check in ("sample_ratio", "shared_budget") if (alarm := result[check]["alarm"])]
+    missed += [f"{name}: contact raised churn" for name in result["sleeping_dogs"]["woken"]]
+    for arm, found in result["against_holdout"].items():
+        low = found["incremental_net_value_usd"]["low"]
+        if low is None:
+            missed.append(f"{arm}: fewer than {MIN_CUSTOMERS} followed customers in it or in the holdout")
+        elif low <= 0:
+            missed.append(f"{arm}: net value over the holdout is not above 0 with confidence (lower bound {low:.2f})")
+    return missed
