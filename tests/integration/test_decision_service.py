@@ -75,6 +75,19 @@ def test_answers_as_in_process(channel: grpc.Channel, decision_checkpoints: Path
         assert stub.DecisionServiceStub(channel).Decide(request, timeout=5) == decider.decide(request)
 
 
+def test_every_policy_answers_over_the_wire(channel: grpc.Channel) -> None:
+    """Champion and baselines, each under its own version; a policy that nobody knows is INVALID_ARGUMENT."""
+    stub = decision_grpc.DecisionServiceStub(channel)
+    answers = [stub.Decide(decide_request(policy=number), timeout=5) for number in pb.PolicyName.values()]
+    champion, *baselines = (answer.versions["policy"] for answer in answers)
+    names = ("propensity", "uplift-trees", "thompson-sampling")
+    assert baselines == [f"baseline-{name}@{champion}" for name in names]
+    assert all(0.0 < answer.propensity <= 1.0 for answer in answers)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Decide(decide_request(policy=9), timeout=5)  # type: ignore[arg-type]
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_health_and_models(channel: grpc.Channel, decision_checkpoints: Path) -> None:
     """The health protocol says serving, and GetModels names the three checkpoints."""
     health = health_pb2_grpc.HealthStub(channel)

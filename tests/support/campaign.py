@@ -17,6 +17,12 @@ def settings() -> tuple[World, DynamicsParams]:
     return load_world(), load_dynamics()
 
 
+def short_settings() -> tuple[World, DynamicsParams]:
+    """Campaigns of a week, for tests that need a whole training but not what it learns."""
+    world, params = settings()
+    return world.model_copy(update={"episode_days": 7}), params
+
+
 def population(n: int, seed: int = 42) -> Population:
     return synthetic_population(*settings(), n, seed)
 

@@ -11,7 +11,7 @@ import torch
 
 from churnsaver.errors import BadInput
 from churnsaver.settings import load_section
-from tests.support.campaign import TINY, population, settings
+from tests.support.campaign import TINY, population, short_settings
 from trainers.agents.ppo_policy import Learner, PpoSettings, Preset, TrainedPolicy, new_learner, train_ppo
 from trainers.agents.resume import STATE, fingerprints, restore_learner, save_learner
 from trainers.env.params import load_soft_limits
@@ -27,7 +27,7 @@ def arguments(kind: str = "pid", preset: Preset = PRESET) -> tuple[Any, ...]:
     section = load_section("ppo", PpoSettings)
     game = section.lagrangian.model_copy(update={"kind": kind})
     section = section.model_copy(update={"lagrangian": game, "validation_customers": 64})
-    return (*settings(), load_soft_limits(), population(300), section, preset, 7)
+    return (*short_settings(), load_soft_limits(), population(300), section, preset, 7)
 
 
 def weights(trained: TrainedPolicy) -> bytes:

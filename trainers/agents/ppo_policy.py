@@ -149,10 +149,8 @@ def train_ppo(
 
     Raises:
         SettingsError: the limits or the budget leave nothing to learn.
-        BadInput: the environment's rewards are no numbers.
+        BadInput: a reward or a cost of the environment is no number.
     """
-    require_feasible(world, limits, preset.customers)
-    torch.set_num_threads(settings.threads)
     learner = learner or new_learner(world, params, limits, population, settings, preset, seed)
     months = campaign_months(world)
     for number in range(len(learner.history) + 1, preset.iterations + 1):
@@ -192,7 +190,13 @@ def new_learner(
     preset: Preset,
     seed: int,
 ) -> Learner:
-    """A learner that has learned nothing but how observations are spread, from one campaign of its own."""
+    """A learner that has learned nothing but how observations are spread, from one campaign of its own.
+
+    Raises:
+        SettingsError: the limits or the budget leave nothing to learn.
+    """
+    require_feasible(world, limits, preset.customers)
+    torch.set_num_threads(settings.threads)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     n_features, n_actions = len(observation_names(world)), len(ActionSpace(world))
@@ -303,16 +307,17 @@ def _loss(
     entropy_coefficient: float,
 ) -> tuple[Tensor, float, float]:
     """The loss of one minibatch, with its entropy and approximate KL."""
-    observations, actions, weight = batch.observations[rows], batch.actions[rows], weights[rows]
+    observations, actions = batch.observations.index_select(0, rows), batch.actions[rows]
+    weight, advantage = weights[rows], advantages[rows]
     # The mask of the rollout, not a new one: the ratio compares the same two policies.
-    log_probs = masked_log_probs(network.actor(observations), batch.allowed[rows])
+    log_probs = masked_log_probs(network.actor(observations), batch.allowed.index_select(0, rows))
     log_ratio = log_probs.gather(1, actions[:, None]).squeeze(1) - batch.log_probs[rows]
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1.0 - settings.clip_epsilon, 1.0 + settings.clip_epsilon)
-    surrogate = (weight * torch.min(ratio * advantages[rows], clipped * advantages[rows])).mean()
+    surrogate = (weight * torch.min(ratio * advantage, clipped * advantage)).mean()
     entropy = -(weight * (log_probs.exp() * log_probs).sum(dim=1)).mean()
 
-    targets = batch.returns[rows]
+    targets = batch.returns.index_select(0, rows)
     reward_error = network.reward_critic(observations) - network.reward_critic.normalise(targets[:, :1])
     cost_error = network.cost_critic(observations) - network.cost_critic.normalise(targets[:, 1:])
     value_loss = (weight[:, None] * reward_error.square()).mean() + (weight[:, None] * cost_error.square()).mean()

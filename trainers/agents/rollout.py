@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from churnsaver.domain.actions import NO_CONTACT
 from trainers.agents.lagrangian import Lagrangian
 from trainers.agents.networks import ActorCritic, masked_log_probs
 from trainers.env.checks import require_finite
@@ -94,10 +95,15 @@ def play_campaign(
     """
     situations = [campaign.situation]
     observations: list[torch.Tensor] = []
-    actions, log_probs, rewards, costs = [], [], [], []
+    reach: list[Bools] = []
+    actions: list[NDArray[np.int64]] = []
+    log_probs: list[NDArray[np.float32]] = []
+    rewards: list[Floats] = []
+    costs: list[Floats] = []
     while not campaign.finished:
-        observation = network.standardise(situations[-1].observation)
-        drawn, drawn_log_probs = _draw(network.actor, observation, situations[-1].allowed, rng)
+        observations.append(network.standardise(situations[-1].observation))
+        reach.append(reachable(situations[-1]))
+        drawn, drawn_log_probs = _draw(network.actor, observations[-1], situations[-1].allowed, reach[-1], rng)
         outcome = campaign.step(drawn)
         require_finite(len(actions), reward_usd=outcome.reward_usd, expected_costs=outcome.expected_costs.sum(axis=1))
         actions.append(drawn)
@@ -105,19 +111,19 @@ def play_campaign(
         rewards.append(outcome.reward_usd)
         costs.append(outcome.expected_costs)
         situations.append(campaign.situation)
-        observations.append(observation)
     observations.append(network.standardise(situations[-1].observation))
+    reach.append(reachable(situations[-1]))
     cost = np.stack(costs)  # (steps, n, constraints)
     totals = CampaignTotals(float(np.sum(rewards, axis=0).mean()), cost.sum(axis=0).mean(axis=0) / months)
 
-    observed = torch.stack(observations)  # (steps + 1, n, features)
-    with torch.no_grad():
-        values = network.values(observed).numpy().astype(np.float64)
+    observed, within = torch.stack(observations), np.stack(reach)  # (steps + 1, n, features), (steps + 1, n)
     heads = np.concatenate([np.stack(rewards)[:, :, None], lagrangian.in_limits(cost)], axis=2)
-    reach = np.stack([reachable(situation) for situation in situations])  # (steps + 1, n)
-    advantages = generalized_advantages(heads, values, reach[1:], gamma, gae_lambda)
+    values = np.zeros((*within.shape, heads.shape[2]))  # who is out of reach is worth what nobody can change
+    with torch.no_grad():
+        values[within] = network.values(observed[torch.from_numpy(within)]).numpy()
+    advantages = generalized_advantages(heads, values, within[1:], gamma, gae_lambda)
 
-    keep = reach[:-1]
+    keep = within[:-1]
     return Batch(
         observations=observed[:-1][torch.from_numpy(keep)],
         allowed=torch.from_numpy(np.stack([situation.allowed for situation in situations[:-1]])[keep]),
@@ -130,9 +136,14 @@ def play_campaign(
 
 @torch.no_grad()
 def _draw(
-    actor: nn.Module, observation: torch.Tensor, allowed: Bools, rng: np.random.Generator
+    actor: nn.Module, observation: torch.Tensor, allowed: Bools, reach: Bools, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """An action for each customer and its log-probability, (n,) each."""
-    log_probs = masked_log_probs(actor(observation), torch.from_numpy(allowed)).numpy()
-    drawn = draw_actions(np.exp(log_probs.astype(np.float64)), rng.random(len(log_probs)))
-    return drawn, log_probs[np.arange(len(drawn)), drawn]
+    """An action for each customer and its log-probability, (n,) each; only who is within `reach` costs a forward."""
+    rows, uniforms = np.flatnonzero(reach), rng.random(len(reach))
+    logits = actor(observation[torch.from_numpy(rows)])
+    row_log_probs = masked_log_probs(logits, torch.from_numpy(allowed[rows])).numpy()
+    drawn = np.full(len(reach), NO_CONTACT, dtype=np.int64)
+    drawn[rows] = draw_actions(np.exp(row_log_probs.astype(np.float64)), uniforms[rows])
+    log_probs = np.zeros(len(reach), dtype=np.float32)
+    log_probs[rows] = row_log_probs[np.arange(len(rows)), drawn[rows]]
+    return drawn, log_probs

@@ -30,7 +30,8 @@ class RetentionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArr
     becomes free, so autoreset is disabled and `reset` starts a whole new campaign.
 
     `info`: `action_mask` (n, actions) bool; `reasons` (n, actions) as `eligibility.Reason`; after a step also
-    `costs` (n, constraints), `cash_usd`, `decided`, `contacted`, `refused`, `accepted`, `opted_out`, each (n,).
+    `costs` and `expected_costs` (n, constraints), `cash_usd`, `decided`, `contacted`, `refused`, `accepted`,
+    `opted_out`, each (n,).
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}  # noqa: RUF012 - Gymnasium's own declaration
@@ -66,6 +67,7 @@ class RetentionVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArr
         left = ~campaign.active
         info = self._mask(campaign) | {
             "costs": outcome.costs,
+            "expected_costs": outcome.expected_costs,
             "cash_usd": outcome.cash_usd,
             "decided": outcome.decided,
             "contacted": outcome.contacted,

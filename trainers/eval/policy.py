@@ -36,7 +36,7 @@ SPEC_FIELDS = {"offer", "threshold", "worth", "pacing"}
 CALIBRATION_SEED_OFFSET = 10_000
 STRESS_SEED_OFFSET = 20_000
 CALIBRATION_CUSTOMERS = 2_000
-STRESS_CAMPAIGNS = 6
+STRESS_CAMPAIGNS = 4
 MIN_DECISIONS = 1_000_000
 # Customers leave, so about this share of the epochs is decided about.
 DECIDED_SHARE = 0.85
