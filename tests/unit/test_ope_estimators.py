@@ -147,12 +147,12 @@ class TestIntervals:
 
     def test_coverage(self) -> None:
         """The truth is inside the bootstrap's interval in 93 % of small logs with skewed weights, or more."""
-        runs, inside = 200, 0
+        runs, inside = 120, 0
         for run in range(runs):
             logged = bandit(400, seed=run)  # truth: 0.7
             found = estimates({"ips": mean_of(logged.weights * logged.rewards)}, logged.clusters, run)["ips"]
             inside += found.bootstrap[0] <= 0.7 <= found.bootstrap[1]
-        assert inside / runs >= 0.92  # 93 % less what 200 runs leave to chance
+        assert inside / runs >= 0.9  # 93 % less what 120 runs leave to chance
 
     def test_few_events_get_the_wide_interval(self) -> None:
         """Five clicks in a thousand: the variance is made of five terms, and Bernstein's interval is stated."""
