@@ -60,7 +60,7 @@ def eval_policy(
     policy.require_world(world)
     policy.check_golden(opened)
     dataset = load_dataset_as(data, schema)
-    fitting, judging_customers = _populations(dataset, risk, accept, seed)
+    fitting, judging_customers = populations(dataset, risk, accept, seed)
     setting = Setting(world, params, judging_customers)
     judging = Judging(campaigns or enough_campaigns(world, len(judging_customers)))
     if gate:
@@ -92,7 +92,7 @@ def eval_policy(
         raise GateFailed("; ".join(report["missed"]))
 
 
-def _populations(dataset: Dataset, risk: Path | None, accept: Path | None, seed: int) -> tuple[Population, Population]:
+def populations(dataset: Dataset, risk: Path | None, accept: Path | None, seed: int) -> tuple[Population, Population]:
     """The customers whom training may see, on whom baselines are fitted and calibrated, and the held-out ones."""
     from churnsaver.settings import load_world
     from trainers.agents.train import score_population

@@ -176,6 +176,8 @@ def _held_out(
 
 
 def _load(data: Path, schema: Path | None, outcome: str | None) -> Dataset:
+    from churnsaver.domain.schema import Role
+    from churnsaver.errors import BadInput
     from churnsaver.settings import load_schema
     from trainers.data import load_dataset
     from trainers.uplift.trial import with_outcome
@@ -184,8 +186,8 @@ def _load(data: Path, schema: Path | None, outcome: str | None) -> Dataset:
     if described is not None and outcome is not None:
         described = with_outcome(described, outcome)
     dataset = load_dataset(data, described)
-    if outcome is not None:
-        with_outcome(dataset.schema, outcome)
+    if outcome is not None and dataset.schema.name_of(Role.OUTCOME) != outcome:
+        raise BadInput(f"{data}: was prepared with another outcome; name the CSV and its --schema with --outcome")
     return dataset
 
 

@@ -85,10 +85,15 @@ def contact_reservations_cents(world: World, state: ContactState) -> NDArray[np.
     return np.concatenate([np.zeros((len(per_action), 1), dtype=np.int64), per_action], axis=1)
 
 
-def mask_reasons(world: World, state: ContactState) -> NDArray[np.uint8]:
+def mask_reasons(
+    world: World, state: ContactState, reservations_cents: NDArray[np.int64] | None = None
+) -> NDArray[np.uint8]:
     """A `Reason` for every joint action, shape (n, actions); ALLOWED where the action may be taken.
 
     "Do not contact" is always allowed, so a customer with everything else masked is left alone.
+
+    Args:
+        reservations_cents: `contact_reservations_cents` of this state, from whoever has it already.
     """
     n, n_offers, n_delays = len(state.consent), len(world.offers), len(world.delays_hours)
     rules = world.contact_rules
@@ -99,7 +104,9 @@ def mask_reasons(world: World, state: ContactState) -> NDArray[np.uint8]:
     cooling = np.any(distance < rules.cooldown_hours, axis=1)  # (n, delays)
     capped = np.greater_equal((distance < HOURS_PER_WEEK).sum(axis=1), rules.weekly_cap)  # (n, delays)
     quiet = in_quiet_hours(rules.quiet_hours, state.local_hour_at_send)  # (n, delays)
-    reserved = contact_reservations_cents(world, state)[:, 1:].reshape(n, n_offers, n_delays)
+    if reservations_cents is None:
+        reservations_cents = contact_reservations_cents(world, state)
+    reserved = reservations_cents[:, 1:].reshape(n, n_offers, n_delays)
     over_budget = reserved > state.budget_left_cents[:, None, None]
 
     contact = np.full((n, n_offers, n_delays), Reason.ALLOWED, dtype=np.uint8)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from churnsaver.checkpoints import open_checkpoint
+from churnsaver.checkpoints import open_checkpoint, write_checkpoint
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.eligibility import Reason
 from churnsaver.domain.schema import Scalar
 from churnsaver.errors import BadInput
+from churnsaver.models.baselines import load_baselines
 from churnsaver.models.policy import OnnxPolicy
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as pb
 from churnsaver.settings import load_world
@@ -167,3 +168,46 @@ def test_unknown_attributes_are_not_read(decider: Decider) -> None:
     """A column that the schema does not name changes nothing."""
     assert decider.decide(decide_request(shoe_size=44.0)) == decider.decide(decide_request())
     assert "shoe_size" not in CUSTOMER
+
+
+BASELINES = {
+    pb.POLICY_NAME_PROPENSITY: "propensity",
+    pb.POLICY_NAME_UPLIFT_TREES: "uplift_trees",
+    pb.POLICY_NAME_THOMPSON_SAMPLING: "thompson_sampling",
+}
+
+
+@pytest.mark.parametrize(("number", "name"), BASELINES.items())
+def test_a_baseline_decides_where_it_is_asked(
+    decider: Decider, decision_checkpoints: Path, number: pb.PolicyName.ValueType, name: str
+) -> None:
+    """Its own draw, propensity and version; the same observation and mask as the champion's, no multipliers."""
+    policy = load_baselines(open_checkpoint(decision_checkpoints / "policy", "policy"), WORLD)[name]
+    champion = decider.decide(decide_request())
+    for seed in range(20):
+        answer = decider.decide(decide_request(seed=seed, policy=number))
+        allowed = np.frombuffer(answer.mask_reasons, dtype=np.uint8) == Reason.ALLOWED
+        observation = np.array([answer.observation], dtype=np.float32)
+        probabilities = policy.probabilities(observation, allowed[None, :])[0]
+        assert (answer.action, answer.propensity) == (draw(probabilities, seed), probabilities[answer.action])
+        assert (answer.observation, answer.mask_reasons) == (champion.observation, champion.mask_reasons)
+        assert answer.versions["policy"] == f"baseline-{name.replace('_', '-')}@{champion.versions['policy']}"
+        assert answer.sha256 == champion.sha256
+        assert not answer.multipliers
+
+
+def test_an_unknown_policy_is_named(decider: Decider) -> None:
+    """A number of a newer protocol is refused with what there is."""
+    with pytest.raises(BadInput, match=r"policy is 9, which policy-\w+ does not hold; expected one of POLICY_NAME_UN"):
+        decider.decide(decide_request(policy=9))  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_without_baselines_decides_as_champion_only(decision_checkpoints: Path, tmp_path: Path) -> None:
+    """As those that were published before there were any; asked for a baseline, it says what it holds."""
+    opened = open_all(decision_checkpoints)
+    older = {name: content for name, content in opened["policy"].contents.items() if name != "baselines.json"}
+    write_checkpoint(tmp_path / "policy", "policy", older, seed=42, metrics={})
+    served = Decider(WORLD, load_models({**opened, "policy": open_checkpoint(tmp_path / "policy")}, WORLD))
+    assert served.decide(decide_request()).propensity > 0.0
+    with pytest.raises(BadInput, match=r"expected one of POLICY_NAME_UNSPECIFIED$"):
+        served.decide(decide_request(policy=pb.POLICY_NAME_PROPENSITY))

@@ -185,6 +185,18 @@ def test_second_up_changes_nothing(stack: Stack) -> None:
     assert after == before
 
 
+def test_records_reach_the_folder_that_measuring_reads(stack: Stack, bodies: list[dict[str, Any]]) -> None:
+    """A decision is a line of a file where `up` says, within seconds."""
+    folder = Path(stack.cli_json("up")["records"])
+    wanted = stack.post(take(bodies, 1)[0]).json()["decision_id"]
+    deadline = time.monotonic() + 15.0
+    found = False
+    while not found and time.monotonic() < deadline:
+        found = any(wanted in path.read_text() for path in (folder / "decisions").rglob("*.jsonl"))
+        time.sleep(0.2)
+    assert found
+
+
 # -- bad input: one clear line, exit 2, no stack trace -------------------------------------------------
 
 

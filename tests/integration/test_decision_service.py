@@ -22,8 +22,9 @@ from churnsaver.rpc.stubs.models.v1 import models_service_pb2_grpc as models_grp
 from churnsaver.settings import load_world
 from services.decision.decide import Decider
 from services.decision.models import load_models
+from services.gateway.downstream import GrpcDecision, Unavailable
 from tests.conftest import free_port
-from tests.support.decision import decide_request, open_all
+from tests.support.decision import CUSTOMER, decide_request, open_all
 from tests.support.registry import Yard, publish_all
 
 
@@ -73,6 +74,30 @@ def test_answers_as_in_process(channel: grpc.Channel, decision_checkpoints: Path
     for seed in range(10):
         request = decide_request(seed=seed)
         assert stub.DecisionServiceStub(channel).Decide(request, timeout=5) == decider.decide(request)
+
+
+def test_every_policy_answers_over_the_wire(channel: grpc.Channel) -> None:
+    """Champion and baselines, each under its own version; a policy that nobody knows is INVALID_ARGUMENT."""
+    stub = decision_grpc.DecisionServiceStub(channel)
+    answers = [stub.Decide(decide_request(policy=number), timeout=5) for number in pb.PolicyName.values()]
+    champion, *baselines = (answer.versions["policy"] for answer in answers)
+    names = ("propensity", "uplift-trees", "thompson-sampling")
+    assert baselines == [f"baseline-{name}@{champion}" for name in names]
+    assert all(0.0 < answer.propensity <= 1.0 for answer in answers)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Decide(decide_request(policy=9), timeout=5)  # type: ignore[arg-type]
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_the_gateways_client_names_the_policy(service: str) -> None:
+    """What the gateway asks for is what decides; what the service does not hold is as if it were away."""
+    contact = decide_request().contact
+    async with grpc.aio.insecure_channel(service) as opened:
+        client = GrpcDecision(opened)
+        answer = await client.decide(CUSTOMER, contact, 42, pb.POLICY_NAME_UPLIFT_TREES, 5.0)
+        assert answer.versions["policy"].startswith("baseline-uplift-trees@policy-")
+        with pytest.raises(Unavailable, match="decision: INVALID_ARGUMENT"):
+            await client.decide(CUSTOMER, contact, 42, 9, 5.0)  # type: ignore[arg-type]
 
 
 def test_health_and_models(channel: grpc.Channel, decision_checkpoints: Path) -> None:

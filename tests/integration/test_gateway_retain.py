@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from churnsaver.settings import ExperimentSettings
 from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import Draft, Unavailable
@@ -202,6 +203,72 @@ async def test_decision_down_means_baseline(gateway: Gateway) -> None:
     assert (await gateway.records.get(answer["decision_id"]))["booking"] == "booked"
 
 
+async def opened(built: Gateway, switch: str) -> Gateway:
+    """A gateway with an open ledger and the switch as told."""
+    await rebuild(built.ledger, built.journal)
+    await built.kill_switch.write(KillSwitchRequest(state=switch, reason="test"))  # type: ignore[arg-type]
+    return built
+
+
+@pytest.mark.parametrize(("baseline", "number"), [("propensity", 1), ("uplift_trees", 2), ("thompson_sampling", 3)])
+async def test_the_kill_switch_flips_to_the_baseline_of_the_settings(
+    redis_instance: RedisServer, tmp_path: Path, baseline: str, number: int
+) -> None:
+    """The decision service's baseline answers under the switch; the scorecard while it is away, for the same reason."""
+    gateway = await opened(Gateway(redis_instance.url, tmp_path / "journal", baseline=baseline), "on")
+    answer = (await retain(gateway, body())).json()
+    assert gateway.decision.policies == [number]
+    assert (answer["mode"], answer["baseline_reason"], answer["arm"]) == ("baseline", "kill_switch", "baseline")
+    assert answer["decision"]["offer"] == "discount_20"
+    assert answer["decision"]["propensity"] == 0.25
+    assert (await gateway.records.get(answer["decision_id"]))["propensity"]["total"] == 0.125
+
+    gateway.decision.down = DOWN
+    behind = (await retain(gateway, body("c2", "r2"))).json()
+    assert (behind["mode"], behind["baseline_reason"], behind["arm"]) == ("baseline", "kill_switch", "baseline")
+    assert behind["decision"]["offer"] == "discount_10"
+    assert behind["versions"]["policy"] == "baseline-propensity"
+    assert (await gateway.records.get(behind["decision_id"]))["booking"] == "booked"
+    await gateway.close()
+
+
+async def test_the_scorecard_asks_nobody(redis_instance: RedisServer, tmp_path: Path) -> None:
+    """By default the switch needs no other service, and so costs no other time."""
+    gateway = await opened(Gateway(redis_instance.url, tmp_path / "journal"), "on")
+    answer = (await retain(gateway, body())).json()
+    assert answer["versions"]["policy"] == "baseline-propensity"
+    assert "decision" not in answer["latency_ms"]
+    assert gateway.decision.policies == []
+    await gateway.close()
+
+
+async def test_the_baseline_arm_and_the_policy_are_asked_differently(
+    redis_instance: RedisServer, tmp_path: Path
+) -> None:
+    """The arm of an experiment gets the baseline of the settings, a holdout nobody's."""
+    for share, asked in (("baseline", [2]), ("holdout", [])):
+        shares = ExperimentSettings(**{share: 1.0})
+        folder = tmp_path / share
+        gateway = await opened(Gateway(redis_instance.url, folder, baseline="uplift_trees", experiment=shares), "off")
+        answer = (await retain(gateway, body(share, share))).json()
+        assert (answer["arm"], answer["baseline_reason"]) == (share, "experiment")
+        assert gateway.decision.policies == asked
+        await gateway.redis.flushall()
+        await gateway.close()
+
+
+async def test_a_failing_policy_falls_back_to_the_scorecard_at_once(
+    redis_instance: RedisServer, tmp_path: Path
+) -> None:
+    """A decision service that is away is not asked again for its baseline."""
+    gateway = await opened(Gateway(redis_instance.url, tmp_path / "journal", baseline="uplift_trees"), "off")
+    gateway.decision.down = DOWN
+    answer = (await retain(gateway, body())).json()
+    assert answer["baseline_reason"] == "decision_unavailable"
+    assert gateway.decision.policies == [0]
+    await gateway.close()
+
+
 async def test_generator_down_means_template(gateway: Gateway) -> None:
     """Failure table, row generator: the approved text, reviewed all the same."""
     gateway.generator.down = DOWN
@@ -390,8 +457,6 @@ async def test_redis_without_its_data_is_closed_until_rebuilt(gateway: Gateway) 
 
 async def test_holdout_is_never_contacted(redis_instance: RedisServer, tmp_path: Path) -> None:
     """An experiment's holdout is decided, recorded and left alone."""
-    from churnsaver.settings import ExperimentSettings
-
     gateway = Gateway(redis_instance.url, tmp_path / "journal", experiment=ExperimentSettings(holdout=1.0))
     await rebuild(gateway.ledger, gateway.journal)
     await gateway.kill_switch.write(KillSwitchRequest(state="off", reason="test"))

@@ -210,12 +210,11 @@ class _Always:
         return self._policy.probabilities(observation, allowed)
 
 
-def shared_budget(seed: int) -> dict[str, Any]:
+def shared_budget(world: World, params: DynamicsParams, seed: int) -> dict[str, Any]:
     """A careful arm's gain a customer alone, beside a spendthrift on one budget, and on a budget of its own.
 
     The budget is a tenth of env.yaml's for as many customers, so that it runs short.
     """
-    world, params = load_world(), load_dynamics()
     careful, spendthrift = PropensityPolicy(world, 0.4, world.offers[1].id, 336.0), _Always(world)
     gains: dict[str, list[float]] = defaultdict(list)
     for run in range(seed, seed + BUDGET_SEEDS):
@@ -271,7 +270,7 @@ def main() -> None:
         "target_coverage": TARGET,
         "seed": options.seed,
         "cases": cases,
-        "budgets": shared_budget(options.seed),
+        "budgets": shared_budget(pool.world, pool.params, options.seed),
         "missed": missed,
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -294,17 +293,17 @@ def missed_targets(cases: dict[str, Any]) -> list[str]:
 
 
 def plot(cases: dict[str, Any], path: Path) -> None:
-    """Coverage of each estimator's stated interval, by case and outcome."""
+    """Coverage of each estimator's stated interval, a row for each case and outcome."""
     shown = [(name, outcome) for name, case in cases.items() if not case["should_refuse"] for outcome in OUTCOMES]
-    figure, axes = new_axes(len(shown), width_in=3.0 * len(shown), height_in=3.2)
-    for (name, outcome), each in zip(shown, axes, strict=True):
-        found = cases[name]["estimators"][outcome]
-        shares = [found[estimator]["stated_coverage"] for estimator in ESTIMATORS]
-        colours = [COLOURS[0] if share >= TARGET else COLOURS[1] for share in shares]
-        each.barh(list(ESTIMATORS), shares, color=colours)
-        each.axvline(TARGET, color=COLOURS[5], linestyle="--")
-        each.set(title=f"{name}: {outcome}", xlim=(0.5, 1.0))
-        each.invert_yaxis()
+    figure, (axes,) = new_axes(width_in=7.0, height_in=0.35 * len(shown) + 1.2)
+    for estimator, marker in zip(ESTIMATORS, "ovs^DPX", strict=True):
+        shares = [cases[name]["estimators"][outcome][estimator]["stated_coverage"] for name, outcome in shown]
+        axes.plot(shares, range(len(shown)), marker, label=estimator, alpha=0.7)
+    axes.axvline(TARGET, color=COLOURS[-1], linestyle="--")
+    axes.set_yticks(range(len(shown)), [f"{name}: {outcome}" for name, outcome in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("share of runs with the truth inside the stated 95 % interval")
+    axes.legend(loc="center left")
     figure.savefig(path, dpi=110)
 
 

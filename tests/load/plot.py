@@ -36,3 +36,18 @@ def draw(path: Path, latencies_ms: Mapping[str, Sequence[float]], saturation: Ma
         axes.grid(visible=True, which="both", alpha=0.2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def draw_env_speed(path: Path, sizes: Sequence[Mapping[str, float]], target_steps_per_s: float) -> None:
+    """Writes a PNG: left steps a second against the number of customers, right peak memory."""
+    figure, (speed, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    customers = [size["customers"] for size in sizes]
+    speed.plot(customers, [size["steps_per_s"] for size in sizes], marker="o", color=COLORS["policy"])
+    speed.axhline(target_steps_per_s, color="#bbbbbb", linestyle=":")
+    speed.set(xscale="log", yscale="log", xlabel="customers", ylabel="environment steps/s (dotted: target)")
+    memory.plot(customers, [size["peak_memory_mb"] for size in sizes], marker="o", color=COLORS["baseline"])
+    memory.set(xscale="log", ylim=(0, None), xlabel="customers", ylabel="peak memory of the process, MB")
+    for axes in (speed, memory):
+        axes.grid(visible=True, which="both", alpha=0.2)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

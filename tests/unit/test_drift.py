@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from matplotlib.figure import Figure
 from scipy.stats import chi2, kstest
 from typer.testing import CliRunner, Result
 
@@ -15,6 +16,7 @@ from churnsaver.errors import BadInput
 from cli.main import app
 from tests.support.decision import SCHEMAS
 from trainers.data.simulate import simulate_population
+from trainers.eval import model_plots
 from trainers.eval.drift import RISK, measure_drift, psi, told_apart
 
 
@@ -88,6 +90,17 @@ def test_a_changed_relation_is_told_apart() -> None:
     assert told_apart(*frame, 42).low > 0.8
     same = told_apart(frame[0][:500], frame[0][500:], 42)
     assert same.low < 0.55
+
+
+def test_plotted_shares_are_each_data_sets_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars show the reference's shares and the new rows', not a mixture."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(model_plots, "svg", drawn.append)
+    model_plots.distribution_plot("x", pl.Series("x", ["a", "a", "a", "b"]), pl.Series("x", ["b", "b"]))
+    old, new = drawn[0].axes[0].containers
+    # Most common first, ties in any order: a and b are three each.
+    assert sorted(bar.get_height() for bar in old.patches) == [0.25, 0.75]
+    assert sorted(bar.get_height() for bar in new.patches) == [0.0, 1.0]
 
 
 def test_command_reports_and_gates(decision_checkpoints: Path, tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from churnsaver.errors import BadInput
 from trainers.eval.ope import MIN_EFFECTIVE, MIN_MEAN_WEIGHT, evaluate_logged, missed_targets
-from trainers.ope.estimators import ESTIMATORS, Predicted, doubly_robust, estimate, mean_of, shrunk_dr, switch_dr
+from trainers.ope.estimators import (
+    ESTIMATORS,
+    Estimator,
+    Predicted,
+    doubly_robust,
+    estimate,
+    mean_of,
+    shrunk_dr,
+    switch_dr,
+)
 from trainers.ope.intervals import empirical_bernstein, estimates, student_t
 from trainers.ope.logged import PROPENSITY_FLOOR, LoggedBandit, Support
 from trainers.ope.outcome_model import cross_fit, folds_of
@@ -75,24 +84,26 @@ class TestAgainstObp:
 
 
 class TestChoice:
-    """Switch-DR's τ and DR-OS's λ are chosen by a bound of the mean squared error."""
+    """Switch-DR's τ and DR-OS's λ are chosen by an estimate of the mean squared error."""
 
-    def test_no_shrinkage_where_weights_are_small(self) -> None:
-        """Bias is never bought where there is no variance to save."""
-        logged, model = bandit(5_000), zeros(5_000)
+    @pytest.mark.parametrize("estimator", [switch_dr, shrunk_dr])
+    def test_less_error_where_few_weights_carry_all(self, estimator: Estimator) -> None:
+        """With log-normal weights and a model that is right, the error is well below plain DR's."""
+        errors = []
+        for run in range(200):
+            rng = np.random.default_rng(run)
+            weights, rewards = rng.lognormal(-2.0, 2.0, 300), rng.normal(size=300)
+            model = zeros(300)
+            errors.append([estimator(weights, rewards, model).value, doubly_robust(weights, rewards, model).value])
+        ours, plain = np.sqrt(np.mean(np.square(errors), axis=0))
+        assert ours < 0.9 * plain
+
+    @pytest.mark.parametrize("estimator", [switch_dr, shrunk_dr])
+    def test_no_bias_is_bought_where_the_model_is_wrong(self, estimator: Estimator) -> None:
+        """With mild weights and a model that is off by 5, the residuals are kept."""
+        logged, model = bandit(5_000), Predicted(np.full(5_000, 5.0), np.full(5_000, 5.0))
         dr = doubly_robust(logged.weights, logged.rewards, model).value
-        assert shrunk_dr(logged.weights, logged.rewards, model).value == dr
-        assert switch_dr(logged.weights, logged.rewards, model).value == dr
-
-    def test_shrinkage_where_one_weight_is_huge(self) -> None:
-        """One enormous weight with a small residual elsewhere is not let to decide."""
-        rng = np.random.default_rng(1)
-        weights = np.append(np.ones(4_000), 3_000.0)
-        rewards = np.append(rng.normal(0, 0.01, 4_000), 50.0)
-        model = zeros(4_001)
-        plain = doubly_robust(weights, rewards, model).value
-        assert plain > 30
-        assert abs(shrunk_dr(weights, rewards, model).value) <= plain
+        assert estimator(logged.weights, logged.rewards, model).value == pytest.approx(dr, abs=0.02)
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(20, 200), scale=st.floats(0.1, 50.0), shift=st.floats(-5.0, 5.0))
@@ -136,12 +147,12 @@ class TestIntervals:
 
     def test_coverage(self) -> None:
         """The truth is inside the bootstrap's interval in 93 % of small logs with skewed weights, or more."""
-        runs, inside = 200, 0
+        runs, inside = 120, 0
         for run in range(runs):
             logged = bandit(400, seed=run)  # truth: 0.7
             found = estimates({"ips": mean_of(logged.weights * logged.rewards)}, logged.clusters, run)["ips"]
             inside += found.bootstrap[0] <= 0.7 <= found.bootstrap[1]
-        assert inside / runs >= 0.92  # 93 % less what 200 runs leave to chance
+        assert inside / runs >= 0.9  # 93 % less what 120 runs leave to chance
 
     def test_few_events_get_the_wide_interval(self) -> None:
         """Five clicks in a thousand: the variance is made of five terms, and Bernstein's interval is stated."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from churnsaver.models.calibration import PlattCalibration
 from churnsaver.models.trees import AcceptanceModel, CalibratedTrees, RiskModel
 from churnsaver.settings import load_schema, load_world
 from cli.main import app
-from tests.support.decision import SCHEMAS
+from tests.support.decision import SCHEMAS, TINY
 from trainers.data import Dataset, load_dataset
 from trainers.data.simulate import simulate_population
+from trainers.eval import risk as evaluation
 from trainers.eval.accept import evaluate_acceptance
 from trainers.eval.metrics import auc
 from trainers.eval.peers import tuned_xgboost
@@ -197,3 +199,19 @@ def test_log_of_one_class_is_refused(decision_checkpoints: Path, tmp_path: Path)
         *("--checkpoint", decision_checkpoints / "acceptance"),
     )
     assert "column accepted: no row is '1'" in str(answer.exception)
+
+
+@pytest.mark.stack
+def test_cross_validation_does_not_see_what_it_predicts(monkeypatch: pytest.MonkeyPatch, new_customers: Path) -> None:
+    """On labels that mean something every model ranks; on shuffled ones none does, calibrated or tuned."""
+    monkeypatch.setattr(evaluation, "FOLDS", 2)
+    monkeypatch.setattr(evaluation, "REPEATS", 1)
+    dataset = customers(new_customers)
+    shuffled = dataset.frame["churned"].sample(fraction=1.0, shuffle=True, seed=42)
+    nonsense = replace(dataset, frame=dataset.frame.with_columns(churned=shuffled))
+    for data, low, high in ((dataset, 0.7, 0.95), (nonsense, 0.42, 0.58)):
+        result = evaluation.repeated_cv(data, load_world(), TINY, 42).result
+        for name in ("calibrated", "uncalibrated", "xgboost", "logistic"):
+            assert low < result["models"][name]["auc"]["mean"] < high
+        assert set(result["auc_difference"]) == {"uncalibrated", "xgboost", "logistic"}
+        assert sum(s["rows"] for s in result["segments"] if s["feature"] == "tenure_months") == len(data)

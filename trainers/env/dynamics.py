@@ -9,14 +9,17 @@ the potential Φ of potential-based shaping (Ng, Harada & Russell 1999), so the 
 
     E[margin + Φ(next)] - Φ(now) - spend - penalties,
 
-which sums to the campaign's value less a constant that no action changes: the value of contacting nobody.
+which sums to the campaign's value less Φ at its start, a constant that no action changes: the value of contacting
+nobody, the season of the year included (to the first order in its amplitude, which leaves cents a customer: see
+`hazard.Season`). Whatever Φ leaves out is the same for every policy, so differences between policies are exact.
 The expectation is over whether the customer accepts, opts out and leaves in this step, given everything else
 (Rao-Blackwell): it has the mean of the drawn outcome and far less noise. `StepOutcome.cash_usd` keeps the drawn
 money for evaluation.
 
 Simplifications: a response is drawn when the decision is made, also for a contact booked for later in the
-epoch; who leaves between booking and sending still costs the contact; effects start and end at the send and
-at whole epochs.
+epoch; who leaves between booking and sending still costs the contact; effects start at the send, which may lie a
+day after the decision, last for weeks (a contact's reaction) or months (an accepted discount), end at whole epochs
+and leave no rebound behind. The campaign starts on a random day of the year, which no policy sees.
 """
 
 from __future__ import annotations
@@ -177,6 +180,8 @@ class Campaign:
         risk = np.clip(seen.risk, MIN_RISK, 1.0 - MIN_RISK)
         self._hazard_per_day = -np.log1p(-risk) / params.risk_horizon_days
         self._potential = self._stay_values(slice(None), self._hazard_state())
+        # What each joint action reserves, (n, actions): it does not change in the course of a campaign.
+        self._reservations_cents = contact_reservations_cents(world, self._contact_state())
         self.situation = self._look()
 
     @cached_property
@@ -200,11 +205,6 @@ class Campaign:
         return offer_costs_cents(self._world, self._population.features.monthly_usd) / 100.0
 
     @cached_property
-    def _reservations_cents(self) -> Ints:
-        """What each joint action reserves, (n, actions): it does not change in the course of a campaign."""
-        return contact_reservations_cents(self._world, self.situation.contact)
-
-    @cached_property
     def _delay_hours(self) -> Floats:
         return np.asarray(self._world.delays_hours, dtype=np.float64)
 
@@ -220,7 +220,7 @@ class Campaign:
     @cached_property
     def _opt_out_shift(self) -> Floats:
         channels = np.array([self._params.channels[name].opt_out_shift for name in self._world.channels])
-        return self._per_segment("opt_out_shift") + channels[self._population.channel]
+        return np.asarray(self._per_segment("opt_out_shift") + channels[self._population.channel], dtype=np.float64)
 
     @cached_property
     def _full_cut(self) -> Floats:
@@ -348,11 +348,15 @@ class Campaign:
 
     def _expected_reward(self, who: Ints, response: Response, before: HazardState, send_share: Floats) -> Floats:
         """The step's reward of the contacted `who`, (k,), expected over acceptance and opt-out."""
-        was = before.take(who)
-        reaction = (self._reaction[who], self._reaction_days[who])
-        declined, *_ = self._value_of_step(was, HazardState(was.cut, was.cut_days, *reaction), send_share, who)
-        accepted, *_ = self._value_of_step(was, HazardState(*response.protection, *reaction), send_share, who)
-        value = response.acceptance * accepted + (1.0 - response.acceptance) * declined
+        both = np.concatenate([who, who])  # as if they declined, then as if they accepted
+        was = before.take(both)
+        cut, cut_days = (
+            np.concatenate([old[who], new])
+            for old, new in zip((before.cut, before.cut_days), response.protection, strict=True)
+        )
+        after = HazardState(cut, cut_days, self._reaction[both], self._reaction_days[both])
+        declined, accepted = self._value_of_step(was, after, send_share, both)[0].reshape(2, -1)
+        value = declined + response.acceptance * (accepted - declined)
         penalties = response.expected_costs[:, 0] + self._params.opt_out_penalty_usd * response.expected_costs[:, 3]
         return np.asarray(value - penalties, dtype=np.float64)
 
@@ -385,16 +389,19 @@ class Campaign:
 
     def _look(self) -> Situation:
         """The situation before the next decision: the one mask and the one observation (law 1)."""
-        n, world, population = len(self.active), self._world, self._population
+        contact, features = self._contact_state(), self._population.features
+        left = np.full(len(self.active), self.budget_left_cents / max(self.budget_cents, 1))
+        reasons = mask_reasons(self._world, contact, self._reservations_cents)
+        return Situation(contact, reasons, observe(self._world, features, contact, left))
+
+    def _contact_state(self) -> ContactState:
         sends = self._hour[:, None] + self._delay_hours
-        contact = ContactState(
-            consent=population.consent,
+        return ContactState(
+            consent=self._population.consent,
             do_not_contact=self.opted_out | ~self.active,  # who has left is contacted no more
             hours_since_contact=self._hours_since_contact.copy(),
             local_hour_at_send=self._clock(self.epoch, sends) if self._clock else sends % HOURS_PER_DAY,
-            monthly_usd=population.features.monthly_usd,
-            contact_cost_cents=population.contact_cost_cents,
-            budget_left_cents=np.full(n, self.budget_left_cents, dtype=np.int64),
+            monthly_usd=self._population.features.monthly_usd,
+            contact_cost_cents=self._population.contact_cost_cents,
+            budget_left_cents=np.full(len(self.active), self.budget_left_cents, dtype=np.int64),
         )
-        left = np.full(n, self.budget_left_cents / max(self.budget_cents, 1))
-        return Situation(contact, mask_reasons(world, contact), observe(world, population.features, contact, left))

@@ -63,25 +63,25 @@ class Season:
         return float(1.0 + self.amplitude * (np.sin(end) - np.sin(start)) / (_WAVE * days))
 
     def survive(self, hazard: Floats, day: Floats | float, days: Floats | float) -> tuple[Floats, Floats]:
-        """Expected days stayed of the next `days`, and the probability of staying them all; (n,) each.
+        """Expected days stayed of the next `days`, and the probability of staying them all.
 
         The survival is exp(-hazard · (u + amplitude · [sin]/wave)) after u days, and exact. Its integral has no
         closed form; this one is of the first order in the amplitude (its exponential of the wave as 1 + x).
 
         Args:
-            hazard: (n,) a day, before the season.
-            day: from which on, scalar or (n,).
+            hazard: a day, before the season, of any shape.
+            day: from which on; it and `days` are scalars or of that shape.
         """
         start, end = self._angle(day), self._angle(day + days)
         sin_start, sin_end = np.sin(start), np.sin(end)
-        left = -np.expm1(-hazard * days)
+        decay = np.exp(-hazard * days)
         tilt = hazard * (self.amplitude / _WAVE)
-        waves = hazard * sin_start + _WAVE * np.cos(start) - (1.0 - left) * (hazard * sin_end + _WAVE * np.cos(end))
-        stayed = left / hazard * (1.0 + tilt * sin_start) - tilt * waves / (hazard * hazard + _WAVE * _WAVE)
-        return stayed, (1.0 - left) * np.exp(tilt * (sin_start - sin_end))
+        waves = hazard * (sin_start - decay * sin_end) + _WAVE * (np.cos(start) - decay * np.cos(end))
+        stayed = (1.0 - decay) * (1.0 + tilt * sin_start) / hazard - tilt * waves / (hazard * hazard + _WAVE * _WAVE)
+        return stayed, decay * np.exp(tilt * (sin_start - sin_end))
 
-    def _angle(self, day: Floats | float) -> Floats:
-        return np.asarray(_WAVE * (day + self.start_day - self.peak_day), dtype=np.float64)
+    def _angle(self, day: Floats | float) -> Floats | float:
+        return _WAVE * (day + (self.start_day - self.peak_day))
 
 
 def stay_value_usd(
@@ -92,8 +92,11 @@ def stay_value_usd(
     The integral of margin × survival in at most three phases: while an accepted offer cuts the hazard and a
     reaction multiplies it, while only the longer of both does, and after. In each as `Season.survive` says.
     """
+    rows = np.flatnonzero((effects.cut_days > 0) | (effects.reaction_days > 0))
+    if rows.size == len(hazard_per_day):
+        return margin_per_day * _days_stayed(hazard_per_day, effects, season, day, days_left)
     stayed, _ = season.survive(hazard_per_day, day, days_left)
-    if (rows := np.flatnonzero((effects.cut_days > 0) | (effects.reaction_days > 0))).size:
+    if rows.size:
         stayed[rows] = _days_stayed(hazard_per_day[rows], effects.take(rows), season, day, days_left)
     return margin_per_day * stayed
 
@@ -104,10 +107,10 @@ def _days_stayed(hazard_per_day: Floats, effects: HazardState, season: Season, d
     reaction, reaction_days = effects.reaction, np.minimum(effects.reaction_days, days_left)
     both, either = np.minimum(cut_days, reaction_days), np.maximum(cut_days, reaction_days)
     longer = np.where(cut_days > reaction_days, kept, reaction)
-    total, survival = np.zeros_like(hazard_per_day), np.ones_like(hazard_per_day)
-    phases = ((kept * reaction, 0.0, both), (longer, both, either - both), (1.0, either, days_left - either))
-    for factor, start, days in phases:
-        stayed, survived = season.survive(np.maximum(hazard_per_day * factor, TINY_HAZARD), day + start, days)
-        total = total + survival * stayed
-        survival = survival * survived
-    return total
+    n = len(hazard_per_day)
+    factor, start, days = np.empty((3, n)), np.empty((3, n)), np.empty((3, n))  # (phases, n)
+    factor[0], factor[1], factor[2] = kept * reaction, longer, 1.0
+    start[0], start[1], start[2] = 0.0, both, either
+    days[0], days[1], days[2] = both, either - both, days_left - either
+    stayed, survived = season.survive(np.maximum(hazard_per_day * factor, TINY_HAZARD), day + start, days)
+    return np.asarray(stayed[0] + survived[0] * (stayed[1] + survived[1] * stayed[2]), dtype=np.float64)

@@ -75,7 +75,7 @@ def distribution_plot(name: str, reference: pl.Series, new: pl.Series) -> str:
                 of, bins=bins, weights=np.full(len(of), 1 / max(1, len(of))), alpha=0.5, color=colour, label=label
             )
     else:
-        common = reference.append(new).value_counts(sort=True)[name].to_list()[:MAX_BARS]
+        common = pl.concat([reference, new]).value_counts(sort=True)[name].to_list()[:MAX_BARS]
         places = np.arange(len(common))
         for series, label, shift, colour in ((reference, "reference", -0.2, COLOURS[0]), (new, "new", 0.2, COLOURS[1])):
             shares = [float(series.eq_missing(value).sum()) / len(series) for value in common]

@@ -35,7 +35,8 @@ def evaluate_checkpoint(model: UpliftModel, test: Comparison, prices: Prices | N
     """
     trial = trial_of(test, seed)
     judge = Judge(trial.outcome, trial.treatment)
-    ours, propensity = model.trees.uplift(trial.matrix), predict(model.response, trial.matrix)
+    matrix = test.rows.matrix(model.schema)  # a file with other categories gives them other codes
+    ours, propensity = model.trees.uplift(matrix), predict(model.response, matrix)
     gain = judge.qini_gain(ours, propensity, seed)
     result: dict[str, Any] = {
         "learner": str(model.spec.learner),

@@ -149,9 +149,9 @@ def _value(held_out: Trial, scores: Mapping[str, Floats], percent: int, prices: 
     everybody = np.ones(len(held_out), dtype=np.bool_)
     return {
         "contacted_percent": percent,
-        "profit_usd": float(ours[percent]),
-        "profit_usd_of_everybody": float(ours[-1]),
-        "profit_usd_of_propensity": float(theirs[percent]),
+        "profit_usd_per_customer": float(ours[percent]),
+        "profit_usd_per_customer_of_everybody": float(ours[-1]),
+        "profit_usd_per_customer_of_propensity": float(theirs[percent]),
         "nir_usd": net_incremental_revenue(held_out, top(scores[AUTO], percent), prices),
         "nir_usd_of_everybody": net_incremental_revenue(held_out, everybody, prices),
     }
@@ -159,12 +159,10 @@ def _value(held_out: Trial, scores: Mapping[str, Floats], percent: int, prices: 
 
 def _policy_value(folds: list[Fold], prices: Prices) -> dict[str, Any]:
     means = {name: mean_sd([fold.value[name] for fold in folds]) for name in folds[0].value}
-    gains = {
-        f"gain_usd_over_{other}": corrected_interval(
-            [fold.value["profit_usd"] - fold.value[f"profit_usd_of_{other}"] for fold in folds], FOLDS
-        ).as_dict()
-        for other in ("everybody", PROPENSITY)
-    }
+    profit, gains = "profit_usd_per_customer", {}
+    for other in ("everybody", PROPENSITY):
+        differences = [fold.value[profit] - fold.value[f"{profit}_of_{other}"] for fold in folds]
+        gains[f"gain_usd_per_customer_over_{other}"] = corrected_interval(differences, FOLDS).as_dict()
     return {"cost_usd": prices.cost_usd, "value_usd": prices.value_usd, **means, **gains}
 
 

@@ -46,8 +46,9 @@ class Ranking:
         self.order = np.argsort(score, kind="stable")[::-1]
         self._outcome = outcome[self.order].astype(np.float64)
         self._treatment = treatment[self.order].astype(np.float64)
-        ordered = score[self.order]
-        self._ends = np.r_[np.flatnonzero(np.diff(ordered)), len(ordered) - 1]
+        # Each row's place among the distinct scores, times the four kinds of rows.
+        distinct, place = np.unique(-score, return_inverse=True)
+        self._points, self._cells = len(distinct), 4 * place + 2 * treatment + outcome
 
     def qini_curve(self, weights: Floats | None = None) -> Curve:
         """Outcomes of the treated − outcomes of the others, scaled to as many. Radcliffe (2007)."""
@@ -67,15 +68,14 @@ class Ranking:
         before = np.cumsum(drawn) - drawn
         kept = np.clip(np.floor(drawn.sum() * share) - before, 0.0, drawn)
         treated, control = kept * self._treatment, kept * (1.0 - self._treatment)
-        return float(treated @ self._outcome / treated.sum() - control @ self._outcome / control.sum())
+        rates = [arm @ self._outcome / max(arm.sum(), 1.0) for arm in (treated, control)]
+        return float(rates[0] - rates[1])
 
     def _counts(self, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats]:
         """Treated, others, and the yes of each, up to the end of every distinct score, (points,) each."""
-        drawn = np.ones(len(self.order)) if weights is None else weights[self.order]
-        treated, yes = drawn * self._treatment, drawn * self._outcome
-        sums = (treated, drawn - treated, treated * self._outcome, yes * (1.0 - self._treatment))
-        counts = [np.cumsum(values)[self._ends] for values in sums]
-        return counts[0], counts[1], counts[2], counts[3]
+        cells = np.bincount(self._cells, weights, 4 * self._points).reshape(self._points, 4)
+        control_no, control_yes, treated_no, treated_yes = np.cumsum(cells, axis=0, dtype=np.float64).T
+        return treated_no + treated_yes, control_no + control_yes, treated_yes, control_yes
 
 
 Measure = Callable[[Ranking, Floats | None], float]

@@ -5,6 +5,8 @@ Each gets the XGBoost that suits noisy effects: shallow, slow and few trees. The
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -91,20 +93,21 @@ class Dummies:
 
 def peers(feature_types: Sequence[str], seed: int) -> dict[str, UpliftLearner]:
     """CausalML's S-, T-, X- and DR-learner and the class transformation, by name."""
-    from causalml.inference.meta import (  # noqa: PLC0415 – seconds that only this needs
-        BaseDRRegressor,
-        BaseSClassifier,
-        BaseTClassifier,
-        BaseXClassifier,
-    )
-
+    meta = _causalml_meta_learners()
     classifier: Callable[[], Any] = partial(XGBClassifier, **TREES, random_state=seed)
     regressor: Callable[[], Any] = partial(XGBRegressor, **TREES, random_state=seed)
     makers: dict[str, Callable[[], Any]] = {
-        "causalml_s": lambda: BaseSClassifier(learner=classifier()),
-        "causalml_t": lambda: BaseTClassifier(learner=classifier()),
-        "causalml_x": lambda: BaseXClassifier(outcome_learner=classifier(), effect_learner=regressor()),
-        "causalml_dr": lambda: BaseDRRegressor(learner=regressor(), treatment_effect_learner=regressor()),
+        "causalml_s": lambda: meta.BaseSClassifier(learner=classifier()),
+        "causalml_t": lambda: meta.BaseTClassifier(learner=classifier()),
+        "causalml_x": lambda: meta.BaseXClassifier(outcome_learner=classifier(), effect_learner=regressor()),
+        "causalml_dr": lambda: meta.BaseDRRegressor(learner=regressor(), treatment_effect_learner=regressor()),
     }
     learners: dict[str, UpliftLearner] = {name: CausalML(make, feature_types) for name, make in makers.items()}
     return learners | {"class_transformation": ClassTransformation(feature_types, seed)}
+
+
+def _causalml_meta_learners() -> Any:
+    """Imported here, since it takes seconds and no other command needs it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its plots' colours are deprecated in matplotlib
+        return importlib.import_module("causalml.inference.meta")

@@ -75,13 +75,13 @@ def policy_value(trial: Trial, score: Floats, other: Floats, percent: int, price
         "cost_usd": prices.cost_usd,
         "value_usd": prices.value_usd,
         "contacted_percent": percent,
-        "profit_usd": percentile_interval(curve[percent], replicates[:, percent].tolist()).as_dict(),
-        "profit_usd_of_everybody": percentile_interval(curve[-1], everybody.tolist()).as_dict(),
-        "profit_usd_of_propensity": percentile_interval(theirs, others.tolist()).as_dict(),
-        "gain_usd_over_everybody": percentile_interval(
+        "profit_usd_per_customer": percentile_interval(curve[percent], replicates[:, percent].tolist()).as_dict(),
+        "profit_usd_per_customer_of_everybody": percentile_interval(curve[-1], everybody.tolist()).as_dict(),
+        "profit_usd_per_customer_of_propensity": percentile_interval(theirs, others.tolist()).as_dict(),
+        "gain_usd_per_customer_over_everybody": percentile_interval(
             curve[percent] - curve[-1], (replicates[:, percent] - everybody).tolist()
         ).as_dict(),
-        "gain_usd_over_propensity": percentile_interval(
+        "gain_usd_per_customer_over_propensity": percentile_interval(
             curve[percent] - theirs, (replicates[:, percent] - others).tolist()
         ).as_dict(),
         "nir_usd": net_incremental_revenue(trial, contacted, prices),

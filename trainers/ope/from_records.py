@@ -88,12 +88,12 @@ def decided(
 
 
 def describe_actions(world: World) -> Floats:
-    """Offers one-hot and the delay in days, (actions, offers + 1); zeros for no contact."""
+    """Whether it is a contact, its offer one-hot, its delay in days, (actions, offers + 2); zeros for no contact."""
     space = ActionSpace(world)
-    described = np.zeros((len(space), len(world.offers) + 1))
+    described = np.zeros((len(space), len(world.offers) + 2))
     for action in space.actions:
         if action.offer is not None:
-            described[action.index, world.offers.index(action.offer)] = 1.0
+            described[action.index, [0, 1 + world.offers.index(action.offer)]] = 1.0
             described[action.index, -1] = action.delay_hours / HOURS_PER_DAY
     return described
 

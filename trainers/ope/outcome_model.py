@@ -16,7 +16,7 @@ from trainers.ope.estimators import Predicted
 from trainers.ope.logged import Floats, Ints
 
 FOLDS = 3
-RIDGE = 10.0  # penalty, in decisions' worth of a standardised column
+RIDGE = 3.0  # penalty, in decisions' worth of a standardised column
 MAX_INTERACTIONS = 600  # above, features and actions only add
 
 

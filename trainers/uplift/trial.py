@@ -14,7 +14,7 @@ from trainers.uplift.boosting import FULL, PROBABILITY, Bools, Floats, Forester,
 
 # Least rows of each outcome in each arm: to learn from, and to measure on.
 MIN_FIT_ROWS = 20
-MIN_TEST_ROWS = 5
+MIN_TEST_ROWS = 10
 # An estimated propensity is kept this far from 0 and 1, so that no row weighs more than twenty.
 CLIP = 0.05
 

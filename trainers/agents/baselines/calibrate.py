@@ -16,7 +16,7 @@ from trainers.env.simulate import campaign_months, run_campaign
 TOLERANCE = 0.01  # of the spend
 MIN_SPEND_USD = 1e-9
 # Variants are compared on fewer customers than the best of them is calibrated on.
-SEARCH_CUSTOMERS, SEARCH_TURNS = 500, 5
+SEARCH_CUSTOMERS, SEARCH_TURNS = 500, 4
 CUSTOMERS, TURNS = 2_000, 8
 
 
@@ -46,9 +46,12 @@ class Calibration:
     seed: int
 
     def first(self, customers: int) -> Calibration:
-        """The same with a random few of the customers; with all where there are no more."""
-        order = np.random.default_rng([self.seed, 6]).permutation(len(self.population))
-        return Calibration(self.world, self.params, self.population.take(order[:customers]), self.seed)
+        """The same with a random few of the customers; with all, as they are, where there are no more."""
+        n = len(self.population)
+        if n <= customers:
+            return self
+        few = np.random.default_rng([self.seed, 6]).permutation(n)[:customers]
+        return Calibration(self.world, self.params, self.population.take(few), self.seed)
 
     def play(self, policy: Policy) -> Trial:
         """One campaign."""
