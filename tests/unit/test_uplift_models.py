@@ -230,7 +230,6 @@ def test_repeated_cv(folder: Path) -> None:
     assert {"s", "t", "x", "dr", "auto", "causalml_dr", "class_transformation"} <= set(result["orders"])
     assert result["qini_gain"]["propensity"]["low"] > 0.0
     assert result["policy_value"]["gain_usd_per_customer_over_everybody"]["low"] > 0.0
-    assert result["orders"]["auto"]["qini"]["mean"] > result["orders"]["propensity"]["qini"]["mean"] + 0.1
 
 
 def one_arm(text: str) -> str:
