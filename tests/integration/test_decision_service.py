@@ -22,8 +22,9 @@ from churnsaver.rpc.stubs.models.v1 import models_service_pb2_grpc as models_grp
 from churnsaver.settings import load_world
 from services.decision.decide import Decider
 from services.decision.models import load_models
+from services.gateway.downstream import GrpcDecision, Unavailable
 from tests.conftest import free_port
-from tests.support.decision import decide_request, open_all
+from tests.support.decision import CUSTOMER, decide_request, open_all
 from tests.support.registry import Yard, publish_all
 
 
@@ -86,6 +87,17 @@ def test_every_policy_answers_over_the_wire(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         stub.Decide(decide_request(policy=9), timeout=5)  # type: ignore[arg-type]
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_the_gateways_client_names_the_policy(service: str) -> None:
+    """What the gateway asks for is what decides; what the service does not hold is as if it were away."""
+    contact = decide_request().contact
+    async with grpc.aio.insecure_channel(service) as opened:
+        client = GrpcDecision(opened)
+        answer = await client.decide(CUSTOMER, contact, 42, pb.POLICY_NAME_UPLIFT_TREES, 5.0)
+        assert answer.versions["policy"].startswith("baseline-uplift-trees@policy-")
+        with pytest.raises(Unavailable, match="decision: INVALID_ARGUMENT"):
+            await client.decide(CUSTOMER, contact, 42, 9, 5.0)  # type: ignore[arg-type]
 
 
 def test_health_and_models(channel: grpc.Channel, decision_checkpoints: Path) -> None:

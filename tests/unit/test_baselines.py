@@ -277,7 +277,7 @@ def edit(path: str, value: Any) -> dict[str, Any]:
         ("uplift_trees.trees.0.feature", [9, 0, 0], "a feature beyond the 3"),
         ("uplift_trees.trees.0.uplift", [[0.0]] * 3, "another number of offers"),
         ("uplift_trees.features.1", "shoe_size", "another world .*shoe_size"),
-        ("uplift_trees.worth.spend_price", -1, "uplift_trees.worth.spend_price"),
+        ("uplift_trees.worth.spend_price", -1.5, "uplift_trees.worth.spend_price"),
         ("thompson_sampling.epsilon", 0.0, "thompson_sampling.epsilon: Input should be greater than 0"),
         ("thompson_sampling.epsilon", 0.06, "epsilon 0.06 is too much for 21 actions"),
         ("thompson_sampling.posteriors", [], "thompson_sampling.posteriors"),

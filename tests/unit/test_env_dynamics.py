@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.eligibility import Reason, mask_reasons
 from churnsaver.domain.observation import observe
-from churnsaver.errors import SettingsError
+from churnsaver.errors import BadInput, SettingsError
 from tests.support.campaign import campaign, population, settings
 from trainers.agents.baselines import NeverContact, PropensityPolicy
+from trainers.env.checks import require_trainable
 from trainers.env.dynamics import Campaign, admit_in_order
 from trainers.env.hazard import HazardState, Season, stay_value_usd
 from trainers.env.params import SEGMENTS, load_dynamics, with_value
@@ -77,11 +78,11 @@ def test_the_season_moves_who_leaves() -> None:
     world, params = settings()
     strong = with_value(params, AMPLITUDE, 0.5)
     left = {}
-    for seed in range(24):
-        played = Campaign(world, strong, population(1500), 10**9, seed)
+    for seed in range(10):
+        played = Campaign(world, strong, population(1000), 10**9, seed)
         middle = played.season.mean(0.0, 56.0)
         while not played.finished:
-            played.step(np.zeros(1500, dtype=np.int64))
+            played.step(np.zeros(1000, dtype=np.int64))
         left[middle] = 1.0 - played.active.mean()
     means = sorted(left)
     assert means[0] < 0.7
@@ -263,3 +264,73 @@ def test_outcomes_add_up() -> None:
     np.testing.assert_array_equal(sum(outcome.churned.astype(int) for outcome in outcomes), result.churned)
     np.testing.assert_allclose(result.costs, sum(outcome.costs for outcome in outcomes))
     assert result.decisions.sum() == sum(outcome.decided.sum() for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("risk", np.nan, r"risk of customer 3 is nan; expected a number from 0 to 1"),
+        ("risk", 1.5, r"risk of customer 3 is 1\.5"),
+        ("monthly_usd", np.inf, r"monthly_usd of customer 3 is inf; expected a number 0 or more"),
+        ("tenure_months", -1.0, r"tenure_months of customer 3 is -1"),
+        ("acceptance", np.nan, r"acceptance of customer 3 is nan"),
+    ],
+)
+def test_customers_that_are_no_numbers_are_named(column: str, value: float, message: str) -> None:
+    """A campaign says which customer's which column is wrong before it starts."""
+    customers = population(5)
+    values = getattr(customers.features, column).copy()
+    values[3] = value
+    broken = replace(customers, features=replace(customers.features, **{column: values}))
+    with pytest.raises(BadInput, match=message):
+        Campaign(*settings(), broken, 1000, 1)
+
+
+def test_a_reward_that_is_not_finite_is_an_error() -> None:
+    """Numbers too large to add up are named with customer and epoch, and never reach a learner."""
+    world, params = settings()
+    played = Campaign(world, with_value(params, "opt_out_penalty_usd", 1e308), population(50), 10**9, 1)
+    played._margin_per_day = np.full(50, np.inf)
+    with np.errstate(all="ignore"), pytest.raises(BadInput, match=r"reward_usd of customer \d+ in epoch 1 is"):
+        played.step(np.zeros(50, dtype=np.int64))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [
+        ("reaction_days", np.nan, r"reaction_days.*finite number"),
+        ("acceptance_per_fatigue", 0.5, r"acceptance_per_fatigue.*less than or equal to 0"),
+        ("season.hazard_amplitude", 1.0, r"season\.hazard_amplitude.*less than 1"),
+        ("segments.sleeping_dog.contact_hazard_multiplier", 0.9, r"does not drive anybody away; set more than 1"),
+        ("segments.persuadable.contact_hazard_multiplier", 1.1, r"drives away whom contact should keep"),
+        ("segments.persuadable.hazard_cut_fraction", 0.0, r"persuades nobody"),
+    ],
+)
+def test_dynamics_that_contradict_themselves_are_refused(parameter: str, value: float, message: str) -> None:
+    """Each with what it says and what to set."""
+    with pytest.raises(SettingsError, match=message):
+        with_value(load_dynamics(), parameter, value)
+
+
+def test_worlds_that_do_not_fit_are_refused() -> None:
+    """A channel without a response, a campaign longer than the horizon, no budget, no margin: each says the mend."""
+    world, params = settings()
+    channels = {name: response for name, response in params.channels.items() if name != "sms"}
+    with pytest.raises(SettingsError, match=r"dynamics\.channels: has no 'sms'"):
+        Campaign(world, params.model_copy(update={"channels": channels}), population(5), 1000, 1)
+    with pytest.raises(SettingsError, match=r"longer than money\.horizon_months: 12"):
+        Campaign(world.model_copy(update={"episode_days": 400}), params, population(5), 1000, 1)
+    broke = {"default": world.campaigns["default"].model_copy(update={"budget_cents": 0})}
+    with pytest.raises(SettingsError, match=r"budget_cents is 0, so nobody could ever be contacted; set"):
+        require_trainable(world.model_copy(update={"campaigns": broke}))
+    with pytest.raises(SettingsError, match=r"gross_margin is 0"):
+        require_trainable(world.model_copy(update={"money": world.money.model_copy(update={"gross_margin": 0.0})}))
+    require_trainable(world)
+
+
+def test_a_campaign_without_budget_contacts_nobody() -> None:
+    """It can be played, as a stress test does: all but free contacts are refused."""
+    played = campaign(200, budget_cents=0)
+    outcome = played.step(np.full(200, ActionSpace(settings()[0]).index_of("discount_20", 6)))
+    assert not outcome.contacted.any()
+    assert outcome.refused.any()

@@ -80,6 +80,26 @@ def test_the_vector_environment_repeats_itself_with_a_seed() -> None:
     assert runs[0] == runs[1]
 
 
+def test_one_customer_alone_is_the_vector_of_one() -> None:
+    """With one seed and one budget both environments play the same episode, bit by bit."""
+    world, params = settings()
+    campaign = world.campaigns["default"].model_copy(update={"customers": 1})
+    alike = world.model_copy(update={"campaigns": {"default": campaign}})
+    single, vector = RetentionEnv(alike, params, population(50)), RetentionVectorEnv(alike, params, population(50), 1)
+    one, info = single.reset(seed=5)
+    many, _ = vector.reset(seed=5)
+    rng = np.random.default_rng(0)
+    for _ in range(56):
+        np.testing.assert_array_equal(one, many[0])
+        action = int((info["action_mask"] * rng.random(len(info["action_mask"]))).argmax())
+        one, reward, left, ended, info = single.step(np.int64(action))
+        many, rewards, terminated, truncated, _ = vector.step(np.array([action]))
+        assert (reward, left, ended) == (rewards[0], terminated[0], truncated[0])
+        if left or ended:
+            break
+    assert left or ended
+
+
 def test_environments_ask_for_a_reset_first() -> None:
     """A step before the first reset, or a partial reset of customers who share a campaign, is refused clearly."""
     with pytest.raises(gymnasium.error.ResetNeeded):

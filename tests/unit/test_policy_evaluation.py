@@ -134,11 +134,11 @@ def test_the_propensity_policy_contacts_the_risky_at_the_first_allowed_delay() -
 def test_the_peer_is_calibrated_to_the_spend_and_keeps_the_limits() -> None:
     """Its dial meets the spend on the calibration seed, or it costs less whatever the dial."""
     limits = load_soft_limits()
-    rival = calibrate_rival(family("discount_10", "discount_20"), setting(N), limits, 1.5, 77)
+    rival = calibrate_rival(family("discount_10", "discount_20"), setting(N), limits, 1.5, range(77, 78))
     costs = play(setting(N), rival.policy, [77]).costs_per_month
     assert costs["spend_usd"] < 1.7
     assert costs["contact"] <= limits.contact
-    cheaper = recalibrate(rival.variant, setting(N), 0.5, 77)
+    cheaper = recalibrate(rival.variant, setting(N), 0.5, range(77, 78))
     assert cheaper.variant is rival.variant
     assert cheaper.policy.spec.threshold > rival.policy.spec.threshold
     assert abs(play(setting(N), cheaper.policy, [77]).spend_usd - 0.5) < 0.25

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from churnsaver.checkpoints import Gate
 from churnsaver.errors import BadInput, SettingsError
 from churnsaver.settings import load_section
+from tests.support.baselines import small_baselines
 from tests.support.campaign import campaign, population, settings, short_settings, tiny_policy
 from trainers.agents.feasibility import alarm, idle_limits, require_feasible, unmet_constraints
 from trainers.agents.networks import ActorCritic
@@ -31,6 +32,12 @@ def small(**game: Any) -> PpoSettings:
     section = load_section("ppo", PpoSettings)
     lagrangian = section.lagrangian.model_copy(update={"alarm_iterations": 2} | game)
     return section.model_copy(update={"lagrangian": lagrangian, "validation_customers": 128, "save_every": 1})
+
+
+@pytest.fixture(autouse=True)
+def ready_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fitting baselines takes longer than these trainings, and no test here is about them."""
+    monkeypatch.setattr("trainers.agents.train.equal_spend_baselines", lambda *_: small_baselines(settings()[0]))
 
 
 def train(out: Path, limits: SoftLimits = LIMITS, resume: bool = False, **game: Any) -> Any:

@@ -26,7 +26,7 @@ MARKET = ("emp.var.rate", "cons.price.idx", "cons.conf.idx", "euribor3m", "nr.em
 def estimates(folder: Path, _context: Context) -> list[Estimate]:
     """Log-odds of accepting for each earlier contact of the campaign, SchemaError where the file is broken."""
     table = Table.read(folder / FILE)
-    accepted = np.equal(table.texts("y", ("yes", "no")), "yes").astype(np.float64)
+    accepted = table.whether("y", "yes", "no")
     earlier = table.numbers("campaign", least=1.0) - 1.0
     controls = dummies(*(table.texts(column) for column in (*PEOPLE, *CIRCUMSTANCES)))
     market = standardised(*(table.numbers(column) for column in MARKET))

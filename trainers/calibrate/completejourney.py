@@ -1,4 +1,4 @@
-"""Repeated contact and the season, from 801 to 1,470 households of a grocer (dunnhumby, The Complete Journey).
+"""Repeated contact and the season, from the households of a grocer (dunnhumby, The Complete Journey).
 
 Coupon campaigns were not randomised: the grocer chose whom to mail, so only changes within a household, against
 others of the same campaign, say something about repeated contact.
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from churnsaver.errors import SchemaError
 from trainers.calibrate.estimate import Context, Estimate
 from trainers.calibrate.statistics import Z_95, dummies, least_squares, logistic
 from trainers.calibrate.table import Floats, Table
@@ -22,18 +23,21 @@ PARAMETERS = ("season.hazard_amplitude", "fatigue_half_life_days", "acceptance_p
 HALF_LIVES_DAYS = (1.75, 3.5, 7.0, 14.0, 28.0, 56.0, 112.0, 224.0, 448.0)
 CHI_SQUARE_95 = {1: 3.841, 2: 5.991}
 LAPSE_WEEKS = 4  # without a basket count as leaving
+LEAST_WEEKS = 26
 DRAWS = 4_000
 
 
 def estimates(folder: Path, context: Context) -> list[Estimate]:
     """Season of lapsing, and fatigue and its half-life in redemptions; SchemaError where a file is broken."""
-    return [_season(Table.read(folder / WEEKLY), context.seed), *_fatigue(Table.read(folder / CAMPAIGNS), context)]
+    return [season(Table.read(folder / WEEKLY), context.seed), *fatigue(Table.read(folder / CAMPAIGNS), context)]
 
 
-def _season(table: Table, seed: int) -> Estimate:
+def season(table: Table, seed: int) -> Estimate:
     """Yearly wave of the log-odds with which a household that bought this week buys nothing for the next weeks."""
     _, household = np.unique(table.texts("household_id"), return_inverse=True)
     week = table.numbers("week", least=1.0).astype(np.int64)
+    if week.max() < LEAST_WEEKS:
+        raise SchemaError(f"{table.raw.path}: ends in week {week.max()}; a season needs at least {LEAST_WEEKS} weeks")
     active = np.zeros((int(household.max()) + 1, int(week.max()) + 1), dtype=bool)
     active[household, week] = True
     weeks = np.arange(2, active.shape[1] - LAPSE_WEEKS)  # the first is cut short
@@ -56,7 +60,7 @@ def _season(table: Table, seed: int) -> Estimate:
     )
 
 
-def _fatigue(table: Table, context: Context) -> list[Estimate]:
+def fatigue(table: Table, context: Context) -> list[Estimate]:
     """Slope of redeeming in fatigue at each half-life, within households and campaigns; the best half-life."""
     _, household = np.unique(table.texts("household_id"), return_inverse=True)
     redeemed = (table.numbers("redemptions", least=0.0) > 0).astype(np.float64)

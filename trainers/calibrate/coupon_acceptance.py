@@ -32,7 +32,7 @@ def estimates(folder: Path, context: Context) -> list[Estimate]:
     table = Table.read(folder / FILE)
     valid = np.array([VALID_HOURS[cell] for cell in table.texts("expiration", VALID_HOURS)])
     hour = np.array([HOURS[cell] for cell in table.texts("time", HOURS)])
-    accepted = np.equal(table.texts("Y", ("0", "1")), "1").astype(np.float64)
+    accepted = table.whether("Y", "1", "0")
     angle = 2.0 * np.pi * hour / HOURS_PER_DAY
     controls = dummies(*(table.texts(column) for column in CONTROLS))
     fit = logistic(accepted, np.column_stack([np.log(valid), np.cos(angle), np.sin(angle), controls]))

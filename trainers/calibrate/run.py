@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from churnsaver.domain.world import World
-from churnsaver.errors import BadInput
+from churnsaver.errors import BadInput, SettingsError
 from trainers.calibrate import bank_marketing, completejourney, coupon_acceptance, hillstrom, starbucks
-from trainers.calibrate.estimate import Context, Estimate
+from trainers.calibrate.estimate import Context, Estimate, rounded
 from trainers.calibrate.statistics import Heterogeneity
 from trainers.env.params import DynamicsParams, with_value
 from trainers.env.population import SYNTHETIC_CUSTOMERS, synthetic_population
@@ -19,7 +19,7 @@ DIRECT: tuple[ModuleType, ...] = (bank_marketing, coupon_acceptance, completejou
 HETEROGENEITY: tuple[ModuleType, ...] = (starbucks, hillstrom)
 DATA_SETS = (*DIRECT, *HETEROGENEITY)
 # How rare persuadables are and how much acceptance spreads depend on each other; a few rounds settle both.
-ROUNDS = 8
+ROUNDS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ def calibrate(
         if not any(name in missing for name in module.FILES):
             estimates += module.estimates(folder, context)
         advance()
+    estimates = _playable(estimates, params)
     context = _with(context, estimates)
     measured: dict[ModuleType, Heterogeneity] = {}
     for module in HETEROGENEITY:
@@ -59,13 +60,27 @@ def calibrate(
 
 
 def _settled(measured: dict[ModuleType, Heterogeneity], context: Context) -> list[Estimate]:
-    found: list[Estimate] = []
     for _ in range(ROUNDS):
+        before = context.params
         for module, heterogeneity in measured.items():
-            estimate = module.translate(heterogeneity, context)
-            context = _with(context, [estimate])
-            found = [other for other in found if other.parameter != estimate.parameter] + [estimate]
-    return found
+            solved = rounded(module.solve(heterogeneity.variation[0], context))
+            context = replace(context, params=with_value(context.params, module.PARAMETERS[0], solved))
+        if context.params == before:
+            break
+    return [module.translate(heterogeneity, context) for module, heterogeneity in measured.items()]
+
+
+def _playable(estimates: list[Estimate], params: DynamicsParams) -> list[Estimate]:
+    """The estimates, those that the dynamics cannot play not used."""
+    return [_if_playable(estimate, params) for estimate in estimates]
+
+
+def _if_playable(estimate: Estimate, params: DynamicsParams) -> Estimate:
+    try:
+        with_value(params, estimate.parameter, estimate.value)
+    except SettingsError as error:
+        return replace(estimate, used=False, note=f"not used, the environment cannot play it ({error})")
+    return estimate
 
 
 def _with(context: Context, estimates: list[Estimate]) -> Context:

@@ -22,7 +22,7 @@ SPREAD = "acceptance_spread"
 PERSUADABLES = "segments.persuadable.membership.intercept"
 SPREADS = (0.0, 5.0)
 INTERCEPTS = (-8.0, -3.0)  # from an eighth to nine tenths of the customers
-BISECTIONS = 40
+BISECTIONS = 24
 
 
 def acceptance_variation(world: World, params: DynamicsParams, population: Population) -> float:

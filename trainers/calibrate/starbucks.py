@@ -21,14 +21,19 @@ def measure(folder: Path, seed: int) -> Heterogeneity:
     """Of the effect of the promotion on a purchase; SchemaError where the file is broken."""
     table = Table.read(folder / FILE)
     x = np.column_stack([table.numbers(column) for column in SEEN])
-    treated = np.equal(table.texts("Promotion", ("Yes", "No")), "Yes").astype(np.float64)
-    return heterogeneity(x, treated, table.numbers("purchase", least=0.0), seed)
+    treated = table.whether("Promotion", "Yes", "No")
+    return heterogeneity(x, treated, table.whether("purchase", "1", "0"), seed, folder / FILE)
+
+
+def solve(variation: float, context: Context) -> float:
+    """The intercept that makes the offers' effects as unequal."""
+    return solve_persuadables(context.world, context.params, context.population, variation)
 
 
 def translate(found: Heterogeneity, context: Context) -> Estimate:
     """How rare persuadables are where offers' effects differ as much between the environment's customers."""
     # The more unequal the effects, the fewer persuadables: the interval's ends change places.
-    solved = [solve_persuadables(context.world, context.params, context.population, v) for v in found.variation]
+    solved = [solve(variation, context) for variation in found.variation]
     return Estimate.of(
         PERSUADABLES,
         (solved[0], solved[2], solved[1]),

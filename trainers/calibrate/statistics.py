@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.model_selection import KFold
 
+from churnsaver.errors import BadInput
 from trainers.calibrate.table import Floats, Strings
 from trainers.env.response import Ints, sigmoid
 
 Z_95 = 1.959964  # two-sided, normal
 NEWTON_STEPS = 50
+FOLDS = 5
+LEAST_OF_EACH = 50  # so that every fold of an arm has some of each outcome
 RIDGE = 1e-6  # of a separated dummy's coefficient, which would run off to infinity
 
 
@@ -62,12 +66,13 @@ def logistic(y: Floats, x: Floats, groups: Ints | None = None) -> Fit:
         beta = beta + step
         if np.abs(step).max() < 1e-8:
             break
-    return _sandwich(beta, np.linalg.inv(hessian), design, y - sigmoid(design @ beta), groups)
+    bread = np.asarray(np.linalg.inv(hessian), dtype=np.float64)
+    return _sandwich(beta, bread, design, y - sigmoid(design @ beta), groups)
 
 
 def least_squares(x: Floats, y: Floats, groups: Ints | None = None) -> Fit:
     """Linear regression, as `logistic` in its arguments but without an intercept of its own."""
-    bread = np.linalg.pinv(x.T @ x)
+    bread = np.asarray(np.linalg.pinv(x.T @ x), dtype=np.float64)
     beta = bread @ (x.T @ y)
     return _sandwich(beta, bread, x, y - x @ beta, groups)
 
@@ -96,15 +101,29 @@ class Heterogeneity:
     lowest_fifth: tuple[float, float, float]
 
 
-def heterogeneity(x: Floats, treated: Floats, y: Floats, seed: int, folds: int = 5) -> Heterogeneity:
+def heterogeneity(x: Floats, treated: Floats, y: Floats, seed: int, source: Path) -> Heterogeneity:
     """Heterogeneity by a cross-fitted T-learner and its best linear prediction (Chernozhukov et al. 2018).
 
     The T-learner's scores alone overstate how much effects differ (they carry its noise); the regression of the
     outcome on treatment × score says how much of the score is effect. Treatment must be randomised with one
     probability. What the columns do not explain is not seen, so the variation is a lower bound.
+
+    Args:
+        x: (n, k), treated: (n,) 0 or 1, y: (n,) 0 or 1.
+        source: where they are from, for what is wrong with them.
+
+    Raises:
+        BadInput: an arm has too few customers with one of the outcomes.
     """
+    for arm in (0.0, 1.0):
+        counts = np.bincount(y[treated == arm].astype(np.int64), minlength=2)
+        if counts.min() < LEAST_OF_EACH:
+            raise BadInput(
+                f"{source}: an arm has {counts[0]} customers without and {counts[1]} with the outcome; expected at "
+                f"least {LEAST_OF_EACH} of each in both arms"
+            )
     score, baseline = np.zeros(len(y)), np.zeros(len(y))
-    for train, test in KFold(folds, shuffle=True, random_state=seed).split(x):
+    for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(x):
         for_treated, for_others = (_learner(x[rows], y[rows], seed) for rows in _by_arm(train, treated))
         baseline[test] = for_others.predict_proba(x[test])[:, 1]
         score[test] = for_treated.predict_proba(x[test])[:, 1] - baseline[test]

@@ -39,6 +39,13 @@ class Table:
             raise self._wrong(column, cells, good, f"one of {', '.join(sorted(expected))}")
         return cells
 
+    def whether(self, column: str, yes: str, no: str) -> Floats:
+        """A column of two values as 1 where it is `yes`, (n,); SchemaError where there is no other, or only one."""
+        found = np.equal(self.texts(column, (yes, no)), yes).astype(np.float64)
+        if found.min() == found.max():
+            raise SchemaError(f"{self.raw.path}, column {column!r}: is the same in every row; expected {yes} and {no}")
+        return found
+
     def numbers(self, column: str, least: float = -np.inf) -> Floats:
         """The column as finite numbers of at least `least`, (n,)."""
         cells = self.texts(column)

@@ -9,14 +9,17 @@ the potential Φ of potential-based shaping (Ng, Harada & Russell 1999), so the 
 
     E[margin + Φ(next)] - Φ(now) - spend - penalties,
 
-which sums to the campaign's value less a constant that no action changes: the value of contacting nobody.
+which sums to the campaign's value less Φ at its start, a constant that no action changes: the value of contacting
+nobody, the season of the year included (to the first order in its amplitude, which leaves cents a customer: see
+`hazard.Season`). Whatever Φ leaves out is the same for every policy, so differences between policies are exact.
 The expectation is over whether the customer accepts, opts out and leaves in this step, given everything else
 (Rao-Blackwell): it has the mean of the drawn outcome and far less noise. `StepOutcome.cash_usd` keeps the drawn
 money for evaluation.
 
 Simplifications: a response is drawn when the decision is made, also for a contact booked for later in the
-epoch; who leaves between booking and sending still costs the contact; effects start and end at the send and
-at whole epochs.
+epoch; who leaves between booking and sending still costs the contact; effects start at the send, which may lie a
+day after the decision, last for weeks (a contact's reaction) or months (an accepted discount), end at whole epochs
+and leave no rebound behind. The campaign starts on a random day of the year, which no policy sees.
 """
 
 from __future__ import annotations
@@ -217,7 +220,7 @@ class Campaign:
     @cached_property
     def _opt_out_shift(self) -> Floats:
         channels = np.array([self._params.channels[name].opt_out_shift for name in self._world.channels])
-        return self._per_segment("opt_out_shift") + channels[self._population.channel]
+        return np.asarray(self._per_segment("opt_out_shift") + channels[self._population.channel], dtype=np.float64)
 
     @cached_property
     def _full_cut(self) -> Floats:

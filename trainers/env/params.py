@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -128,14 +128,22 @@ class SoftLimits(Finite):
 
 
 def with_value(params: DynamicsParams, path: str, value: float) -> DynamicsParams:
-    """`params` with another value at `path`, such as `season.hazard_amplitude`; ValidationError if it may not be."""
+    """`params` with another value at `path`, such as `season.hazard_amplitude`; SettingsError if it may not be."""
     document = params.model_dump()
     *parents, name = path.split(".")
     inner = document
     for parent in parents:
         inner = inner[parent]
     inner[name] = value
-    return DynamicsParams.model_validate(document)
+    return parse(DynamicsParams, document, configs_dir() / "env.yaml")
+
+
+def value_at(params: DynamicsParams, path: str) -> float:
+    """The number at `path`, such as `season.hazard_amplitude`."""
+    value: Any = params
+    for name in path.split("."):
+        value = getattr(value, name)
+    return float(value)
 
 
 def load_dynamics() -> DynamicsParams:

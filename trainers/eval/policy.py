@@ -35,7 +35,7 @@ SPEC_FIELDS = {"offer", "threshold", "worth", "pacing"}
 # Seeds of the campaigns on which baselines are calibrated, away from those that judge.
 CALIBRATION_SEED_OFFSET = 10_000
 STRESS_SEED_OFFSET = 20_000
-CALIBRATION_CUSTOMERS = 2_000
+CALIBRATION_CUSTOMERS, CALIBRATION_CAMPAIGNS, STRESS_REHEARSALS = 2_000, 4, 2
 STRESS_CAMPAIGNS = 4
 MIN_DECISIONS = 1_000_000
 # Customers leave, so about this share of the epochs is decided about.
@@ -108,11 +108,11 @@ def evaluate_policy(
         advance: is called after each of `judging.steps` steps.
     """
     rehearsal = setting.with_customers(_some(calibration, CALIBRATION_CUSTOMERS, seed))
-    first = seed + CALIBRATION_SEED_OFFSET
-    spend_usd = play(rehearsal, policy, [first], check=False).spend_usd
+    seeds = range(seed + CALIBRATION_SEED_OFFSET, seed + CALIBRATION_SEED_OFFSET + CALIBRATION_CAMPAIGNS)
+    spend_usd = play(rehearsal, policy, seeds, check=False).spend_usd
     rivals = {}
     for name, family in families.items():
-        rivals[name] = calibrate_rival(family, rehearsal, limits, spend_usd, first)
+        rivals[name] = calibrate_rival(family, rehearsal, limits, spend_usd, seeds)
         advance()
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(setting, policy, _policies(rivals), range(seed, seed + judging.campaigns), advance)
@@ -129,7 +129,7 @@ def evaluate_policy(
         "hard_rule_violations": sum(plays[PPO].violations.values()),
         "violations": plays[PPO].violations,
         "constraints": _constraints(plays[PPO], limits, bootstrap),
-        "gain_over": {name: _gains(arena, name) for name in (*rivals, NEVER)},
+        "gain_over": {name: _gains(arena, plays, name) for name in (*rivals, NEVER)},
         "policies": {name: _described(setting, played, plays[NEVER], bootstrap) for name, played in plays.items()},
         "baselines": {name: _spec(rival.policy) for name, rival in rivals.items()},
         "arena": arena.as_dict(),
@@ -240,9 +240,9 @@ def _stressed(
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
     """One stress test: baselines as they were deployed, and turned anew to what the policy now spends."""
     stressed, rehearsed = scenario.change(setting, seed), scenario.change(rehearsal, seed + CALIBRATION_SEED_OFFSET)
-    first = seed + CALIBRATION_SEED_OFFSET
-    spend_usd = play(rehearsed, policy, [first], check=False).spend_usd
-    turned = {name: recalibrate(rival.variant, rehearsed, spend_usd, first) for name, rival in rivals.items()}
+    rehearsals = range(seed + CALIBRATION_SEED_OFFSET, seed + CALIBRATION_SEED_OFFSET + STRESS_REHEARSALS)
+    spend_usd = play(rehearsed, policy, rehearsals, check=False).spend_usd
+    turned = {name: recalibrate(rival.variant, rehearsed, spend_usd, rehearsals) for name, rival in rivals.items()}
     seeds = range(seed + STRESS_SEED_OFFSET, seed + STRESS_SEED_OFFSET + campaigns)
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(stressed, policy, _policies(rivals), seeds, advance)
@@ -260,9 +260,9 @@ def _stressed(
         "gain_over": {
             name: {
                 "equal_spend": anew.pair(PPO, name).gain.as_dict(),
-                "spend_ratio": equal[name].spend_usd / max(ours.spend_usd, 1e-9),
+                "spend_ratio": _spend_ratio(equal[name], ours),
                 "as_deployed": deployed.pair(PPO, name).gain.as_dict(),
-                "as_deployed_spend_ratio": plays[name].spend_usd / max(ours.spend_usd, 1e-9),
+                "as_deployed_spend_ratio": _spend_ratio(plays[name], ours),
             }
             for name in rivals
         },
@@ -284,9 +284,18 @@ def _constraints(played: Play, limits: SoftLimits, bootstrap: CustomerBootstrap)
     }
 
 
-def _gains(arena: Arena, name: str) -> dict[str, dict[str, float]]:
+def _gains(arena: Arena, plays: Mapping[str, Play], name: str) -> dict[str, Any]:
     pair = arena.pair(PPO, name)
-    return {"equal_spend": pair.gain.as_dict(), "as_drawn": pair.as_drawn.as_dict()}
+    return {
+        "equal_spend": pair.gain.as_dict(),
+        "as_drawn": pair.as_drawn.as_dict(),
+        "spend_ratio": _spend_ratio(plays[name], plays[PPO]),
+    }
+
+
+def _spend_ratio(theirs: Play, ours: Play) -> float | None:
+    """None where the policy spends nothing."""
+    return theirs.spend_usd / ours.spend_usd if ours.spend_usd > 0 else None
 
 
 def _described(setting: Setting, played: Play, never: Play, bootstrap: CustomerBootstrap) -> dict[str, Any]:
@@ -325,7 +334,8 @@ def _as_dicts(figures: Mapping[str, Interval | None]) -> dict[str, dict[str, flo
 def _spec(policy: BaselinePolicy) -> dict[str, Any]:
     """What a baseline was turned to: its offer, threshold, price of spend and pacing, as far as it has them."""
     said = policy.spec.model_dump(mode="json", include=SPEC_FIELDS)
-    return {**said, **said.pop("worth", {}), **said.pop("pacing", {})}
+    worth, pacing = said.pop("worth", {}), said.pop("pacing")
+    return {**said, **worth, **pacing}
 
 
 def _dollars(interval: Interval) -> str:

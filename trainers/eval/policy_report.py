@@ -50,7 +50,12 @@ def _arena(report: Mapping[str, Any]) -> Section:
         for pair in report["arena"]["pairs"]
     ]
     spent = [
-        (name, found["costs_per_month"]["spend_usd"], _turned_to(report["baselines"].get(name, {})))
+        (
+            name,
+            found["costs_per_month"]["spend_usd"],
+            report["gain_over"].get(name, {}).get("spend_ratio"),
+            _turned_to(report["baselines"].get(name, {})),
+        )
         for name, found in report["policies"].items()
     ]
     return Section(
@@ -58,13 +63,14 @@ def _arena(report: Mapping[str, Any]) -> Section:
         [
             paragraph(
                 "Net value over contacting nobody, $ a customer and campaign, with 95 % intervals of a paired "
-                "bootstrap over customers. Baselines were turned, on other customers and another campaign, to spend "
-                "what the policy spends. Ranks are those that the simultaneous intervals leave open."
+                "bootstrap over customers. Baselines were turned, on other customers and campaigns, to spend what "
+                "the policy spends; one whose best variant within the soft limits costs less stays cheaper. Ranks are "
+                "those that the simultaneous intervals leave open."
             ),
             f"<figure>{forest_plot(report)}</figure>",
             table(["policy", "net value, $", "ranks"], standings),
             table(["pair", "difference, $", "all pairs at once", "money as drawn"], pairs),
-            table(["policy", "spend, $ a customer-month", "turned to"], spent),
+            table(["policy", "spend, $ a customer-month", "of the policy's", "turned to"], spent),
         ],
     )
 

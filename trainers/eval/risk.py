@@ -102,7 +102,7 @@ def repeated_cv(
             other: corrected_interval([s["calibrated"][metric] - s[other][metric] for s in scores], FOLDS)
             for other in OTHERS
         }
-        for metric in ("auc", "brier", "ece")
+        for metric in METRICS
     }
     means = {name: {m: mean_sd([s[name][m] for s in scores]) for m in METRICS} for name in pooled}
     floor_mean, floor_sd = np.mean(floors, axis=0).tolist()

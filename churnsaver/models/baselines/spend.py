@@ -20,11 +20,12 @@ class Worth(Frozen):
     for what may be spent (Lagrangian relaxation of the knapsack). The hurdle is that of a cap on contacts.
 
     Attributes:
-        spend_price: dollars of net value that a dollar of spend must bring.
+        spend_price: dollars of net value that a dollar of spend must bring; negative where values come out too
+            low, -1 to forget the spend.
         hurdle_usd: dollars that a contact must bring beyond that.
     """
 
-    spend_price: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    spend_price: Annotated[float, Field(ge=-1, allow_inf_nan=False)]
     hurdle_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

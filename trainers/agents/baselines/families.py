@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_WEEK, World
 from churnsaver.models.baselines import BaselinePolicy, PropensityPolicy, ThompsonPolicy, UpliftTreesPolicy
@@ -71,7 +72,9 @@ def fit_baselines(world: World, params: DynamicsParams, population: Population, 
     )
     return {
         "propensity": _family(rules),
-        "uplift_trees": _family([partial(_uplift_trees, world, trees, hurdle) for hurdle in HURDLES_USD]),
+        "uplift_trees": _family(
+            [partial(_uplift_trees, world, trees, *choice) for choice in product(HURDLES_USD, (0.0, -1.0))]
+        ),
         "thompson_sampling": _family([partial(_thompson, world, beliefs, hurdle) for hurdle in HURDLES_USD]),
     }
 
@@ -85,15 +88,18 @@ def _propensity(world: World, offer: str, pacing: Pacing, dial: float) -> Propen
     return PropensityPolicy(world, dial, offer, pacing.rest_hours, pacing.send_hour, pacing.within_hours)
 
 
-def _uplift_trees(world: World, spec: UpliftTreesSpec, hurdle_usd: float, dial: float) -> UpliftTreesPolicy:
-    return UpliftTreesPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd)}))
+def _uplift_trees(
+    world: World, spec: UpliftTreesSpec, hurdle_usd: float, lowest_price: float, dial: float
+) -> UpliftTreesPolicy:
+    """The trees see a campaign and not the year after it, so a price below 0 may be what their values need."""
+    return UpliftTreesPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd, lowest_price)}))
 
 
 def _thompson(world: World, spec: ThompsonSpec, hurdle_usd: float, dial: float) -> ThompsonPolicy:
     return ThompsonPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd)}))
 
 
-def _worth(dial: float, hurdle_usd: float) -> Worth:
-    """The dial is the price of a dollar spent: 0 at 0, 1 at 1/2, beyond every offer's worth near 1."""
+def _worth(dial: float, hurdle_usd: float, lowest_price: float = 0.0) -> Worth:
+    """The dial is the price of a dollar spent: the lowest at 0, 1 more at 1/2, beyond every offer's worth near 1."""
     dial = min(dial, MAX_DIAL)
-    return Worth(spend_price=dial / (1.0 - dial), hurdle_usd=hurdle_usd)
+    return Worth(spend_price=lowest_price + dial / (1.0 - dial), hurdle_usd=hurdle_usd)
