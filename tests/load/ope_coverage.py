@@ -4,7 +4,7 @@ The first decision of a campaign in the simulator. The truth is exact: the envir
 reward for each customer (`trainers.env.dynamics`), so a policy's value is a sum. `reward` is the shaped one-step
 reward, expected over acceptance and leaving; `reward_as_drawn` the money as it was drawn, which hangs on the few
 who leave within a day; `contact` and `opt_out` are costs, as drawn. Customers of a run are a fresh sample of a larger
-population. Target: the truth inside the stated 95 % interval of the headline in 93 % of the runs or more.
+population. Target: the truth inside the stated 95 % interval of every estimator but DM in 93 % of the runs or more.
 
 Also measured: that it refuses where it should, and what two arms on one budget do to each other's gain.
 """
@@ -286,9 +286,11 @@ def missed_targets(cases: dict[str, Any]) -> list[str]:
         if case["should_refuse"] and case["refused_runs"] < case["runs"]:
             missed.append(f"{name}: {case['runs'] - case['refused_runs']} of {case['runs']} runs were not refused")
         for outcome, found in case.get("estimators", {}).items() if not case["should_refuse"] else ():
-            share = found[HEADLINE]["stated_coverage"]
-            if share < TARGET:
-                missed.append(f"{name}: {outcome} inside the interval in {share:.1%} of the runs, {TARGET:.0%} asked")
+            missed += [
+                f"{name}: {estimator} of {outcome} covers {score['stated_coverage']:.1%}, {TARGET:.0%} asked"
+                for estimator, score in found.items()
+                if estimator != "dm" and score["stated_coverage"] < TARGET  # DM's knows nothing of the model's error
+            ]
     return missed
 
 
@@ -303,7 +305,7 @@ def plot(cases: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(shown)), [f"{name}: {outcome}" for name, outcome in shown])
     axes.invert_yaxis()
     axes.set_xlabel("share of runs with the truth inside the stated 95 % interval")
-    axes.legend(loc="center left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=110)
 
 

@@ -12,10 +12,11 @@ so that one kind of interval fits all.
     Switch-DR mean of q̂_π + w 1[w ≤ τ] (r - q̂)               Wang, Agarwal & Dudík 2017
     DR-OS     mean of q̂_π + λw/(w² + λ) (r - q̂)              Su, Dimakopoulou, Krishnamurthy & Dudík 2020
 
-τ and λ are those with the smallest estimated mean squared error: the variance of the mean plus the square of the
-estimated bias, the mean of (w - ŵ)(r - q̂) (Su et al. 2020, section 5). Their upper bound of the bias, by Bernstein's
-inequality, kept every weight in every case of `tests/load/ope_coverage.py`; the estimate alone takes 7 to 19 % off the
-error there. The intervals of both know nothing of that bias, which is why the verdict reads DR.
+τ and λ are those with the smallest bound of the mean squared error: the variance of the mean plus the square of a
+bound of the bias, |mean of (w - ŵ)(r - q̂)| with an empirical Bernstein margin (Su et al. 2020, section 5). It is a
+cautious choice: Switch-DR drops a weight only where its residuals hardly matter, DR-OS shrinks a little. Without
+the margin both came close to DM in `tests/load/ope_coverage.py`, 2 to 10 % less error but the truth outside their
+intervals in half of the runs, since no interval here knows of a bias.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from trainers.ope.logged import Floats
 
 # Candidates for τ and λ: quantiles of the weights, squared for λ, which is compared with w².
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
+BEYOND_LARGEST = (3.0, 10.0, 30.0, 100.0)  # also times the largest, for λ: a little shrinkage
+BIAS_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,8 @@ def switch_dr(weights: Floats, rewards: Floats, model: Predicted, tau: float | N
 def shrunk_dr(weights: Floats, rewards: Floats, model: Predicted, lam: float | None = None) -> Ratio:
     """DR with optimistically shrunk weights; `lam` is chosen where None, and inf is plain DR."""
     if lam is None:
-        candidates = np.append(np.unique(np.quantile(weights, QUANTILES)) ** 2, np.inf)
+        squares = np.unique(np.quantile(weights, QUANTILES)) ** 2
+        candidates = np.concatenate([squares, squares[-1] * np.array(BEYOND_LARGEST), [np.inf]])
         lam = _least_mse(candidates, _shrunk, weights, rewards, model)
     return doubly_robust(_shrunk(weights, lam), rewards, model)
 
@@ -140,11 +144,18 @@ def _least_mse(
     rewards: Floats,
     model: Predicted,
 ) -> float:
-    """The candidate whose changed weights give the smallest estimated mean squared error."""
+    """The candidate whose changed weights give the smallest bound of the mean squared error."""
     residuals, n = rewards - model.logged, len(weights)
-    errors = []
+    bounds = []
     for candidate in candidates.tolist():
         changed = change(weights, candidate)
         variance = float(np.var(model.target + changed * residuals)) / n
-        errors.append(variance + float(np.mean((weights - changed) * residuals)) ** 2)
-    return float(candidates[int(np.argmin(errors))])
+        bounds.append(variance + _bias_bound((weights - changed) * residuals) ** 2)
+    return float(candidates[int(np.argmin(bounds))])
+
+
+def _bias_bound(lost: Floats) -> float:
+    """Upper bound of |E lost|: its mean with a margin of Bernstein's kind (Maurer & Pontil 2009); 0 if nothing is."""
+    n, log = len(lost), np.log(2.0 / (1.0 - BIAS_CONFIDENCE))
+    margin = np.sqrt(2.0 * np.var(lost) * log / n) + 7.0 * np.ptp(lost) * log / (3.0 * max(n - 1, 1))
+    return float(np.abs(lost.mean()) + margin)
