@@ -189,7 +189,7 @@ def constraint(name: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any
         "by_seed": costs,
         "mean": float(np.mean(costs)),
         "sd": sd,
-        "mean_plus_sd": np.mean(costs) + sd,
+        "mean_plus_sd": float(np.mean(costs)) + sd,
         "limit": limit,
     }
 
