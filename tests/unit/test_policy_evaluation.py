@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 
 from churnsaver.checkpoints import Gate
@@ -160,6 +161,7 @@ def test_the_report_says_what_is_missed(tmp_path: Path) -> None:
     )
     report = found.result
     assert set(found.gains_usd) == {"as_trained", *SCENARIOS}
+    orjson.dumps(report)  # plain numbers only, which json would not notice
     assert len(steps) == judging.steps(baselines=1)
     assert report["hard_rule_violations"] == 0
     assert report["policies"]["ppo"]["business"]["spend_usd"]["value"] == 0

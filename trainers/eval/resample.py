@@ -38,6 +38,6 @@ def percentile_interval(value: float, replicates: Floats) -> Interval:
     """`value` between the percentiles of `replicates`; where some are not defined (0 / 0), of the others."""
     defined = replicates[np.isfinite(replicates)]
     if not defined.size:
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(float(value), float("nan"), float("nan"))
     low, high = np.quantile(defined, [(1.0 - CONFIDENCE) / 2.0, (1.0 + CONFIDENCE) / 2.0])
-    return Interval(value, float(low), float(high))
+    return Interval(float(value), float(low), float(high))
