@@ -131,9 +131,10 @@ def _stress(report: Mapping[str, Any]) -> Section:
             for rival, gain in found["gain_over"].items()
         ]
     note = (
-        "Worlds that the policy was not trained in. At equal spend, each baseline's dial is turned anew to what the "
-        "policy spends there, which is in the baselines' favour, as the policy stays as it is; this is what the gate "
-        "asks where customers respond otherwise than in training. As deployed, nobody is changed, and spend differs."
+        "Worlds that the policy was not trained in. At equal spend, each baseline's dial is turned anew, on other "
+        "customers, to what the policy spends there, while the policy stays as it is; read a gain beside the share of "
+        "our spend that the baseline came to. The gate asks it where customers respond otherwise than in training. "
+        "As deployed, nobody is changed, and spend differs."
     )
     return Section(
         "Under stress",

@@ -2,7 +2,8 @@
 
 Three change how customers respond, and a policy that only learned one response by heart would fall behind its
 baselines there; the others change money, what is seen and the clocks. The hard rules have to hold in all.
-Sizes are assumptions, chosen so that each moves what a campaign brings by a fifth or more.
+Sizes are assumptions. The flood and inflation cost a policy that contacts once a month a fifth or more of what it
+brings; the fatigue shock only hurts one that contacts often.
 """
 
 from __future__ import annotations
