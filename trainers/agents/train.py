@@ -32,7 +32,7 @@ What it is worth is measured in that simulator too (`churn-saver eval policy`): 
 randomised retention offers, repeated contact and churn. Treat its offers and timing as a hypothesis until an
 experiment with a holdout has run.
 
-| in a campaign that it did not learn from, per customer and month | measured | limit | multiplier ($) |
+| in a new campaign with training customers, per customer and month | measured | limit | multiplier ($) |
 | --- | --- | --- | --- |
 {constraints}
 
