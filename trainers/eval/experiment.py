@@ -116,7 +116,7 @@ def against_holdout(cohort: Cohort, arm: str, alpha: float, members: np.ndarray 
 
 def _sequence(values: np.ndarray, treated: np.ndarray, alpha: float) -> dict[str, Any]:
     """The last interval, and up to 60 looks for the plot; None where an arm is too small."""
-    nothing = {"value": None, "low": None, "high": None, "looks": []}
+    nothing: dict[str, Any] = {"value": None, "low": None, "high": None, "looks": []}
     if min(treated.sum(), (~treated).sum()) < MIN_CUSTOMERS:
         return nothing | {"why": f"fewer than {MIN_CUSTOMERS} followed customers in an arm"}
     value, half = difference(values, treated, alpha)

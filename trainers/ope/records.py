@@ -124,9 +124,10 @@ class Log:
         ]
         if not chosen:
             names = ", ".join(sorted({decision.campaign for decision in self.decisions}))
+            first, last = (self.decisions[end].decided_at.isoformat() for end in (0, -1))
             raise BadInput(
                 f"none of {len(self.decisions)} decisions is of that campaign and time; the records hold the campaigns "
-                f"{names}, from {self.decisions[0].decided_at.isoformat()} to {self.decisions[-1].decided_at.isoformat()}"
+                f"{names}, from {first} to {last}"
             )
         return replace(self, decisions=chosen)
 
@@ -146,24 +147,22 @@ def read_log(folder: Path, world: World) -> Log:
         BadInput: with file, line and field, what was expected and how to mend it.
     """
     root = folder if (folder / "decisions").is_dir() else folder / "records"
-    latest: dict[str, Decision] = {}
-    seen: dict[tuple[str, int], tuple[Decision, str]] = {}
+    latest: dict[str, tuple[Decision, str]] = {}
     checker = _Checker(world)
     for where, line in _lines(root / "decisions"):
         decision = _parsed(Decision, where, line)
         checker.check(decision, where)
-        same, first_where = seen.setdefault((decision.decision_id, decision.revision), (decision, where))
-        if same != decision:
+        known, first_where = latest.get(decision.decision_id, (None, ""))
+        if known is None or decision.revision > known.revision:
+            latest[decision.decision_id] = decision, where
+        elif decision.revision == known.revision and decision != known:
             raise BadInput(
                 f"{where}: decision {decision.decision_id} differs from revision {decision.revision} of it in "
                 f"{first_where}; one revision says one thing: take the wrong line out"
             )
-        known = latest.get(decision.decision_id)
-        if known is None or decision.revision >= known.revision:
-            latest[decision.decision_id] = decision
     if not latest:
         raise BadInput(f"{folder}: {_why_empty(folder, root)}")
-    decisions = sorted(latest.values(), key=lambda decision: (decision.decided_at, decision.decision_id))
+    decisions = sorted((one for one, _ in latest.values()), key=lambda one: (one.decided_at, one.decision_id))
     return _with_outcomes(decisions, root / "outcomes")
 
 
