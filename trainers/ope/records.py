@@ -274,7 +274,7 @@ def _no_json(line: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return f": byte {error.start + 1} (0x{line[error.start]:02x}) is no UTF-8; write the file as UTF-8"
     except json.JSONDecodeError as error:
-        return f": is no JSON object ({error.msg} at character {error.pos + 1} of {len(line)}; cut off?); mend the line"
+        return f": is no JSON object ({error.msg}, character {error.pos + 1} of {len(line)}; cut off?); mend the line"
     return None
 
 
