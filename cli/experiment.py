@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,11 @@ def eval_experiment(
     follow_days: Annotated[
         int | None, typer.Option(min=1, help="How long each customer is followed; default: a campaign's length.")
     ] = None,
+    campaign: Annotated[str | None, typer.Option("--campaign", help="Only decisions of this campaign.")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--since", help="Only decisions from then on, in UTC; such as 2026-01-31.")
+    ] = None,
+    until: Annotated[datetime | None, typer.Option("--until", help="Only decisions before then, in UTC.")] = None,
     alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Intervals hold at every look but for this.")] = 0.05,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 on an alarm, or where an arm is not shown to earn.")] = (
@@ -46,7 +52,8 @@ def eval_experiment(
 
     Intention to treat, a customer and campaign: the arm that was drawn counts. Incremental churn and net value come
     with confidence sequences (Waudby-Smith et al. 2021), so that looking daily and stopping early is allowed;
-    arms' sizes are tested sequentially against their shares (Lindon & Malek 2022). Also: segments and offers in
+    arms' sizes are tested sequentially against their shares (Lindon & Malek 2022), and where they fail, effects are
+    withheld; choose a period of one design by --since and --until. Also: segments and offers in
     which contact raised churn, and whether arms starved each other of a shared budget.
 
     Nothing here is drawn at random; --seed is taken for uniformity. Callers report churn: no report is staying.
@@ -62,13 +69,17 @@ def eval_experiment(
     del seed
     world = load_world()
     folder = records_dir(load_serve_settings()) if records is None else records
-    log = read_log(folder, world)
+    log = read_log(folder, world).only(campaign, _in_utc(since), _in_utc(until))
     result = evaluate_experiment(log, world, load_dynamics(), _scored(risk), follow_days or world.episode_days, alpha)
     if out is not None:
         write_report(out, f"Experiment in {folder.name}", result, experiment_plots(result))
     emit(result if as_json else _for_a_person(result), as_json=as_json, title="Experiment")
     if gate and result["missed"]:
         raise GateFailed("; ".join(result["missed"]))
+
+
+def _in_utc(at: datetime | None) -> datetime | None:
+    return None if at is None else at.replace(tzinfo=UTC)
 
 
 def _scored(
@@ -101,10 +112,13 @@ def _for_a_person(result: Mapping[str, Any]) -> dict[str, Any]:
         for what in ("incremental_churn", "incremental_net_value_usd"):
             told = found[what]
             shown[f"{arm}: {what}"] = (
-                "too few customers"
-                if told["low"] is None
-                else f"{told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}]"
+                told["why"] if told["low"] is None else f"{told['value']:.4f} [{told['low']:.4f}, {told['high']:.4f}]"
             )
+    if withheld := result.get("withheld"):
+        shown["effects"] = withheld
     shown["sample ratio p"] = result["sample_ratio"]["p_value"]
-    shown["contact raised churn"] = ", ".join(result["sleeping_dogs"]["woken"]) or "in no segment, as far as is known"
+    if not withheld:
+        woken = ", ".join(result["sleeping_dogs"]["woken"])
+        shown["contact raised churn"] = woken or "in no segment, as far as is known"
+    shown["outcomes without decision"] = result["orphans"]["outcomes_without_decision"]
     return shown | {f"missed {i}": sentence for i, sentence in enumerate(result["missed"], start=1)}

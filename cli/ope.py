@@ -59,7 +59,8 @@ def eval_ope(
 
     Where the log is worth fewer than --min-effective decisions of the target's, or lacks its actions, it gives no
     estimate, says why, and exits 1. With --gate the target passes if the lower bound of its gain over the policy
-    that logged is 0 or more and each cost's upper bound is within its limit.
+    that logged is 0 or more and each cost's upper bound is within its limit; limits are monthly, so that a log of less
+    than a month cannot pass.
 
     One-step claims only: what weeks under another policy would change is for `eval policy` and `eval experiment`.
     """
@@ -111,7 +112,7 @@ def _on_records(
         found.target,
         folds_of(logged.clusters, seed),
     )
-    result = evaluate_logged(logged, models, seed, min_effective)
+    result = evaluate_logged(logged, models, seed, min_effective, found.never)
     limits = load_soft_limits().model_dump()
     head = {
         "target": name,
@@ -121,6 +122,7 @@ def _on_records(
         "outcomes_without_decision": log.orphans,
         "decisions_per_customer_month": found.per_customer_month,
         "limits_per_customer_month": limits,
+        "targets": ", ".join(["the gain over the logging policy", *(f"monthly {name}" for name in limits)]),
     }
     return head | result | {"missed": missed_targets(result, limits, found.per_customer_month)}
 
@@ -156,7 +158,13 @@ def _on_csv(data: Path | None, schema: Path | None, target: str, min_effective: 
     assert data is not None
     logged, models = logged_from_csv(load_dataset_as(data, schema), load_world(), target, seed)
     result = evaluate_logged(logged, models, seed, min_effective)
-    return {"target": f"{target} on {data.name}", **result, "missed": missed_targets(result, {}, 1.0)}
+    targets = "the gain over the logging policy; no cost has a limit here"
+    return {
+        "target": f"{target} on {data.name}",
+        "targets": targets,
+        **result,
+        "missed": missed_targets(result, {}, 1.0),
+    }
 
 
 def _for_a_person(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def _score(told: list[dict[str, Any]], truth: float) -> dict[str, float]:
     values = np.array([each["value"] for each in told])
     score = {
         "bootstrap_stated": float(np.mean([each["interval"] == "bootstrap" for each in told])),
-        "terms_mean": float(np.mean([each["terms"] for each in told])),
+        "terms_mean": float(np.mean([np.inf if each["terms"] is None else each["terms"] for each in told])),
         "rmse": float(np.sqrt(np.mean((values - truth) ** 2))),
         "bias": float(values.mean() - truth),
     }

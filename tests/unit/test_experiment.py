@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,20 @@ from cli import experiment as command
 from cli.main import app
 from tests.support.records import Experiment, decision, scored, write_experiment, write_lines
 from trainers.env.params import load_dynamics
-from trainers.eval.experiment import evaluate_experiment
+from trainers.eval.experiment import evaluate_experiment, missed_targets
 from trainers.eval.experiment_plots import experiment_plots
 from trainers.eval.experiment_sequences import (
     CONCENTRATION,
     MIN_CUSTOMERS,
+    MIN_TERMS,
     TUNED_FOR,
+    _running,
     difference,
     half_width,
     sample_ratio_p_values,
 )
+from trainers.ope.estimators import mean_of
+from trainers.ope.intervals import variance_terms
 from trainers.ope.records import read_log
 
 WORLD, PARAMS = load_world(), load_dynamics()
@@ -60,6 +66,28 @@ class TestSequences:
             looks = ~np.isnan(half)
             held += bool((np.abs(value - effect) <= half)[looks].all())
         assert held / runs >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / runs)
+
+    @pytest.mark.parametrize("alpha", [0.05, 0.05 / 8])
+    def test_coverage_of_rare_churn(self, alpha: float) -> None:
+        """2 % churn, halved in nine of ten: nothing is said on few events, and what is said holds; segments' too."""
+        held, said, runs = 0, 0, 150
+        for run in range(runs):
+            rng = np.random.default_rng([run, 9])
+            treated = rng.random(16_000) < 0.9
+            churned = (rng.random(16_000) < 0.02 - 0.01 * treated).astype(np.float64)
+            value, half = difference(churned, treated, alpha)
+            looks = ~np.isnan(half)
+            assert np.cumsum(churned * ~treated)[looks].min(initial=MIN_TERMS) >= 0.9 * MIN_TERMS
+            held += bool((np.abs(value + 0.01) <= half)[looks].all())
+            said += bool(looks.any())
+        assert said / runs > 0.9
+        assert held / runs >= 0.95
+
+    def test_variance_terms(self) -> None:
+        """The running count agrees with the one of `eval ope`."""
+        values = np.random.default_rng(0).exponential(size=500) * 1e4 + 1e6
+        *_, terms = _running(values, np.ones(500, dtype=bool))
+        assert terms[[99, -1]] == pytest.approx([variance_terms(mean_of(values[:n])) for n in (100, 500)])
 
     def test_a_fixed_interval_would_not_hold(self) -> None:
         """The same looks with 1.96 standard errors reject a true null far more often: what the sequence is for."""
@@ -141,6 +169,52 @@ class TestExperiment:
         result = evaluated(tmp_path, Experiment(customers=3_000, drawn={"champion": 0.6, "holdout": 0.4}))
         assert "did not come to the arms in their shares" in result["sample_ratio"]["alarm"]
         assert result["missed"][0] == result["sample_ratio"]["alarm"]
+        assert result["against_holdout"] == result["sleeping_dogs"]["segments"] == {}
+        assert "withheld" in result["withheld"]
+        assert experiment_plots(result)
+
+    def test_few_events(self, tmp_path: Path) -> None:
+        """Thousands of customers of whom a few left: no interval, and the gate says why."""
+        truth = Experiment(customers=2_000, churn=lambda risk, contacted: 0.005 + 0.0 * risk * contacted)
+        result = evaluated(tmp_path, truth)
+        found = result["against_holdout"]["champion"]["incremental_churn"]
+        assert found["low"] is None
+        assert "too few events yet" in found["why"]
+        assert "champion: too few events yet" in result["missed"][0]
+        assert all(told["low"] is None for told in result["sleeping_dogs"]["segments"].values())
+
+    def test_gate_does_not_pass_on_nan(self) -> None:
+        """What is no number is not above 0."""
+        lows = {"incremental_net_value_usd": {"low": float("nan")}}
+        checks: dict[str, Any] = {key: {"alarm": None} for key in ("sample_ratio", "shared_budget", "orphans")}
+        result = {**checks, "sleeping_dogs": {"woken": []}, "against_holdout": {"champion": lows}}
+        assert len(missed_targets(result)) == 1
+
+    def test_no_outcomes(self, tmp_path: Path) -> None:
+        """A missing topic is not everybody's staying."""
+        write_experiment(tmp_path, Experiment(customers=300), 1)
+        told = (tmp_path / "outcomes/2026/a.jsonl").read_text()
+        strangers = told.replace('"decision_id": "d', '"decision_id": "e')
+        (tmp_path / "outcomes/2026/a.jsonl").write_text(strangers)
+        with pytest.raises(BadInput, match=r"no outcome of any of the .* decisions that were followed"):
+            evaluate_experiment(read_log(tmp_path, WORLD), WORLD, PARAMS, scored, 14, 0.05)
+
+    def test_orphans(self, tmp_path: Path) -> None:
+        """Outcomes without their decisions are counted, and too many are an alarm."""
+        write_experiment(tmp_path, Experiment(customers=1_000), 1)
+        path = tmp_path / "decisions/2026/a.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:900]))
+        result = evaluate_experiment(read_log(tmp_path, WORLD), WORLD, PARAMS, scored, 14, 0.05)
+        assert result["orphans"]["outcomes_without_decision"] > 100
+        assert result["orphans"]["alarm"] in result["missed"]
+
+    def test_unknown_arm(self, tmp_path: Path) -> None:
+        """It is named with its record."""
+        write_experiment(tmp_path, Experiment(customers=300), 1)
+        path = tmp_path / "decisions/2026/a.jsonl"
+        path.write_text(path.read_text().replace('"drawn_arm": "champion"', '"drawn_arm": "zzz"', 1))
+        result = evaluate_experiment(read_log(tmp_path, WORLD), WORLD, PARAMS, scored, 14, 0.05)
+        assert re.search(r"decision d\d+ was drawn for the arm 'zzz'", result["sample_ratio"]["alarm"])
 
     def test_shared_budget_alarm(self, tmp_path: Path) -> None:
         """Two contacting arms on one budget that ran short are not independent."""
@@ -193,6 +267,27 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gated = CliRunner().invoke(app, [*arguments, "--gate"])
     assert "not above 0 with confidence" in str(gated.exception)
     assert "incremental_churn" in gated.stdout
+
+
+def test_one_campaign_and_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two campaigns of other shares are withheld together; one of them, or one period, is compared."""
+    monkeypatch.setattr(command, "_scored", lambda _: scored)
+    folder = write_experiment(tmp_path / "records", Experiment(customers=800), 2)
+    at = read_log(folder, WORLD).decisions[-1].decided_at + timedelta(days=1)
+    spring = decision(9_000, "champion", 0.5, 0, 0.5, at) | {"campaign": "spring"}
+    write_lines(folder / "decisions/b.jsonl", [spring])
+    arguments = ["eval", "experiment", "--records", str(folder), "--follow-days", "14"]
+    pooled = CliRunner().invoke(app, [*arguments, "--gate"])
+    assert "shares of champion changed" in str(pooled.exception)
+    assert "withheld" in pooled.stdout
+    assert "incremental_churn" not in pooled.stdout
+    for choice in (["--campaign", "default"], ["--since", "2026-01-01", "--until", f"{at.date()}"]):
+        told = json.loads(CliRunner().invoke(app, [*arguments, "--json", *choice]).stdout)
+        assert told["sample_ratio"]["alarm"] is None
+        assert told["customers"] <= 800
+        assert told["against_holdout"]["champion"]["incremental_churn"]["low"] is not None
+    nobody = CliRunner().invoke(app, [*arguments, "--campaign", "winter"])
+    assert "the records hold the campaigns default, spring" in str(nobody.exception)
 
 
 def test_schemas_that_are_shipped() -> None:

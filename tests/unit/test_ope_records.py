@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from tests.support.records import (
 from trainers.agents.baselines import NeverContact
 from trainers.data.load import load_dataset
 from trainers.env.params import load_dynamics
-from trainers.eval.ope import evaluate_logged, ope_plots
+from trainers.eval.ope import evaluate_logged, missed_targets, ope_plots
 from trainers.eval.report import write_report
 from trainers.ope.from_csv import logged_from_csv, thompson_probabilities
 from trainers.ope.from_records import Decided, decided
@@ -61,7 +62,7 @@ def evaluated(found: Decided, min_effective: float = 30.0) -> dict[str, Any]:
     outcomes = {"reward": logged.rewards, **logged.costs}
     folds = folds_of(logged.clusters, 42)
     models = cross_fit(found.features, found.actions, found.described, outcomes, found.target, folds)
-    return evaluate_logged(logged, models, 42, min_effective)
+    return evaluate_logged(logged, models, 42, min_effective, found.never)
 
 
 class TestRecords:
@@ -118,6 +119,7 @@ class TestRecords:
         """A decision whose outcome may still come says nothing yet."""
         lines = [decision(i, "champion", 0.7, 0, 0.5, START + timedelta(days=20 * i)) for i in range(3)]
         write_lines(tmp_path / "decisions/a.jsonl", lines)
+        write_lines(tmp_path / "outcomes/a.jsonl", [outcome(lines[0], "retained", START + timedelta(days=28))])
         found = decided(read_log(tmp_path, WORLD), NeverContact(), WORLD, PARAMS, 28)
         assert len(found.logged) == 1
         assert found.left_out["not followed yet"] == 2
@@ -139,13 +141,17 @@ class TestRecords:
             ({"observation": [0.1]}, "observation: has 1 numbers; expected 14 or none"),
             ({"decided_at": "2026-01-01T00:00:00"}, "decided_at: .* has no time zone"),
             ({"arm": None}, "field arm: .*found 'None'"),
+            ({"decided_at": "2199-01-01T00:00:00+00:00"}, "decided_at: .* lies in the future"),
+            ({"features": {"risk": float("nan")}}, "features.risk: is nan; expected a finite number"),
+            ({"contact_state": {"hours_since_contact": [], "contact_cost_cents": 10**24}}, "contact_cost_cents"),
+            ({"arm": "holdout"}, "decision d0 differs from revision 0 of it in .*line 1"),
         ],
     )
     def test_bad_records(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
         """Refused by file, line and field."""
         good = decision(0, "champion", 0.7, 1, 0.5, START)
         write_lines(tmp_path / "decisions/a.jsonl", [good, good | changes])
-        with pytest.raises(BadInput, match=f"a.jsonl, line 2, field {message}|a.jsonl, line 2, .*{message}"):
+        with pytest.raises(BadInput, match=f"a.jsonl, line 2(, field|, .*|: ){message}"):
             read_log(tmp_path, WORLD)
 
     def test_bad_files(self, tmp_path: Path) -> None:
@@ -161,6 +167,83 @@ class TestRecords:
         (tmp_path / "outcomes/o.jsonl").write_text(json.dumps(outcome(good, "bought", START)))
         with pytest.raises(BadInput, match=r"line 1, field outcome: .*'bought'"):
             read_log(tmp_path, WORLD)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"at": "2099-01-01T00:00:00+00:00"}, "field at: 2099.* lies in the future"),
+            ({"at": "2020-01-01T00:00:00+00:00"}, "field at: is 2020.*, before its decision"),
+            ({"customer_ref": "other"}, "field customer_ref: is 'other', but decision d0 is of 'c0'"),
+        ],
+    )
+    def test_bad_outcomes(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+        """An outcome that its decision or the clock contradicts."""
+        good = decision(0, "champion", 0.7, 1, 0.5, START)
+        write_lines(tmp_path / "decisions/a.jsonl", [good])
+        told = outcome(good, "churned", START + timedelta(days=1))
+        write_lines(tmp_path / "outcomes/o.jsonl", [told, told | changes])
+        with pytest.raises(BadInput, match=f"o.jsonl, line 2, {message}"):
+            read_log(tmp_path, WORLD)
+
+    def test_files_that_are_no_json_lines(self, tmp_path: Path) -> None:
+        """Cut off, another encoding, packed, and no folder each say what they are."""
+        line = json.dumps(decision(0, "champion", 0.7, 1, 0.5, START)).encode()
+        path = tmp_path / "decisions/a.jsonl"
+        path.parent.mkdir()
+        for content, message in (
+            (line[:-40], r"line 1: is no JSON object \(.*cut off"),
+            (line.replace(b"default", b"d\xe9fault"), r"line 1: byte \d+ \(0xe9\) is no UTF-8"),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(BadInput, match=message):
+                read_log(tmp_path, WORLD)
+        path.rename(path.with_suffix(".jsonl.gz"))
+        with pytest.raises(BadInput, match=r"but a\.jsonl\.gz; unpack it"):
+            read_log(tmp_path, WORLD)
+        with pytest.raises(BadInput, match="nowhere: does not exist"):
+            read_log(tmp_path / "nowhere", WORLD)
+
+    def test_outcomes_that_are_missing(self, tmp_path: Path) -> None:
+        """No report at all is not everybody's staying."""
+        write_experiment(tmp_path, Experiment(customers=200), 1)
+        (tmp_path / "outcomes/2026/a.jsonl").unlink()
+        with pytest.raises(BadInput, match=r"no outcome of any of the .* decisions that were followed was reported"):
+            decided(read_log(tmp_path, WORLD), NeverContact(), WORLD, PARAMS, 14)
+
+    def test_outcomes_after_the_window(self, tmp_path: Path) -> None:
+        """An acceptance or an opt-out after the time followed is not this decision's."""
+        offered = SPACE.index_of("bonus_pack", 0)
+        lines = [decision(i, "champion", 0.7, offered, 0.5, START) for i in range(2)]
+        write_lines(tmp_path / "decisions/a.jsonl", lines)
+        told = [outcome(lines[i], kind, START + timedelta(days=(5, 40)[i])) for i in range(2) for kind in LATE]
+        write_lines(tmp_path / "outcomes/a.jsonl", told)
+        costs = decided(read_log(tmp_path, WORLD), NeverContact(), WORLD, PARAMS, 28).logged.costs
+        assert costs["opt_out"].tolist() == [1.0, 0.0]
+        assert costs["spend_usd"][0] > costs["spend_usd"][1] == 0.05
+
+    def test_propensities_that_are_too_small(self, tmp_path: Path) -> None:
+        """Half of the true ones double every weight; refused."""
+        log = read_log(write_experiment(tmp_path, Experiment(customers=3_000), 1), WORLD)
+        found = decided(log, Always(0), WORLD, PARAMS, 28)
+        halved = replace(found.logged, propensities=found.logged.propensities / 2)
+        assert evaluated(found)["refused"] == []
+        assert "propensities are too small" in evaluated(replace(found, logged=halved))["refused"][0]
+
+    def test_a_short_log_has_no_month(self, tmp_path: Path) -> None:
+        """Monthly limits are not checked by a day's decisions; the gate says so."""
+        lines = [decision(i, "champion", 0.7, i % len(SPACE), 0.5, START + timedelta(minutes=i)) for i in range(900)]
+        write_lines(tmp_path / "decisions/a.jsonl", lines)
+        told = [outcome(line, "retained", START + timedelta(days=30)) for line in lines]
+        write_lines(tmp_path / "outcomes/a.jsonl", told)
+        found = decided(read_log(tmp_path, WORLD), NeverContact(), WORLD, PARAMS, 14)
+        result = evaluated(found)
+        assert found.per_customer_month is None
+        assert missed_targets(result, {"contact": 1.0}, None)[-1].startswith("the log spans less than a month")
+        for name in ("spend_usd", "contact", "fatigue"):
+            assert result["costs"][name]["dr"]["high"] == result["costs"][name]["ips"]["value"] == 0.0
+
+
+LATE = ("accepted", "opted_out")
 
 
 def csv_log(path: Path, rows: int, **changes: str) -> Path:
@@ -248,8 +331,11 @@ class TestCommand:
         runner = CliRunner()
         few = csv_log(tmp_path / "few.csv", 50)
         arguments = ["eval", "ope", "--schema", str(CONTACTS), "--json", "--target", "bonus_pack", "--data"]
-        done = runner.invoke(app, [*arguments, str(csv_log(tmp_path / "log.csv", 800))])
+        log = str(csv_log(tmp_path / "log.csv", 800))
+        done = runner.invoke(app, [*arguments, log, "--out", str(tmp_path / "out")])
         assert done.exit_code == 0, done.output
+        said = (tmp_path / "out" / "report.html").read_text()
+        assert "Every target is met (the gain over the logging policy; no cost has a limit here)" in said
         assert set(json.loads(done.stdout)["value"]) >= {"ips", "snips", "dm", "dr", "switch_dr", "dr_os", "gain"}
         refused = runner.invoke(app, [*arguments, str(few)])
         assert isinstance(refused.exception, GateFailed)

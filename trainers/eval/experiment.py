@@ -14,55 +14,29 @@ opt-out, all within the time followed.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.eligibility import Reason
-from churnsaver.domain.money import offer_cost_cents, retained_value_usd
-from churnsaver.domain.schema import Scalar
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from trainers.env.params import DynamicsParams
+from trainers.eval.experiment_cohort import HOLDOUT, Cohort, Scored, enrol
 from trainers.eval.experiment_offers import offer_effects
-from trainers.eval.experiment_sequences import MIN_CUSTOMERS, TUNED_FOR, difference, sample_ratio_p_values
-from trainers.ope.records import Decision, Log
+from trainers.eval.experiment_sequences import MIN_CUSTOMERS, MIN_TERMS, TUNED_FOR, difference, sample_ratio_p_values
+from trainers.ope.records import Log
 
-HOLDOUT = "holdout"
 SAMPLE_RATIO_ALPHA = 0.001
 SHARES_TOLERANCE = 1e-6
-# Reads (risk, monthly charge in dollars), each (n,), of customers' attributes.
-Scored = Callable[[Sequence[Mapping[str, Scalar]]], tuple[np.ndarray, np.ndarray]]
-
-
-@dataclass(frozen=True, slots=True)
-class Cohort:
-    """Customers of an experiment in the order in which they entered, each (n,).
-
-    Attributes:
-        arm: drawn for them.
-        followed: long enough to count.
-        risk: by one model for all arms, of their attributes at the first decision.
-        churned, value_usd, spend_usd, contacts, opted_out: within the time followed.
-        first: index of each one's first decision in the log.
-    """
-
-    arm: np.ndarray
-    followed: np.ndarray
-    risk: np.ndarray
-    churned: np.ndarray
-    value_usd: np.ndarray
-    spend_usd: np.ndarray
-    contacts: np.ndarray
-    opted_out: np.ndarray
-    first: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.arm)
+MAX_ORPHANS = 0.05  # of all outcomes
+# What stands in the result where customers did not come to the arms as they should.
+WITHHELD: dict[str, Any] = {
+    "against_holdout": {},
+    "sleeping_dogs": {"comparisons": 0, "segments": {}, "woken": []},
+    "withheld": "effects are withheld until the alarm about the arms' shares is explained",
+}
 
 
 def evaluate_experiment(
@@ -85,7 +59,8 @@ def evaluate_experiment(
             f"the records hold the arms {', '.join(sorted(set(cohort.arm.tolist()))) or 'of nobody'}; an experiment "
             "needs a holdout and another arm: set gateway.experiment in serve.yaml"
         )
-    sleeping = sleeping_dogs(cohort, log, world, arms, alpha)
+    ratio = sample_ratio(cohort, log)
+    compared = _compared(cohort, log, world, arms, alpha) if ratio["alarm"] is None else WITHHELD
     result: dict[str, Any] = {
         "customers": len(cohort),
         "followed_customers": int(cohort.followed.sum()),
@@ -94,76 +69,20 @@ def evaluate_experiment(
         "alpha": alpha,
         "tuned_for_customers": TUNED_FOR,
         "arms": {arm: _describe(cohort, arm) for arm in (*arms, HOLDOUT)},
-        "against_holdout": {arm: against_holdout(cohort, arm, alpha) for arm in arms},
-        "sample_ratio": sample_ratio(cohort, log),
+        "sample_ratio": ratio,
         "shared_budget": shared_budget(log, arms),
-        "sleeping_dogs": sleeping,
+        "orphans": orphans(log),
+        **compared,
     }
     return {**result, "missed": missed_targets(result)}
 
 
-# -- who took part ---------------------------------------------------------------------------------
-
-
-def enrol(log: Log, world: World, params: DynamicsParams, scored: Scored, follow_days: int) -> tuple[Cohort, int]:
-    """The customers with an arm, and how many have none because every record of them is older than `drawn_arm`."""
-    by_customer: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, decision in enumerate(log.decisions):
-        by_customer[decision.campaign, decision.customer_ref].append(index)
-    known = [(arm, rows) for rows in by_customer.values() if (arm := _drawn(log, rows)) is not None]
-    first = [log.decisions[rows[0]] for _, rows in known]
-    risk, monthly_usd = scored([decision.features for decision in first])
-    window = timedelta(days=follow_days)
-    fates = [
-        _fate([log.decisions[i] for i in rows], log, world, float(usd), window)
-        for (_, rows), usd in zip(known, monthly_usd, strict=True)
-    ]
-    churned, spend, contacts, opted_out = (np.array(column) for column in zip(*fates, strict=True))
-    value = ~churned * retained_value_usd(world, monthly_usd) - spend - params.opt_out_penalty_usd * opted_out
-    cohort = Cohort(
-        arm=np.array([arm for arm, _ in known]),
-        followed=np.array([decision.decided_at + window <= log.until for decision in first]),
-        risk=risk,
-        churned=churned,
-        value_usd=value,
-        spend_usd=spend,
-        contacts=contacts,
-        opted_out=opted_out,
-        first=np.array([rows[0] for _, rows in known]),
-    )
-    return cohort, len(by_customer) - len(known)
-
-
-def _drawn(log: Log, rows: Sequence[int]) -> str | None:
-    """The arm drawn for a customer; records without it tell where the experiment ran, or who is a holdout."""
-    for decision in (log.decisions[row] for row in rows):
-        if decision.drawn_arm is not None:
-            return decision.drawn_arm
-        if decision.arm == HOLDOUT or decision.baseline_reason in (None, "experiment"):
-            return decision.arm
-    return None
-
-
-def _fate(
-    decisions: Sequence[Decision], log: Log, world: World, monthly_usd: float, window: timedelta
-) -> tuple[bool, float, int, bool]:
-    """Churned, dollars spent, contacts, opted out: within the window from the first decision."""
-    start = decisions[0].decided_at
-    left_at = log.churned_at.get(decisions[0].customer_ref)
-    churned = left_at is not None and start <= left_at <= start + window
-    spend, contacts, opted_out = 0.0, 0, False
-    actions = ActionSpace(world)
-    for decision in decisions:
-        told = log.outcomes.get(decision.decision_id, {})
-        in_time = {kind for kind, at in told.items() if at <= start + window}
-        opted_out |= "opted_out" in in_time
-        offer = actions[decision.action.index].offer
-        if decision.contacted and offer is not None and decision.decided_at <= start + window:
-            contacts += 1
-            cents = decision.contact_state.contact_cost_cents
-            cents += int(offer_cost_cents(offer, monthly_usd)) if "accepted" in in_time else 0
-            spend += cents / 100.0
-    return churned, spend, contacts, opted_out
+def _compared(cohort: Cohort, log: Log, world: World, arms: Sequence[str], alpha: float) -> dict[str, Any]:
+    """What is said of the arms where their customers can be compared."""
+    return {
+        "against_holdout": {arm: against_holdout(cohort, arm, alpha) for arm in arms},
+        "sleeping_dogs": sleeping_dogs(cohort, log, world, arms, alpha),
+    }
 
 
 # -- what the arms did -----------------------------------------------------------------------------
@@ -197,10 +116,14 @@ def against_holdout(cohort: Cohort, arm: str, alpha: float, members: np.ndarray 
 
 def _sequence(values: np.ndarray, treated: np.ndarray, alpha: float) -> dict[str, Any]:
     """The last interval, and up to 60 looks for the plot; None where an arm is too small."""
+    nothing: dict[str, Any] = {"value": None, "low": None, "high": None, "looks": []}
     if min(treated.sum(), (~treated).sum()) < MIN_CUSTOMERS:
-        return {"value": None, "low": None, "high": None, "looks": []}
+        return nothing | {"why": f"fewer than {MIN_CUSTOMERS} followed customers in an arm"}
     value, half = difference(values, treated, alpha)
-    looks = np.unique(np.linspace(np.argmax(~np.isnan(half)), len(half) - 1, 60).astype(int))
+    known = np.flatnonzero(~np.isnan(half))
+    if not np.isfinite(half[-1]):
+        return nothing | {"why": f"too few events yet; each arm needs about {MIN_TERMS:.0f} of churn"}
+    looks = known[np.unique(np.linspace(0, len(known) - 1, 60).astype(int))]
     shown = [[int(i + 1), float(value[i]), float(value[i] - half[i]), float(value[i] + half[i])] for i in looks]
     return {
         "value": float(value[-1]),
@@ -222,6 +145,12 @@ def sample_ratio(cohort: Cohort, log: Log) -> dict[str, Any]:
         return {"p_value": None, "alarm": said, "counts": dict(counts)}
     names = sorted(stated)
     shares = np.array([next(iter(stated[name])) for name in names])
+    if strange := next((d for d in log.decisions if d.drawn_arm in set(counts) - set(names)), None):
+        said = (
+            f"decision {strange.decision_id} was drawn for the arm {strange.drawn_arm!r}, which no record states a "
+            f"share of; known are {', '.join(names)}: mend the record or leave it out"
+        )
+        return {"p_value": None, "alarm": said, "counts": dict(counts)}
     if abs(shares.sum() - 1.0) > SHARES_TOLERANCE or set(counts) - set(names):
         said = f"the stated shares are of {', '.join(names)} and sum to {shares.sum():.3f}: an arm is missing"
         return {"p_value": None, "alarm": said, "counts": dict(counts)}
@@ -234,6 +163,19 @@ def sample_ratio(cohort: Cohort, log: Log) -> dict[str, Any]:
     )
     expected = {name: float(share * len(cohort)) for name, share in zip(names, shares, strict=True)}
     return {"p_value": p_value, "alarm": alarm, "counts": dict(counts), "expected": expected}
+
+
+def orphans(log: Log) -> dict[str, Any]:
+    """Outcomes of decisions that the folder lacks: the sign of a topic that was read in part."""
+    total = log.orphans + sum(map(len, log.outcomes.values()))
+    share = log.orphans / total if total else 0.0
+    alarm = (
+        f"{log.orphans} of {total} outcomes belong to no decision in the folder ({share:.0%}; at most "
+        f"{MAX_ORPHANS:.0%}): records are missing; fetch them all"
+        if share > MAX_ORPHANS
+        else None
+    )
+    return {"outcomes_without_decision": log.orphans, "share": share, "alarm": alarm}
 
 
 def shared_budget(log: Log, arms: Sequence[str]) -> dict[str, Any]:
@@ -277,12 +219,13 @@ def sleeping_dogs(cohort: Cohort, log: Log, world: World, arms: Sequence[str], a
 
 def missed_targets(result: Mapping[str, Any]) -> list[str]:
     """Alarms, segments in which contact raised churn, and arms that are not shown to earn, one sentence each."""
-    missed = [alarm for check in ("sample_ratio", "shared_budget") if (alarm := result[check]["alarm"])]
+    missed = [alarm for check in ("sample_ratio", "shared_budget", "orphans") if (alarm := result[check]["alarm"])]
     missed += [f"{name}: contact raised churn" for name in result["sleeping_dogs"]["woken"]]
     for arm, found in result["against_holdout"].items():
-        low = found["incremental_net_value_usd"]["low"]
+        value = found["incremental_net_value_usd"]
+        low = value["low"]
         if low is None:
-            missed.append(f"{arm}: fewer than {MIN_CUSTOMERS} followed customers in it or in the holdout")
-        elif low <= 0:
+            missed.append(f"{arm}: {value['why']}")
+        elif not low > 0:
             missed.append(f"{arm}: net value over the holdout is not above 0 with confidence (lower bound {low:.2f})")
     return missed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.eligibility import Reason
 from churnsaver.domain.world import World
-from trainers.eval.experiment_sequences import half_width
+from trainers.eval.experiment_cohort import Cohort
+from trainers.eval.experiment_sequences import MIN_TERMS, half_width
+from trainers.ope.estimators import mean_of
+from trainers.ope.intervals import variance_terms
 from trainers.ope.logged import PROPENSITY_FLOOR
 from trainers.ope.records import Decision, Log
-
-if TYPE_CHECKING:
-    from trainers.eval.experiment import Cohort
 
 MIN_EFFECTIVE = 100.0
 Floats = NDArray[np.float64]
@@ -26,7 +26,7 @@ def offer_effects(cohort: Cohort, log: Log, world: World, alpha: float) -> dict[
 
     Self-normalised by 1/propensity of the drawn action (Hájek 1971), among customers to whom the offer could have
     been made; their first decision only, since later ones follow from it. None where either side is worth fewer
-    than MIN_EFFECTIVE customers.
+    than MIN_EFFECTIVE customers, or its variance is made of fewer than MIN_TERMS of them.
     """
     space, effects = ActionSpace(world), {}
     drawn = [
@@ -51,9 +51,12 @@ def _effect(eligible: list[tuple[Decision, bool]], with_offer: list[int], alpha:
     weights = np.array([1.0 / max(decision.propensity.policy, PROPENSITY_FLOOR) for decision, _ in eligible])
     made, left_alone = np.isin(actions, with_offer), actions == NO_CONTACT
     counts = [int(made.sum()), int(left_alone.sum())]
+    nothing = {"customers": counts, "value": None, "low": None, "high": None}
     if min(_effective(weights[made]), _effective(weights[left_alone])) < MIN_EFFECTIVE:
-        return {"customers": counts, "value": None, "low": None, "high": None}
+        return nothing
     (first, first_terms), (second, second_terms) = (_hajek(weights, churned, side) for side in (made, left_alone))
+    if not all(terms.any() and variance_terms(mean_of(terms)) >= MIN_TERMS for terms in (first_terms, second_terms)):
+        return nothing
     half = float(half_width(float(np.var(first_terms - second_terms)), float(len(eligible)), alpha))
     value = first - second
     return {"customers": counts, "value": value, "low": value - half, "high": value + half}

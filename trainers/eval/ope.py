@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from trainers.eval.figures import COLOURS, new_axes, svg
-from trainers.ope.estimators import Predicted, Ratio, estimate, mean_of
+from trainers.ope.estimators import ESTIMATORS, Predicted, Ratio, estimate, mean_of
 from trainers.ope.intervals import estimates
 from trainers.ope.logged import Floats, LoggedBandit, Support
 
@@ -28,12 +28,14 @@ def evaluate_logged(
     models: Mapping[str, Predicted],
     seed: int,
     min_effective: float = MIN_EFFECTIVE,
+    never: Collection[str] = (),
 ) -> dict[str, Any]:
     """Every estimator of the value and of each cost, their gain over what was logged, and whether to believe them.
 
     Args:
         models: what the outcome model says of "reward" and of each cost.
         min_effective: effective decisions below which no estimate is given.
+        never: costs that the target cannot incur; they are 0, not estimated.
 
     Returns:
         `refused`: why no estimate is given; where that is empty also `logged`, `value`, `gain` and `costs`, each
@@ -47,7 +49,11 @@ def evaluate_logged(
     outcomes = {"reward": logged.rewards, **logged.costs}
     ratios: dict[str, Ratio] = {}
     for name, outcome in outcomes.items():
-        found = estimate(logged.weights, outcome, models[name])
+        found = (
+            dict.fromkeys(ESTIMATORS, mean_of(np.zeros_like(outcome)))
+            if name in never
+            else estimate(logged.weights, outcome, models[name])
+        )
         ratios |= {f"{name}/{estimator}": ratio for estimator, ratio in found.items()}
         ratios[f"{name}/logged"] = mean_of(outcome)
         ratios[f"{name}/gain"] = _gain(found[HEADLINE], outcome)
@@ -66,20 +72,29 @@ def _of(told: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key.removeprefix(f"{name}/"): value for key, value in told.items() if key.startswith(f"{name}/")}
 
 
-def missed_targets(result: Mapping[str, Any], limits: Mapping[str, float], per_customer_month: float) -> list[str]:
-    """Why the target should not be promoted, one sentence each: value first, then each cost against its limit."""
+def missed_targets(
+    result: Mapping[str, Any], limits: Mapping[str, float], per_customer_month: float | None
+) -> list[str]:
+    """Why the target should not be promoted, one sentence each: value first, then each cost against its limit.
+
+    Args:
+        per_customer_month: decisions; None where the log is too short to tell.
+    """
     missed = [f"refused: {reason}" for reason in result["refused"]]
     if missed:
         return missed
     gain = result["value"]["gain"]
-    if gain["low"] < 0:
+    if not gain["low"] >= 0:
         missed.append(
             f"the gain over the logging policy may be negative: {gain['value']:.3f} [{gain['low']:.3f}, "
             f"{gain['high']:.3f}] a decision"
         )
+    if limits and per_customer_month is None:
+        return [*missed, "the log spans less than a month, so monthly limits cannot be checked; log for longer"]
     for name, limit in limits.items():
+        assert per_customer_month is not None
         high = result["costs"][name][HEADLINE]["high"] * per_customer_month
-        if high > limit:
+        if not high <= limit:
             missed.append(f"{name} may be {high:.4f} a customer and month, its limit is {limit:.4f}")
     return missed
 

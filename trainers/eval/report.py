@@ -50,7 +50,7 @@ def write_report(
     html = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>"
-        + _verdict(result.get("missed", ()))
+        + _verdict(result.get("missed", ()), result.get("targets"))
         + "".join(f"<figure>{plot}</figure>" for plot in plots)
         + "".join(f"<h2>{escape(section.title)}</h2>{''.join(section.parts)}" for section in shown)
         + f"<h2>As JSON</h2><details><summary>report.json</summary><pre>{escape(json.dumps(result, indent=2))}</pre>"
@@ -110,9 +110,9 @@ def sections_of(result: Mapping[str, Any]) -> list[Section]:
 # -- how -----------------------------------------------------------------------------------------------
 
 
-def _verdict(missed: Sequence[str]) -> str:
+def _verdict(missed: Sequence[str], targets: str | None) -> str:
     if not missed:
-        return '<p class="met">Every target is met.</p>'
+        return f'<p class="met">Every target is met{f" ({escape(targets)})" if targets else ""}.</p>'
     return f'<div class="missed">Targets missed:<ul>{"".join(f"<li>{escape(each)}" for each in missed)}</ul></div>'
 
 

@@ -28,6 +28,8 @@ from trainers.env.params import CONSTRAINTS, DynamicsParams
 from trainers.ope.logged import Floats, Ints, LoggedBandit
 from trainers.ope.records import Decision, Log
 
+OF_CONTACTS = ("spend_usd", "contact", "fatigue")  # an opt-out may come without a contact
+
 
 @dataclass(frozen=True, slots=True)
 class Decided:
@@ -39,7 +41,9 @@ class Decided:
         actions: (n,) the intended actions.
         described: (actions, k) what describes each action to the outcome model.
         target: (n, actions) the target policy's probabilities.
-        per_customer_month: decisions a customer and month, by which costs are put beside monthly limits.
+        per_customer_month: decisions a customer and month, by which costs are put beside monthly limits; None where
+            the decisions span less than a month, which does not tell how many a month would bring.
+        never: costs that the target cannot incur, since it never contacts.
         left_out: how many records could not be used, by reason.
     """
 
@@ -48,7 +52,8 @@ class Decided:
     actions: Ints
     described: Floats
     target: Floats
-    per_customer_month: float
+    per_customer_month: float | None
+    never: frozenset[str]
     left_out: dict[str, int]
 
 
@@ -62,12 +67,13 @@ def decided(
     so the rest is no other population.
 
     Raises:
-        BadInput: no decision is left.
+        BadInput: no decision is left, or no outcome was reported of any that is.
     """
     chosen, left_out = _usable(log, follow_days, campaign)
     if not chosen:
         why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise BadInput(f"of {len(log.decisions)} decisions none can be evaluated ({why}); log more or follow shorter")
+    log.require_outcomes(chosen)
     observation = np.array([decision.observation for decision in chosen], dtype=np.float32)
     allowed = np.array([decision.mask_reasons for decision in chosen]) == Reason.ALLOWED
     target = policy.probabilities(observation, allowed)
@@ -83,8 +89,11 @@ def decided(
         costs=costs,
         clusters=np.unique(refs, return_inverse=True)[1].astype(np.int64),
     )
-    per_month = len(chosen) / (len(set(refs)) * _months(chosen, world))
-    return Decided(logged, observation, actions, describe_actions(world), target, per_month, left_out)
+    months = _months(chosen, world)
+    per_month = len(chosen) / (len(set(refs)) * months) if months >= 1.0 else None
+    contacts = np.delete(target, NO_CONTACT, axis=1).any()
+    never = frozenset[str]() if contacts else frozenset(OF_CONTACTS)
+    return Decided(logged, observation, actions, describe_actions(world), target, per_month, never, left_out)
 
 
 def describe_actions(world: World) -> Floats:
@@ -129,7 +138,7 @@ def _outcomes(
 ) -> tuple[Floats, dict[str, Floats]]:
     """Dollars (n,), and each constraint's cost (n,)."""
     window = timedelta(days=follow_days)
-    told = [log.outcomes.get(decision.decision_id, {}) for decision in chosen]
+    told = [_told_within(decision, log, window) for decision in chosen]
     contacted = np.array([decision.contacted for decision in chosen])
     accepted = contacted & np.array(["accepted" in kinds for kinds in told])
     opted_out = np.array(["opted_out" in kinds for kinds in told])
@@ -144,6 +153,11 @@ def _outcomes(
     fatigue = contacted * np.array([_fatigue(decision, params) for decision in chosen])
     costs = (spend, contacted.astype(np.float64), fatigue, opted_out.astype(np.float64))
     return rewards, dict(zip(CONSTRAINTS, costs, strict=True))
+
+
+def _told_within(decision: Decision, log: Log, window: timedelta) -> set[str]:
+    told = log.outcomes.get(decision.decision_id, {})
+    return {kind for kind, at in told.items() if at <= decision.decided_at + window}
 
 
 def _left_within(decision: Decision, log: Log, window: timedelta) -> bool:

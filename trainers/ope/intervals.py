@@ -62,7 +62,12 @@ class Estimate:
         """`low` and `high` are the stated interval's, and all three stand beside them."""
         kinds = ("bootstrap", "empirical_bernstein", "student_t")
         intervals = {kind: dict(zip(("low", "high"), getattr(self, kind), strict=True)) for kind in kinds}
-        return {"value": self.value, **intervals[self.stated], "interval": self.stated, "terms": self.terms} | intervals
+        return {
+            "value": self.value,
+            **intervals[self.stated],
+            "interval": self.stated,
+            "terms": self.terms if self.terms < float("inf") else None,
+        } | intervals
 
 
 def estimates(ratios: Mapping[str, Ratio], clusters: Ints, seed: int) -> dict[str, Estimate]:

@@ -65,7 +65,7 @@ class Support:
     Attributes:
         effective_decisions: Kish's effective sample size, (Σw)²/Σw² (Kish 1965).
         mean_weight: 1 in expectation where every action of the target could have been logged.
-        mean_weight_high: upper end of its 95 % interval.
+        mean_weight_low, mean_weight_high: its 95 % interval.
         floored: decisions whose propensity was below PROPENSITY_FLOOR.
     """
 
@@ -73,6 +73,7 @@ class Support:
     customers: int
     effective_decisions: float
     mean_weight: float
+    mean_weight_low: float
     mean_weight_high: float
     max_weight: float
     largest_share: float
@@ -91,6 +92,7 @@ class Support:
             customers=customers,
             effective_decisions=total**2 / float((weights**2).sum()) if total > 0 else 0.0,
             mean_weight=float(weights.mean()),
+            mean_weight_low=float(weights.mean()) - 1.96 * error,
             mean_weight_high=float(weights.mean()) + 1.96 * error,
             max_weight=float(weights.max()),
             largest_share=float(weights.max()) / total if total > 0 else 1.0,
@@ -109,5 +111,10 @@ class Support:
             refused.append(
                 f"the weights average {self.mean_weight:.2f} where 1 is expected: the target takes actions that the "
                 "log never took, of which nothing can be said; log with a policy that explores them"
+            )
+        if self.mean_weight_low > 2.0 - min_mean_weight:
+            refused.append(
+                f"the weights average {self.mean_weight:.2f} where 1 is expected: the logged propensities are too "
+                "small; log the probability with which the action was really drawn"
             )
         return refused

@@ -8,9 +8,11 @@ Delivery is at least once, so the same line may come in several files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,6 +28,8 @@ from churnsaver.errors import BadInput
 Share = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 TOTAL_TOLERANCE = 1e-6  # of a product of three probabilities
+CLOCK_SKEW = timedelta(minutes=5)  # by which two machines may differ
+MAX_CONTACT_COST_CENTS = 100_000
 BOOKED = frozenset({"booked", "released"})
 Line = TypeVar("Line", bound="Lines")
 
@@ -50,7 +54,7 @@ class Propensities(Lines):
 
 class LoggedContactState(Lines):
     hours_since_contact: list[Finite]
-    contact_cost_cents: Annotated[int, Field(ge=0)]
+    contact_cost_cents: Annotated[int, Field(ge=0, le=MAX_CONTACT_COST_CENTS)]
 
 
 class Decision(Lines):
@@ -105,6 +109,36 @@ class Log:
     until: datetime
     orphans: int
 
+    def only(self, campaign: str | None, since: datetime | None, until: datetime | None) -> Log:
+        """The decisions of `campaign` made from `since` on and before `until`; what is None leaves nothing out.
+
+        Raises:
+            BadInput: none is left.
+        """
+        chosen = [
+            decision
+            for decision in self.decisions
+            if (campaign is None or decision.campaign == campaign)
+            and (since is None or decision.decided_at >= since)
+            and (until is None or decision.decided_at < until)
+        ]
+        if not chosen:
+            names = ", ".join(sorted({decision.campaign for decision in self.decisions}))
+            first, last = (self.decisions[end].decided_at.isoformat() for end in (0, -1))
+            raise BadInput(
+                f"none of {len(self.decisions)} decisions is of that campaign and time; the records hold the campaigns "
+                f"{names}, from {first} to {last}"
+            )
+        return replace(self, decisions=chosen)
+
+    def require_outcomes(self, followed: Sequence[Decision]) -> None:
+        """BadInput where no outcome of any of these was reported: staying cannot be told from a missing topic."""
+        if followed and not any(decision.decision_id in self.outcomes for decision in followed):
+            raise BadInput(
+                f"no outcome of any of the {len(followed)} decisions that were followed was reported; that all stayed "
+                "cannot be told from outcomes that are missing: put the outcomes/ of these decisions into the folder"
+            )
+
 
 def read_log(folder: Path, world: World) -> Log:
     """The records under `folder`.
@@ -113,41 +147,69 @@ def read_log(folder: Path, world: World) -> Log:
         BadInput: with file, line and field, what was expected and how to mend it.
     """
     root = folder if (folder / "decisions").is_dir() else folder / "records"
-    latest: dict[str, Decision] = {}
+    latest: dict[str, tuple[Decision, str]] = {}
     checker = _Checker(world)
     for where, line in _lines(root / "decisions"):
         decision = _parsed(Decision, where, line)
         checker.check(decision, where)
-        known = latest.get(decision.decision_id)
-        if known is None or decision.revision >= known.revision:
-            latest[decision.decision_id] = decision
+        known, first_where = latest.get(decision.decision_id, (None, ""))
+        if known is None or decision.revision > known.revision:
+            latest[decision.decision_id] = decision, where
+        elif decision.revision == known.revision and decision != known:
+            raise BadInput(
+                f"{where}: decision {decision.decision_id} differs from revision {decision.revision} of it in "
+                f"{first_where}; one revision says one thing: take the wrong line out"
+            )
     if not latest:
-        raise BadInput(
-            f"{folder}: holds no decisions; expected decisions/**/*.jsonl and outcomes/**/*.jsonl, as Pub/Sub writes "
-            "them (the local stack into .churn-saver/state/records)"
-        )
-    decisions = sorted(latest.values(), key=lambda decision: (decision.decided_at, decision.decision_id))
+        raise BadInput(f"{folder}: {_why_empty(folder, root)}")
+    decisions = sorted((one for one, _ in latest.values()), key=lambda one: (one.decided_at, one.decision_id))
     return _with_outcomes(decisions, root / "outcomes")
 
 
+def _why_empty(folder: Path, root: Path) -> str:
+    if not folder.exists():
+        return "does not exist; name the folder that holds decisions/ and outcomes/"
+    if packed := next((root / "decisions").rglob("*.gz"), None):
+        return f"holds no decisions/**/*.jsonl, but {packed.name}; unpack it (gunzip)"
+    return (
+        "holds no decisions; expected decisions/**/*.jsonl and outcomes/**/*.jsonl, as Pub/Sub writes them (the local "
+        "stack into .churn-saver/state/records)"
+    )
+
+
 def _with_outcomes(decisions: list[Decision], folder: Path) -> Log:
-    customers = {decision.decision_id: decision.customer_ref for decision in decisions}
+    of = {decision.decision_id: decision for decision in decisions}
     outcomes: dict[str, dict[str, datetime]] = {}
     churned_at: dict[str, datetime] = {}
     until, orphans = decisions[-1].decided_at, set()
     for where, line in _lines(folder):
         told = _parsed(OutcomeLine, where, line)
-        _check_zone(told.at, where, "at")
-        until = max(until, told.at)
-        if told.decision_id not in customers:
+        _check_time(told.at, where, "at")
+        decision = of.get(told.decision_id)
+        if decision is None:
             orphans.add((told.decision_id, told.outcome))
             continue
+        _check_outcome(told, decision, where)
+        until = max(until, told.at)
         known = outcomes.setdefault(told.decision_id, {})
         known[told.outcome] = min(told.at, known.get(told.outcome, told.at))
         if told.outcome == "churned":
-            who = customers[told.decision_id]
+            who = decision.customer_ref
             churned_at[who] = min(told.at, churned_at.get(who, told.at))
     return Log(decisions, outcomes, churned_at, until, len(orphans))
+
+
+def _check_outcome(told: OutcomeLine, decision: Decision, where: str) -> None:
+    if told.customer_ref != decision.customer_ref:
+        raise BadInput(
+            f"{where}, field customer_ref: is {told.customer_ref!r}, but decision {told.decision_id} is of "
+            f"{decision.customer_ref!r}; mend the line or take it out"
+        )
+    if told.at < decision.decided_at - CLOCK_SKEW:
+        raise BadInput(
+            f"{where}, field at: is {told.at.isoformat()}, before its decision ({decision.decided_at.isoformat()}); "
+            "mend the line or take it out"
+        )
 
 
 class _Checker:
@@ -159,7 +221,7 @@ class _Checker:
 
     def check(self, decision: Decision, where: str) -> None:
         """BadInput names the field that cannot be used."""
-        _check_zone(decision.decided_at, where, "decided_at")
+        _check_time(decision.decided_at, where, "decided_at")
         for field, message in self._faults(decision):
             raise BadInput(f"{where}, field {field}: {message}")
 
@@ -177,6 +239,9 @@ class _Checker:
         elif decision.mask_reasons[action.index] != Reason.ALLOWED:
             why = Reason(decision.mask_reasons[action.index]).slug
             yield "action", f"is {action.label!r}, which the record's mask forbids ({why}); leave the record out"
+        for name, value in decision.features.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                yield f"features.{name}", f"is {value}; expected a finite number, or null where it is not known"
         if len(decision.observation) not in (0, self._features):
             yield "observation", f"has {len(decision.observation)} numbers; expected {self._features} or none"
         if abs(given.total - given.arm * given.policy * given.message) > TOTAL_TOLERANCE:
@@ -199,7 +264,18 @@ def _parsed(kind: type[Line], where: str, line: bytes) -> Line:
     try:
         return kind.model_validate_json(line)
     except ValidationError as error:
-        raise BadInput(f"{where}{_first_fault(error.errors()[0])}") from None
+        raise BadInput(f"{where}{_no_json(line) or _first_fault(error.errors()[0])}") from None
+
+
+def _no_json(line: bytes) -> str | None:
+    """Why the line is no JSON, or None where it is."""
+    try:
+        json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return f": byte {error.start + 1} (0x{line[error.start]:02x}) is no UTF-8; write the file as UTF-8"
+    except json.JSONDecodeError as error:
+        return f": is no JSON object ({error.msg}, character {error.pos + 1} of {len(line)}; cut off?); mend the line"
+    return None
 
 
 def _first_fault(fault: Any) -> str:
@@ -212,6 +288,8 @@ def _first_fault(fault: Any) -> str:
     return f", field {field}: {fault['msg']}{found}{mend}"
 
 
-def _check_zone(at: datetime, where: str, field: str) -> None:
+def _check_time(at: datetime, where: str, field: str) -> None:
     if at.tzinfo is None:
         raise BadInput(f"{where}, field {field}: {at.isoformat()} has no time zone; add one, such as +00:00")
+    if at > datetime.now(UTC) + CLOCK_SKEW:
+        raise BadInput(f"{where}, field {field}: {at.isoformat()} lies in the future; mend the line or take it out")
