@@ -102,7 +102,7 @@ def _fit(
 
 
 def _measure(model: UpliftModel, test: Trial, seed: int) -> tuple[dict[str, Interval], Interval]:
-    judge, ours = Judge(test.outcome, test.treatment), model.trees.uplift(test.matrix)
+    judge, ours = Judge(test.outcome, test.treatment, test.mass), model.trees.uplift(test.matrix)
     return judge.measure(ours, seed), judge.qini_gain(ours, predict(model.response, test.matrix), seed)
 
 
@@ -110,7 +110,8 @@ def _gain_held_out(
     model: UpliftModel, trial: Trial, uplift: Floats, response: Floats, test: Trial, seed: int
 ) -> Interval:
     """Qini gain over propensity on all rows; `uplift` and `response` are the held-out scores of `trial`."""
-    judge = Judge(np.r_[trial.outcome, test.outcome], np.r_[trial.treatment, test.treatment])
+    rows = trial.joined(test)
+    judge = Judge(rows.outcome, rows.treatment, rows.mass)
     ours = np.r_[uplift, model.trees.uplift(test.matrix)]
     return judge.qini_gain(ours, np.r_[response, predict(model.response, test.matrix)], seed)
 
@@ -131,6 +132,12 @@ def _card(
     dataset = comparison.rows
     rows = ", ".join(f"{len(dataset.take(part))} {part}" for part in Part)
     values = ", ".join(f"{TITLES[learner]} {value:.5f}" for learner, value in choice.values.items())
+    best_of = (
+        f" It is that of the best of {len(choice.values)} learners, which the train and valid rows, counted here, also "
+        "chose: it is a little too good. The test rows alone had no part in the choice."
+        if len(choice.values) > 1
+        else ""
+    )
     return f"""# Uplift of {comparison.arm}
 
 By how much {comparison.arm!r} instead of {comparison.control!r} changes the probability of `{comparison.outcome}`, \
@@ -139,7 +146,7 @@ for deciding whom a contact helps. Below zero, a contact drives the customer awa
 ## Data
 
 `{dataset.source.name}`, schema `{dataset.schema.name}`, sha256 `{dataset.sha256}`; rows of the two arms: {rows}. \
-Propensities: {trial.how}.
+Propensities: {trial.how}{"" if trial.mass is None else "; they vary, so rows are weighted by their inverse"}.
 
 ## Model
 
@@ -154,7 +161,7 @@ Qini and AUUC as scikit-uplift defines them.
 ## Measured on all rows, each held out
 
 {card_table({GAIN: gain_held_out})}
-This gain decides whether the model passes its gate.
+This gain decides whether the model passes its gate.{best_of}
 
 ## Limits
 
