@@ -21,6 +21,7 @@ from trainers.eval.uplift_value import incremental
 from trainers.models.boost import BoostSettings
 from trainers.models.cards import card_table
 from trainers.models.golden import made_up_customers
+from trainers.models.seen import TRAINED_ON, trained_on
 from trainers.uplift import LEARNERS
 from trainers.uplift.boosting import Forester
 from trainers.uplift.choose import Advance, Choice, choose_learner
@@ -63,6 +64,7 @@ def train_uplift(
         f"{RESPONSE}.ubj": bytes(model.response.save_raw("ubj")),
         SCHEMA: dataset.schema.model_dump_json(indent=2, exclude_defaults=True).encode(),
         SPEC: model.spec.model_dump_json(indent=1).encode(),
+        TRAINED_ON: trained_on(fit.rows),
         GOLDEN: json.dumps(_golden(model, fit.rows, seed), indent=1).encode(),
         MODEL_CARD: _card(comparison, trial, choice, measured, gain, gain_held_out).encode(),
     }
