@@ -33,7 +33,9 @@ class Rows(StrEnum):
     ALL = "all"
 
 
-RowsOption = Annotated[Rows, typer.Option("--rows", help="all: for a file that training never saw.")]
+RowsOption = Annotated[
+    Rows, typer.Option("--rows", help="all: for a file that training never saw; known rows are refused.")
+]
 
 
 @eval_app.command("risk")
@@ -164,9 +166,8 @@ def _chosen(dataset: Dataset, opened: Checkpoint, schema: DatasetSchema, rows: R
     from churnsaver.errors import BadInput
     from trainers.data import Part
     from trainers.models.checks import MIN_TEST_ROWS, require_rows
+    from trainers.models.seen import require_unseen
 
-    if rows is Rows.ALL and dataset.sha256 == opened.manifest.data_sha256:
-        raise BadInput(f"{dataset.source}: the checkpoint was trained on this file; measure with --rows test")
     theirs, own = ({name: s.columns[name].role for name in s.feature_names} for s in (schema, dataset.schema))
     if theirs != own:
         differing = sorted({name for name, _ in theirs.items() ^ own.items()})
@@ -175,6 +176,7 @@ def _chosen(dataset: Dataset, opened: Checkpoint, schema: DatasetSchema, rows: R
             f"({', '.join(differing[:5])}); measure with the schema that it was trained with"
         )
     chosen = dataset if rows is Rows.ALL else dataset.take(Part.TEST)
+    require_unseen(chosen, opened, schema)
     require_rows(chosen, role, MIN_TEST_ROWS)
     return chosen
 

@@ -154,12 +154,11 @@ def _held_out(
     from churnsaver.models.uplift import UPLIFT, UpliftModel
     from trainers.data import Part
     from trainers.eval.uplift import evaluate_checkpoint
+    from trainers.models.seen import require_unseen
     from trainers.uplift.trial import MIN_TEST_ROWS, compare, require_rows
 
     opened = champion(UPLIFT) if checkpoint is None else open_checkpoint(checkpoint, UPLIFT)
     model = UpliftModel.from_checkpoint(opened)
-    if rows is Rows.ALL and dataset.sha256 == opened.manifest.data_sha256:
-        raise BadInput(f"{dataset.source}: the checkpoint was trained on this file; measure with --rows test")
     if dataset.schema.feature_names != model.schema.feature_names:
         raise BadInput(f"{dataset.source}: schema {dataset.schema.name} has other features than the checkpoint's")
     comparison = compare(dataset, arm or model.spec.arm)
@@ -171,6 +170,7 @@ def _held_out(
         if found != learned:
             raise BadInput(f"{opened.path}: its {name} is {learned!r}, not {found!r}; train a checkpoint for that")
     chosen = comparison if rows is Rows.ALL else comparison.take(Part.TEST)
+    require_unseen(chosen.rows, opened, model.schema)
     require_rows(chosen, MIN_TEST_ROWS)
     return evaluate_checkpoint(model, chosen, prices, seed)
 

@@ -130,12 +130,22 @@ def test_close_name_is_suggested(tmp_path: Path) -> None:
 
 def test_many_faults_are_counted(tmp_path: Path) -> None:
     """Ten faults are shown in the order of the file; the rest are counted."""
-    rows = "".join(f"{i},a,Ulm,x,1,{'Yes' if i % 2 else 'No'}\n" for i in range(25))
+    rows = "".join(f"{i},a,Ulm,x{i},1,{'Yes' if i % 2 else 'No'}\n" for i in range(25))
     lines = fault(tmp_path, HEADER + rows).splitlines()
     assert lines[0] == "f.csv: 25 values do not follow schema small:"
-    assert lines[1] == "  row 2, column usd: is 'x'; expected a number"
+    assert lines[1] == "  row 2, column usd: is 'x0'; expected a number"
     assert len(lines) == 12
     assert lines[-1] == "  … and 15 more"
+
+
+def test_the_same_fault_is_said_once(tmp_path: Path) -> None:
+    """One mistake in every row is one line with the first rows and their number; another one keeps its own."""
+    rows = "".join(f"{i},a,Ulm,{'y' if i == 3 else 'x'},1,{'Yes' if i % 2 else 'No'}\n" for i in range(25))
+    assert fault(tmp_path, HEADER + rows).splitlines() == [
+        "f.csv: 25 values do not follow schema small:",
+        "  row 2, column usd: is 'x'; expected a number (24 rows: 2, 3, 4, 6, 7, …)",
+        "  row 5, column usd: is 'y'; expected a number",
+    ]
 
 
 def test_names_as_categories_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
-from churnsaver.checkpoints import open_checkpoint
+from churnsaver.checkpoints import Checkpoint, Manifest, open_checkpoint
 from churnsaver.domain.schema import Role
+from churnsaver.errors import BadInput
 from churnsaver.models.calibration import PlattCalibration
 from churnsaver.models.trees import AcceptanceModel, CalibratedTrees, RiskModel
 from churnsaver.settings import load_schema, load_world
@@ -27,6 +29,7 @@ from trainers.eval.metrics import auc
 from trainers.eval.peers import tuned_xgboost
 from trainers.eval.segments import Segment, customer_segments, segment_calibration
 from trainers.models.accept import offer_matrix
+from trainers.models.seen import TRAINED_ON, require_unseen, trained_on
 
 
 def invoke(*words: str | Path) -> Result:
@@ -78,6 +81,41 @@ def test_a_file_that_was_trained_on_is_refused(decision_checkpoints: Path) -> No
         *("--rows", "all", "--checkpoint", decision_checkpoints / "risk"),
     )
     assert "the checkpoint was trained on this file" in str(answer.exception)
+
+
+@pytest.mark.parametrize("rows", ["all", "test"])
+def test_one_more_line_does_not_make_rows_new(decision_checkpoints: Path, tmp_path: Path, rows: str) -> None:
+    """Rows that were trained on are refused in another file, too, and among rows that a new split calls test."""
+    header, first, *others = (decision_checkpoints / "customers.csv").read_text().splitlines()
+    changed = [f"n{number}-{line}" for number, line in enumerate([first, first, *others])]
+    (tmp_path / "more.csv").write_text("\n".join([header, *changed]) + "\n")
+    answer = invoke(
+        *("eval", "risk", "--data", tmp_path / "more.csv", "--schema", SCHEMAS / "default.yaml"),
+        *("--rows", rows, "--checkpoint", decision_checkpoints / "risk"),
+    )
+    assert re.search(r"trained on (7|8|9)\d % of the \d+ rows", str(answer.exception))
+
+
+def test_fingerprints_are_few_and_know_chance(decision_checkpoints: Path) -> None:
+    """The file stays below 100 kB, tells known rows from a sample, and lets customers pass who are alike by chance."""
+    content = json.loads(trained_on(customers(decision_checkpoints / "customers.csv")))
+    assert content["below"] == 2**32
+    many = customers(decision_checkpoints / "customers.csv")
+    many = many.pick(np.arange(len(many)))
+    rng = np.random.default_rng(3)
+    usd = pl.Series(rng.uniform(10, 99, 40_000))
+    many = replace(
+        many,
+        frame=many.frame[rng.integers(len(many), size=40_000)].with_columns(monthly_usd=usd),
+        parts=np.full(40_000, "test"),
+    )
+    kept = trained_on(many.pick(np.arange(20_000)))
+    assert len(kept) < 100_000
+    manifest = Manifest(kind="risk", version="risk-x", seed=1, files={})
+    opened = Checkpoint(Path("risk"), manifest, "", {TRAINED_ON: kept})
+    require_unseen(many.pick(np.arange(20_000, 40_000)), opened, many.schema)
+    with pytest.raises(BadInput, match="trained on 50 %"):
+        require_unseen(many.pick(np.arange(10_000, 30_000)), opened, many.schema)
 
 
 def test_a_schema_of_other_roles_is_refused(decision_checkpoints: Path, new_customers: Path, tmp_path: Path) -> None:

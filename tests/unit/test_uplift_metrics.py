@@ -26,6 +26,13 @@ from trainers.eval.uplift_value import (
 from trainers.uplift.choose import order_value
 from trainers.uplift.trial import Trial
 
+# To make them again: `python3.11 -m venv sk && sk/bin/pip install scikit-uplift==0.5.1`, then run this test file there
+# (`test_scikit_uplift_says_so_itself` compares with `sklift` wherever it can be imported), or, with `small` below and
+# its two arrays as integers, y, t = outcome.astype(int), treatment.astype(int):
+#     from sklift.metrics import qini_auc_score, uplift_at_k, uplift_auc_score
+#     for case in SCIKIT_UPLIFT:
+#         print(case, qini_auc_score(y, score, t), uplift_auc_score(y, score, t),
+#               uplift_at_k(y, score, t, strategy="overall", k=0.3))
 # qini_auc_score, uplift_auc_score and uplift_at_k(strategy="overall", k=0.3) of scikit-uplift 0.5.1 on the arrays
 # that `small` makes, printed as repr() in an environment of its own (Python 3.11, NumPy 2.4, scikit-learn 1.9).
 SCIKIT_UPLIFT = {
@@ -69,6 +76,62 @@ def test_metrics_are_scikit_uplifts(case: str) -> None:
     ranking = judge.ranking(score)
     found = (judge.qini(ranking), judge.auuc(ranking), ranking.at(0.3))
     assert found == pytest.approx(SCIKIT_UPLIFT[case], abs=1e-9)
+
+
+@pytest.mark.parametrize("case", SCIKIT_UPLIFT)
+def test_scikit_uplift_says_so_itself(case: str) -> None:
+    """The frozen numbers are those of scikit-uplift, asked anew where it is installed."""
+    metrics = pytest.importorskip("sklift.metrics", reason="scikit-uplift is in no environment of ours; see above")
+    outcome, treatment, score = small(case)
+    y, t = outcome.astype(int), treatment.astype(int)
+    found = (
+        metrics.qini_auc_score(y, score, t),
+        metrics.uplift_auc_score(y, score, t),
+        metrics.uplift_at_k(y, score, t, strategy="overall", k=0.3),
+    )
+    assert found == pytest.approx(SCIKIT_UPLIFT[case], abs=1e-9)
+
+
+def confounded(rows: int, seed: int) -> tuple[Trial, Floats]:
+    """A contact does nothing, but goes to those who say yes less; their score is the probability of a contact."""
+    rng = np.random.default_rng(seed)
+    likely = 0.1 + 0.8 * rng.random(rows)
+    treatment = rng.random(rows) < likely
+    return trial_with(rng.random(rows) < 0.75 - 0.6 * likely, treatment, likely), likely
+
+
+def test_who_was_contacted_is_no_harm() -> None:
+    """Known propensities that vary leave no effect, no harm and no Qini where plain rates would show all three."""
+    covered, qinis, proven = 0, [], 0
+    for seed in range(100):
+        trial, score = confounded(1500, seed)
+        every = effect(trial, np.ones(len(trial), dtype=bool))
+        covered += every.low <= 0.0 <= every.high
+        proven += sleeping_dogs(trial, score)["provably_harmed_percent"] > 0
+        judge = Judge(trial.outcome, trial.treatment, trial.mass)
+        qinis.append(judge.qini(judge.ranking(-score)))
+    assert covered >= 90
+    assert proven <= 6
+    assert np.mean(qinis) == pytest.approx(0.0, abs=3.0 * np.std(qinis) / 10.0)
+    naive = Judge(trial.outcome, trial.treatment)
+    assert naive.qini(naive.ranking(-score)) > 0.05
+    assert effect(trial_with(trial.outcome, trial.treatment), np.ones(len(trial), dtype=bool)).high < -0.1
+
+
+def test_one_propensity_changes_nothing() -> None:
+    """Where every row had the same propensity, rows are not weighted; two halves of a trial are the trial."""
+    trial, _ = harmful(200, 3)
+    assert trial.mass is None
+    likely, _ = confounded(200, 3)
+    halves = likely.pick(np.arange(100)).joined(likely.pick(np.arange(100, 200)))
+    np.testing.assert_array_equal(halves.mass, likely.mass)
+
+
+def test_without_a_yes_no_order_is_better() -> None:
+    """Where no row says yes, Qini and AUUC are 0, not a division by zero."""
+    judge = Judge(np.zeros(40, dtype=bool), np.arange(40) % 2 == 0)
+    ranking = judge.ranking(np.arange(40.0))
+    assert (judge.qini(ranking), judge.auuc(ranking)) == (0.0, 0.0)
 
 
 @given(st.lists(st.integers(0, 3), min_size=40, max_size=40), st.sampled_from(["plain", "few"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,11 +20,12 @@ from churnsaver.models.uplift import Learner, UpliftModel
 from churnsaver.settings import load_schema
 from cli.main import app, main
 from tests.conftest import SHARED_DATA
-from trainers.data import Dataset, load_dataset
+from trainers.data import Dataset, Part, load_dataset
 from trainers.data.prepare import write_prepared
 from trainers.eval.uplift import evaluate_checkpoint
 from trainers.eval.uplift_metrics import Judge
 from trainers.eval.uplift_peers import ClassTransformation, Dummies
+from trainers.eval.uplift_value import effect
 from trainers.models.boost import BoostSettings
 from trainers.uplift import LEARNERS
 from trainers.uplift.boosting import EFFECT, QUICK, Forester
@@ -329,6 +331,49 @@ def test_another_outcome(folder: Path, tmp_path: Path) -> None:
     assert "belong together" in str(answer.exception)
     answer = CliRunner().invoke(app, [*command, "--checkpoint", str(folder / "uplift"), "--rows", "all"])
     assert "was trained on this file" in str(answer.exception)
+
+
+def test_known_rows_in_another_file_are_refused(folder: Path, tmp_path: Path) -> None:
+    """One more line makes another file of the same rows: `eval uplift --rows all` says how many it knows."""
+    (tmp_path / "more.csv").write_text((folder / "planted.csv").read_text() + "new,30,0.5,plus,none,1,0\n")
+    command = ["eval", "uplift", "--data", str(tmp_path / "more.csv"), "--schema", str(folder / "planted.yaml")]
+    answer = CliRunner().invoke(app, [*command, "--checkpoint", str(folder / "uplift"), "--rows", "all"])
+    assert re.search(r"was trained on (7|8)\d % of the \d+ rows", str(answer.exception))
+
+
+def test_a_contact_that_does_nothing_passes_no_gate(tmp_path: Path) -> None:
+    """Whoever says yes less was contacted more, by logged propensities: no effect is reported and no gate passed."""
+    rng = np.random.default_rng(3)
+    likely = (0.1 + 0.8 * rng.random(3000)).round(4)
+    call = rng.random(3000) < likely
+    frame = pl.DataFrame(
+        {
+            "z": likely,
+            "offer": np.where(call, "call", "none"),
+            "p": np.where(call, likely, 1.0 - likely),
+            "stayed": (rng.random(3000) < 0.75 - 0.6 * likely).astype(int),
+        }
+    )
+    frame.write_csv(tmp_path / "planted.csv")
+    (tmp_path / "planted.yaml").write_text(
+        "name: z\ncolumns:\n  z: {role: numeric}\n  offer: {role: treatment, categories: [none, call], control: none}\n"
+        "  p: {role: propensity}\n  stayed: {role: outcome, yes: 1}\n"
+    )
+    dataset = read(tmp_path)
+    manifest = train_uplift(dataset, tmp_path / "out", TINY, 42, arm=None, learners=[Learner.T, Learner.DR])
+    assert manifest.gate is not None
+    assert not manifest.gate.passed
+    checkpoint = open_checkpoint(tmp_path / "out", "uplift")
+    assert "best of 2 learners" in checkpoint.read("MODEL_CARD.md").decode()
+    test = compare(dataset, None).take(Part.TEST)
+    result = evaluate_checkpoint(UpliftModel.from_checkpoint(checkpoint), test, None, 42).result
+    assert result["weighted_by_propensity"]
+    every = effect(trial_of(test, 42), np.ones(len(test.rows), dtype=np.bool_))
+    assert result["mean_effect"] == every.value
+    assert every.low < 0.0 < every.high
+    assert result["sleeping_dogs"]["provably_harmed_percent"] == 0
+    for found in (result["metrics"]["qini"], result["propensity"]["qini"]):
+        assert found["low"] < 0.0 < found["high"]
 
 
 def test_peers_see_categories_as_dummies(trial: Trial) -> None:

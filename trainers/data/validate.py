@@ -17,6 +17,7 @@ from churnsaver.errors import SchemaError
 from trainers.data.csv_reader import RawCsv
 
 MAX_ERRORS_SHOWN = 10
+MAX_ROWS_SHOWN = 5
 MAX_CATEGORIES = 100
 NUMBER_ROLES = NUMERIC_ROLES | {Role.PROPENSITY, Role.OUTCOME_USD}
 LEARNED_ROLES = frozenset({Role.CATEGORICAL, Role.TREATMENT})
@@ -151,12 +152,24 @@ def _duplicates(cells: pl.Series) -> list[CellError]:
 
 
 def _report(raw: RawCsv, schema: DatasetSchema, errors: list[CellError]) -> str:
-    """One error on one line; several as a list that stops after MAX_ERRORS_SHOWN."""
+    """One error on one line; several as a list that stops after MAX_ERRORS_SHOWN, the same in many rows as one."""
     errors = sorted(errors)
     if len(errors) == 1:
         error = errors[0]
         return f"{raw.path}, row {error.row}, column {error.column}: {error.message}"
-    lines = [f"  row {error.row}, column {error.column}: {error.message}" for error in errors[:MAX_ERRORS_SHOWN]]
-    if len(errors) > MAX_ERRORS_SHOWN:
-        lines.append(f"  … and {len(errors) - MAX_ERRORS_SHOWN} more")
+    alike: dict[tuple[str, str], list[int]] = {}
+    for error in errors:
+        alike.setdefault((error.column, error.message), []).append(error.row)
+    shown = list(alike.items())[:MAX_ERRORS_SHOWN]
+    lines = [f"  row {rows[0]}, column {column}: {message}{_again(rows)}" for (column, message), rows in shown]
+    if left := len(errors) - sum(len(rows) for _, rows in shown):
+        lines.append(f"  … and {left} more")
     return "\n".join([f"{raw.path}: {len(errors)} values do not follow schema {schema.name}:", *lines])
+
+
+def _again(rows: list[int]) -> str:
+    """In which rows the same fault stands, where they are several."""
+    if len(rows) == 1:
+        return ""
+    first = ", ".join(map(str, rows[:MAX_ROWS_SHOWN]))
+    return f" ({len(rows)} rows: {first}{', …' if len(rows) > MAX_ROWS_SHOWN else ''})"

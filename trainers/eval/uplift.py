@@ -10,7 +10,7 @@ import numpy as np
 from churnsaver.models.uplift import UpliftModel, predict
 from trainers.eval.metrics import Interval
 from trainers.eval.uplift_metrics import Curve, Judge
-from trainers.eval.uplift_value import Prices, best_percent, deciles, policy_value, sleeping_dogs
+from trainers.eval.uplift_value import Prices, best_percent, deciles, effect, policy_value, sleeping_dogs
 from trainers.uplift.trial import Comparison, trial_of
 
 
@@ -34,7 +34,7 @@ def evaluate_checkpoint(model: UpliftModel, test: Comparison, prices: Prices | N
     `prices` was read off the checkpoint's cross-validated gains; what that earns is measured here.
     """
     trial = trial_of(test, seed)
-    judge = Judge(trial.outcome, trial.treatment)
+    judge = Judge(trial.outcome, trial.treatment, trial.mass)
     matrix = test.rows.matrix(model.schema)  # a file with other categories gives them other codes
     ours, propensity = model.trees.uplift(matrix), predict(model.response, matrix)
     gain = judge.qini_gain(ours, propensity, seed)
@@ -46,7 +46,8 @@ def evaluate_checkpoint(model: UpliftModel, test: Comparison, prices: Prices | N
         "rows": len(trial),
         "treated_rows": int(trial.treatment.sum()),
         "propensities": trial.how,
-        "mean_effect": float(trial.outcome[trial.treatment].mean() - trial.outcome[~trial.treatment].mean()),
+        "weighted_by_propensity": trial.mass is not None,
+        "mean_effect": effect(trial, np.ones(len(trial), dtype=np.bool_)).value,
         "metrics": {name: interval.as_dict() for name, interval in judge.measure(ours, seed).items()},
         "propensity": {name: interval.as_dict() for name, interval in judge.measure(propensity, seed).items()},
         "qini_gain_over_propensity": gain.as_dict(),

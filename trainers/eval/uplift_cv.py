@@ -90,6 +90,7 @@ def repeated_cv(
         "outcome": comparison.outcome,
         "rows": len(trial),
         "propensities": trial.how,
+        "weighted_by_propensity": trial.mass is not None,
         "folds": FOLDS,
         "repeats": REPEATS,
         "orders": {name: _mean_metrics(folds, name) for name in folds[0].metrics},
@@ -104,7 +105,7 @@ def repeated_cv(
     result["missed"] = missed_gain({PROPENSITY: gains[PROPENSITY]})
     if behind.high < 0.0:
         result["missed"].append(f"Qini is {-behind.value:.4f} below that of {best}, at least {-behind.high:.4f}")
-    judge = Judge(trial.outcome, trial.treatment)
+    judge = Judge(trial.outcome, trial.treatment, trial.mass)
     return UpliftReport(result, {name: judge.ranking(scores).qini_curve() for name, scores in pooled.items()})
 
 
@@ -127,7 +128,7 @@ def _fold(
     scores[AUTO] = scores[str(choice.learner)]
     scores[PROPENSITY] = predict(fit_response(forester, fit).booster, held_out.matrix)
     scores[PROPENSITY_OF_TREATED] = predict(fit_response(forester, fit, treated_only=True).booster, held_out.matrix)
-    judge = Judge(held_out.outcome, held_out.treatment)
+    judge = Judge(held_out.outcome, held_out.treatment, held_out.mass)
     metrics = {name: _metrics(judge, score) for name, score in scores.items()}
     value = (
         {}

@@ -1,7 +1,9 @@
 """How well customers are ordered by uplift: Qini, AUUC and uplift at k, with intervals.
 
 The numbers are those of scikit-uplift 0.5.1 (`qini_auc_score`, `uplift_auc_score`, `uplift_at_k`), to 1e-9. Each
-takes weights, which count how often a row was drawn: a bootstrap sorts once, and draws a thousand times.
+takes weights, which count how often a row was drawn: a bootstrap sorts once, and draws a thousand times. Where
+propensities vary, each row counts `Trial.mass` times, without which the arms hold different customers and the order
+by response looks like uplift.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ class Ranking:
     Args:
         outcome, treatment: (n,).
         score: (n,); rows with the same score are one point of a curve.
+        mass: (n,) how many customers each row stands for, `Trial.mass`.
     """
 
-    def __init__(self, outcome: Bools, treatment: Bools, score: Floats) -> None:
+    def __init__(self, outcome: Bools, treatment: Bools, score: Floats, mass: Floats | None = None) -> None:
+        self._mass = mass
         # Reversed, so that ties stand as they do in scikit-uplift; only uplift at k depends on it.
         self.order = np.argsort(score, kind="stable")[::-1]
         self._outcome = outcome[self.order].astype(np.float64)
@@ -64,7 +68,8 @@ class Ranking:
 
     def at(self, share: float, weights: Floats | None = None) -> float:
         """Rate of the treated − rate of the others among the best `share`; `uplift_at_k(strategy="overall")`."""
-        drawn = np.ones(len(self.order)) if weights is None else weights[self.order]
+        counted = self._counted(weights)
+        drawn = np.ones(len(self.order)) if counted is None else counted[self.order]
         before = np.cumsum(drawn) - drawn
         kept = np.clip(np.floor(drawn.sum() * share) - before, 0.0, drawn)
         treated, control = kept * self._treatment, kept * (1.0 - self._treatment)
@@ -73,19 +78,25 @@ class Ranking:
 
     def _counts(self, weights: Floats | None) -> tuple[Floats, Floats, Floats, Floats]:
         """Treated, others, and the yes of each, up to the end of every distinct score, (points,) each."""
-        cells = np.bincount(self._cells, weights, 4 * self._points).reshape(self._points, 4)
+        cells = np.bincount(self._cells, self._counted(weights), 4 * self._points).reshape(self._points, 4)
         control_no, control_yes, treated_no, treated_yes = np.cumsum(cells, axis=0, dtype=np.float64).T
         return treated_no + treated_yes, control_no + control_yes, treated_yes, control_yes
+
+    def _counted(self, weights: Floats | None) -> Floats | None:
+        """How often each row counts, (n,), drawn `weights` times; None where once."""
+        if self._mass is None or weights is None:
+            return self._mass if weights is None else weights
+        return self._mass * weights
 
 
 Measure = Callable[[Ranking, Floats | None], float]
 
 
 class Judge:
-    """Measures orderings of the same rows; `outcome` and `treatment` are (n,)."""
+    """Measures orderings of the same rows; `outcome`, `treatment` and `mass` (`Trial.mass`) are (n,)."""
 
-    def __init__(self, outcome: Bools, treatment: Bools) -> None:
-        self.outcome, self.treatment = outcome, treatment
+    def __init__(self, outcome: Bools, treatment: Bools, mass: Floats | None = None) -> None:
+        self.outcome, self.treatment, self._mass = outcome, treatment, mass
         yes, contacted = outcome.astype(np.float64), treatment.astype(np.float64)
         # The best order there could be: with negative effects, whoever said yes untreated comes last.
         self._perfect_qini = self.ranking(yes * (2.0 * contacted - 1.0))
@@ -95,17 +106,17 @@ class Judge:
 
     def ranking(self, score: Floats) -> Ranking:
         """These rows by `score`, (n,)."""
-        return Ranking(self.outcome, self.treatment, score)
+        return Ranking(self.outcome, self.treatment, score, self._mass)
 
     def qini(self, ranking: Ranking, weights: Floats | None = None) -> float:
         """Area of the Qini curve over random, as a share of the perfect curve's; `qini_auc_score`."""
         perfect = self._perfect_qini.qini_curve(weights).area_over_random()
-        return ranking.qini_curve(weights).area_over_random() / perfect
+        return _share(ranking.qini_curve(weights).area_over_random(), perfect)
 
     def auuc(self, ranking: Ranking, weights: Floats | None = None) -> float:
         """Area of the uplift curve over random, as a share of the perfect curve's; `uplift_auc_score`."""
         perfect = self._perfect_uplift.uplift_curve(weights).area_over_random()
-        return ranking.uplift_curve(weights).area_over_random() / perfect
+        return _share(ranking.uplift_curve(weights).area_over_random(), perfect)
 
     def measure(self, score: Floats, seed: int) -> dict[str, Interval]:
         """Every metric of the order by `score`, (n,), with percentile intervals over rows drawn again."""
@@ -137,6 +148,11 @@ class Judge:
 
 def _at(share: float) -> Measure:
     return lambda ranking, weights: ranking.at(share, weights)
+
+
+def _share(area: float, perfect: float) -> float:
+    """0 where even the perfect order gains nothing, as when no row says yes: no order is better than another."""
+    return area / perfect if perfect > 0.0 else 0.0
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

@@ -51,10 +51,11 @@ def incremental(trial: Trial, score: Floats, weights: Floats | None = None) -> F
 def net_incremental_revenue(trial: Trial, contacted: Bools, prices: Prices) -> float:
     """NIR = value · buyers(T) − cost · n(T) − value · buyers(C), of the rows that would be contacted, in dollars.
 
-    The Starbucks test's own figure; it supposes that both arms are the same size.
+    The Starbucks test's own figure; it supposes that both arms are the same size. Rows count `Trial.mass` times.
     """
-    treated, control = contacted & trial.treatment, contacted & ~trial.treatment
-    buyers = float(trial.outcome[treated].sum()) - float(trial.outcome[control].sum())
+    mass = np.ones(len(trial)) if trial.mass is None else trial.mass
+    treated, control = mass * (contacted & trial.treatment), mass * (contacted & ~trial.treatment)
+    buyers = float(treated @ trial.outcome - control @ trial.outcome)
     return prices.value_usd * buyers - prices.cost_usd * float(treated.sum())
 
 
@@ -136,20 +137,40 @@ def deciles(trial: Trial, score: Floats) -> list[dict[str, float]]:
 def effect(trial: Trial, rows: Bools, confidence: float = CONFIDENCE) -> Interval:
     """Rate of the treated − rate of the others among `rows` (n,), with Agresti and Caffo's (2000) interval.
 
-    They add a yes and a no to each arm, which keeps the interval honest where outcomes are rare.
+    They add a yes and a no to each arm, which keeps the interval honest where outcomes are rare. Where propensities
+    vary, rows count `Trial.mass` times (Hájek), and an arm is as many rows as would be as sure if all counted alike.
     """
     from scipy.stats import norm  # noqa: PLC0415 – half a second that only this needs
 
     rates, variances, plain = [], [], []
+    mass = trial.mass
     for arm in (trial.treatment, ~trial.treatment):
-        n, yes = int((rows & arm).sum()), int((rows & arm & trial.outcome).sum())
-        rate = (yes + 1.0) / (n + 2.0)
+        chosen = rows & arm
+        share, n = _rate(trial.outcome[chosen], None if mass is None else mass[chosen])
+        rate = (share * n + 1.0) / (n + 2.0)
         rates.append(rate)
         variances.append(rate * (1.0 - rate) / (n + 2.0))
-        plain.append(yes / n if n else 0.0)
+        plain.append(share)
     half = float(norm.ppf((1.0 + confidence) / 2.0)) * float(np.sqrt(sum(variances)))
     middle = rates[0] - rates[1]
     return Interval(plain[0] - plain[1], middle - half, middle + half)
+
+
+def _rate(outcome: Bools, mass: Floats | None) -> tuple[float, float]:
+    """Share of yes, and how many rows that count alike would tell it as surely; both 0 without rows.
+
+    The lesser of Kish's effective sample size and what the weighted residuals say, which is less where a yes is
+    commoner among rows that count much.
+    """
+    if not len(outcome):
+        return 0.0, 0.0
+    if mass is None:
+        return float(outcome.mean()), float(len(outcome))
+    total = float(mass.sum())
+    share = float(mass @ outcome) / total
+    kish = total**2 / float(mass @ mass)
+    variance = float(np.sum((mass * (outcome - share)) ** 2)) / total**2
+    return share, min(kish, share * (1.0 - share) / variance) if variance > 0.0 else kish
 
 
 def _band(curve: Floats, replicates: Floats) -> list[dict[str, float]]:

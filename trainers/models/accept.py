@@ -30,6 +30,7 @@ from trainers.eval.segments import offer_segments
 from trainers.models.boost import Advance, BoostSettings, fit_trees
 from trainers.models.cards import card_table, model_card
 from trainers.models.checks import beats_base_rate, require_both_classes
+from trainers.models.seen import TRAINED_ON, trained_on
 
 # Customers that never were: low, middling and high risk, cheap and dear plans, new and old.
 GOLDEN_CUSTOMERS = [(0.05, 20.0, 60.0), (0.2, 45.0, 24.0), (0.5, 70.0, 6.0), (0.8, 95.0, 1.0), (0.35, 120.0, 0.0)]
@@ -70,6 +71,7 @@ def train_accept(
         MODEL: bytes(fitted.trees.booster.save_raw("ubj")),
         SCHEMA: schema.model_dump_json(indent=2, exclude_defaults=True).encode(),
         CALIBRATION_FILE: fitted.trees.calibration.model_dump_json().encode(),
+        TRAINED_ON: trained_on(fit),
         GOLDEN: json.dumps(_golden(model), indent=1).encode(),
         MODEL_CARD: model_card(
             title="Offer acceptance",

@@ -20,6 +20,7 @@ from trainers.models.cards import card_table, model_card
 from trainers.models.checks import beats_base_rate, require_both_classes
 from trainers.models.golden import made_up_customers
 from trainers.models.scorecard import fit_scorecard, scorecard_risk
+from trainers.models.seen import TRAINED_ON, trained_on
 
 LIMITS = """The risk is of whatever the label of the data means, over the time that it means. A customer may be at \
 high risk and beyond keeping, or stay if left alone: risk says nothing of what a contact does. Where every customer's \
@@ -57,6 +58,7 @@ def train_risk(
         SCHEMA: dataset.schema.model_dump_json(indent=2, exclude_defaults=True).encode(),
         CALIBRATION_FILE: fitted.trees.calibration.model_dump_json().encode(),
         SCORECARD: card.model_dump_json(indent=2).encode(),
+        TRAINED_ON: trained_on(fit),
         GOLDEN: json.dumps(_golden(model, fit, seed), indent=1).encode(),
         MODEL_CARD: model_card(
             title="Churn risk",

@@ -21,6 +21,7 @@ from trainers.eval.uplift_value import incremental
 from trainers.models.boost import BoostSettings
 from trainers.models.cards import card_table
 from trainers.models.golden import made_up_customers
+from trainers.models.seen import TRAINED_ON, trained_on
 from trainers.uplift import LEARNERS
 from trainers.uplift.boosting import Forester
 from trainers.uplift.choose import Advance, Choice, choose_learner
@@ -63,6 +64,7 @@ def train_uplift(
         f"{RESPONSE}.ubj": bytes(model.response.save_raw("ubj")),
         SCHEMA: dataset.schema.model_dump_json(indent=2, exclude_defaults=True).encode(),
         SPEC: model.spec.model_dump_json(indent=1).encode(),
+        TRAINED_ON: trained_on(fit.rows),
         GOLDEN: json.dumps(_golden(model, fit.rows, seed), indent=1).encode(),
         MODEL_CARD: _card(comparison, trial, choice, measured, gain, gain_held_out).encode(),
     }
@@ -102,7 +104,7 @@ def _fit(
 
 
 def _measure(model: UpliftModel, test: Trial, seed: int) -> tuple[dict[str, Interval], Interval]:
-    judge, ours = Judge(test.outcome, test.treatment), model.trees.uplift(test.matrix)
+    judge, ours = Judge(test.outcome, test.treatment, test.mass), model.trees.uplift(test.matrix)
     return judge.measure(ours, seed), judge.qini_gain(ours, predict(model.response, test.matrix), seed)
 
 
@@ -110,7 +112,8 @@ def _gain_held_out(
     model: UpliftModel, trial: Trial, uplift: Floats, response: Floats, test: Trial, seed: int
 ) -> Interval:
     """Qini gain over propensity on all rows; `uplift` and `response` are the held-out scores of `trial`."""
-    judge = Judge(np.r_[trial.outcome, test.outcome], np.r_[trial.treatment, test.treatment])
+    rows = trial.joined(test)
+    judge = Judge(rows.outcome, rows.treatment, rows.mass)
     ours = np.r_[uplift, model.trees.uplift(test.matrix)]
     return judge.qini_gain(ours, np.r_[response, predict(model.response, test.matrix)], seed)
 
@@ -131,6 +134,12 @@ def _card(
     dataset = comparison.rows
     rows = ", ".join(f"{len(dataset.take(part))} {part}" for part in Part)
     values = ", ".join(f"{TITLES[learner]} {value:.5f}" for learner, value in choice.values.items())
+    best_of = (
+        f" It is that of the best of {len(choice.values)} learners, which the train and valid rows, counted here, also "
+        "chose: it is a little too good. The test rows alone had no part in the choice."
+        if len(choice.values) > 1
+        else ""
+    )
     return f"""# Uplift of {comparison.arm}
 
 By how much {comparison.arm!r} instead of {comparison.control!r} changes the probability of `{comparison.outcome}`, \
@@ -139,7 +148,7 @@ for deciding whom a contact helps. Below zero, a contact drives the customer awa
 ## Data
 
 `{dataset.source.name}`, schema `{dataset.schema.name}`, sha256 `{dataset.sha256}`; rows of the two arms: {rows}. \
-Propensities: {trial.how}.
+Propensities: {trial.how}{"" if trial.mass is None else "; they vary, so rows are weighted by their inverse"}.
 
 ## Model
 
@@ -154,7 +163,7 @@ Qini and AUUC as scikit-uplift defines them.
 ## Measured on all rows, each held out
 
 {card_table({GAIN: gain_held_out})}
-This gain decides whether the model passes its gate.
+This gain decides whether the model passes its gate.{best_of}
 
 ## Limits
 

@@ -15,6 +15,8 @@ from trainers.uplift.boosting import FULL, PROBABILITY, Bools, Floats, Forester,
 # Least rows of each outcome in each arm: to learn from, and to measure on.
 MIN_FIT_ROWS = 20
 MIN_TEST_ROWS = 10
+# Propensities that differ by less are one propensity.
+SAME_PROPENSITY = 1e-9
 # An estimated propensity is kept this far from 0 and 1, so that no row weighs more than twenty.
 CLIP = 0.05
 
@@ -63,6 +65,28 @@ class Trial:
 
     def __len__(self) -> int:
         return len(self.treatment)
+
+    @property
+    def mass(self) -> Floats | None:
+        """How many customers each row stands for, (n,): its arm's share over the probability of coming into it.
+
+        None where every row had the same propensity, so that each stands for itself. Where they vary, whoever was
+        likely to be contacted is common among the treated, and plain rates compare different customers.
+        """
+        if np.ptp(self.propensity) < SAME_PROPENSITY:
+            return None
+        share = float(self.treatment.mean())
+        return np.where(self.treatment, share / self.propensity, (1.0 - share) / (1.0 - self.propensity))
+
+    def joined(self, other: Trial) -> Trial:
+        """These rows, and after them those of `other`."""
+        return replace(
+            self,
+            matrix=np.concatenate([self.matrix, other.matrix]),
+            treatment=np.concatenate([self.treatment, other.treatment]),
+            outcome=np.concatenate([self.outcome, other.outcome]),
+            propensity=np.concatenate([self.propensity, other.propensity]),
+        )
 
     def pick(self, rows: NDArray[np.int64]) -> Trial:
         """The rows with these numbers."""
