@@ -130,14 +130,17 @@ def test_decisions_are_replayable(containers: Containers) -> None:
     assert len(by_policy) > 30
 
     async def replay() -> None:
-        channel = open_channel(f"{containers.project.address('decision')}:8101")
+        channel, champion = (
+            open_channel(f"{containers.project.address('decision')}:8101"),
+            decision_pb2.POLICY_NAME_UNSPECIFIED,
+        )
         for record in by_policy:
             state = record["contact_state"]
             contact = decision_pb2.ContactState(
                 **{("do_not_contact" if name == "opted_out" else name): value for name, value in state.items()},
                 budget_cents=load_world().campaigns[record["campaign"]].budget_cents,
             )
-            again = await GrpcDecision(channel).decide(record["features"], contact, record["seed"], 5.0)
+            again = await GrpcDecision(channel).decide(record["features"], contact, record["seed"], champion, 5.0)
             assert again.action == record["action"]["index"]
             assert again.risk == record["risk"]
             assert list(again.mask_reasons) == record["mask_reasons"]
