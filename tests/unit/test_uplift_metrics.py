@@ -26,8 +26,8 @@ from trainers.eval.uplift_value import (
 from trainers.uplift.choose import order_value
 from trainers.uplift.trial import Trial
 
-# To make them again: `python3.11 -m venv sk && sk/bin/pip install scikit-uplift==0.5.1`, and there, with `small` and the
-# names of the cases copied from below:
+# To make them again: `python3.11 -m venv sk && sk/bin/pip install scikit-uplift==0.5.1`, and there, with `small` and
+# the names of the cases copied from below:
 #     from sklift.metrics import qini_auc_score, uplift_at_k, uplift_auc_score
 #     for case in SCIKIT_UPLIFT:
 #         outcome, treatment, score = small(case)
