@@ -26,13 +26,15 @@ from trainers.eval.uplift_value import (
 from trainers.uplift.choose import order_value
 from trainers.uplift.trial import Trial
 
-# To make them again: `python3.11 -m venv sk && sk/bin/pip install scikit-uplift==0.5.1`, then run this test file there
-# (`test_scikit_uplift_says_so_itself` compares with `sklift` wherever it can be imported), or, with `small` below and
-# its two arrays as integers, y, t = outcome.astype(int), treatment.astype(int):
+# To make them again: `python3.11 -m venv sk && sk/bin/pip install scikit-uplift==0.5.1`, and there, with `small` and
+# the names of the cases copied from below:
 #     from sklift.metrics import qini_auc_score, uplift_at_k, uplift_auc_score
 #     for case in SCIKIT_UPLIFT:
+#         outcome, treatment, score = small(case)
+#         y, t = outcome.astype(int), treatment.astype(int)
 #         print(case, qini_auc_score(y, score, t), uplift_auc_score(y, score, t),
 #               uplift_at_k(y, score, t, strategy="overall", k=0.3))
+# Where `sklift` can be imported, `test_scikit_uplift_says_so_itself` does that.
 # qini_auc_score, uplift_auc_score and uplift_at_k(strategy="overall", k=0.3) of scikit-uplift 0.5.1 on the arrays
 # that `small` makes, printed as repr() in an environment of its own (Python 3.11, NumPy 2.4, scikit-learn 1.9).
 SCIKIT_UPLIFT = {
@@ -78,6 +80,7 @@ def test_metrics_are_scikit_uplifts(case: str) -> None:
     assert found == pytest.approx(SCIKIT_UPLIFT[case], abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # what scikit-learn deprecates is scikit-uplift's affair
 @pytest.mark.parametrize("case", SCIKIT_UPLIFT)
 def test_scikit_uplift_says_so_itself(case: str) -> None:
     """The frozen numbers are those of scikit-uplift, asked anew where it is installed."""
