@@ -69,7 +69,7 @@ class Evaluation:
             GateFailed: a target was missed.
         """
         of = self.findings.checkpoint
-        if of.sha256 != manifest_sha256:
+        if (of.version, of.sha256) != (version, manifest_sha256):
             raise BadInput(
                 f"{self.where}: is of {of.version} (sha256 {of.sha256[:12]}…), not of {version} "
                 f"({manifest_sha256[:12]}…); evaluate that one"

@@ -64,7 +64,8 @@ def score_population(
 
 def training_folder(out: Path) -> Path:
     """Where a training of the checkpoint `out` keeps its state, curves and TensorBoard events: beside it."""
-    return out.with_name(f"{out.name}-training")
+    whole = out.resolve()
+    return whole.with_name(f"{whole.name}-training")
 
 
 def train_policy(

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from torch.utils.tensorboard import SummaryWriter
 
+from churnsaver.errors import BadInput
 from trainers.agents.ppo_policy import Iteration
 from trainers.env.params import CONSTRAINTS, SoftLimits
 from trainers.eval.figures import new_axes, svg
@@ -30,6 +31,10 @@ class TensorBoardLog:
         if not done:
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{folder}: cannot be made ({error.strerror}); choose another --out") from None
         self._writer = SummaryWriter(str(folder), purge_step=done + 1)
 
     def write(self, iteration: Iteration) -> None:
