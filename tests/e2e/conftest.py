@@ -15,12 +15,16 @@ from typing import Any
 import httpx
 import pytest
 
+from churnsaver.settings import load_schema
+from cli.retain import request_body
 from tests.conftest import free_port
 from tests.support.registry import registry_environment
+from trainers.data.customers import read_customers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCAL = ROOT / ".churn-saver"
 CUSTOMERS = LOCAL / "data" / "simulated" / "customers.csv"
+SCHEMA = ROOT / "configs" / "schemas" / "default.yaml"
 
 
 @dataclass
@@ -89,3 +93,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory, published: Path) -> Iterator
     yield built
     stopped = built.cli("down")
     assert stopped.returncode == 0, stopped.stderr
+
+
+@pytest.fixture(scope="session")
+def bodies() -> list[dict[str, Any]]:
+    """Requests for simulated customers; every test takes its own, so that none meets a standing decision.
+
+    It stands here, not in a module: a fixture that another module imports is made anew for it.
+    """
+    schema = load_schema(SCHEMA)
+    made = [request_body(schema, row, seed=42) for row in read_customers(CUSTOMERS, schema)[:2000]]
+    for body in made:
+        body["customer"]["id"] = f"e2e-{body['customer']['id']}"  # not those whom `churn-saver retain` sends
+    return made
+
+
+def take(bodies: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    taken, bodies[:] = bodies[-count:], bodies[:-count]
+    return taken

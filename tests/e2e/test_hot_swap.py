@@ -14,8 +14,7 @@ import psutil
 import pytest
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint
-from tests.e2e.conftest import LOCAL, Stack
-from tests.e2e.test_stack import CUSTOMERS, SCHEMA, bodies, take  # noqa: F401 – bodies is a fixture
+from tests.e2e.conftest import CUSTOMERS, LOCAL, SCHEMA, Stack, take
 from tests.load.variants import write_variant
 
 pytestmark = pytest.mark.stack
@@ -73,7 +72,7 @@ def log_of(stack: Stack, service: str) -> list[dict[str, Any]]:
 
 def test_train_publish_serves_and_rolls_back(
     stack: Stack,
-    bodies: list[dict[str, Any]],  # noqa: F811
+    bodies: list[dict[str, Any]],
     tmp_path: Path,
 ) -> None:
     """`train risk --publish` reaches decision and gateway while requests keep coming; `rollback` does, too."""
@@ -116,7 +115,7 @@ def test_a_checkpoint_that_fails_its_golden_cases_never_serves(stack: Stack, tmp
 
 def test_the_generator_swaps_its_model(
     stack: Stack,
-    bodies: list[dict[str, Any]],  # noqa: F811
+    bodies: list[dict[str, Any]],
     tmp_path: Path,
 ) -> None:
     """Messages keep coming, from the former model's bank until the new one has written its own."""

@@ -19,29 +19,9 @@ import httpx
 import psutil
 import pytest
 
-from churnsaver.settings import load_schema
-from cli.retain import request_body
-from tests.e2e.conftest import CUSTOMERS, LOCAL, ROOT, Stack, run_cli, stack_environment
-from trainers.data.customers import read_customers
+from tests.e2e.conftest import CUSTOMERS, LOCAL, ROOT, SCHEMA, Stack, run_cli, stack_environment, take
 
 pytestmark = pytest.mark.stack
-
-SCHEMA = ROOT / "configs" / "schemas" / "default.yaml"
-
-
-@pytest.fixture(scope="session")
-def bodies() -> list[dict[str, Any]]:
-    """Requests for simulated customers; every test takes its own, so that none meets a standing decision."""
-    schema = load_schema(SCHEMA)
-    made = [request_body(schema, row, seed=42) for row in read_customers(CUSTOMERS, schema)[:2000]]
-    for body in made:
-        body["customer"]["id"] = f"e2e-{body['customer']['id']}"  # not those whom `churn-saver retain` sends
-    return made
-
-
-def take(bodies: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    taken, bodies[:] = bodies[-count:], bodies[:-count]
-    return taken
 
 
 def modes(answers: list[httpx.Response]) -> Counter[str]:
