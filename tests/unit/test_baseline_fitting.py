@@ -16,9 +16,16 @@ from churnsaver.models.baselines import BASELINES, PropensityPolicy, load_baseli
 from churnsaver.models.baselines.thompson import quadratic
 from churnsaver.models.baselines.uplift_trees import UpliftForest
 from tests.support.campaign import population, settings
-from trainers.agents.baselines import BaselineFamily, bundle_baselines, calibrate, equal_spend_baselines, fit_baselines
+from trainers.agents.baselines import (
+    BaselineFamily,
+    Calibration,
+    bundle_baselines,
+    calibrate,
+    equal_spend_baselines,
+    fit_baselines,
+)
 from trainers.agents.baselines.bundle import SEED_OFFSET
-from trainers.agents.baselines.calibrate import Calibration
+from trainers.agents.baselines.families import Variant
 from trainers.agents.baselines.fit import FEATURES, best_send_hour, export_tree, fit_posteriors, grow_forest
 from trainers.agents.baselines.pilot import CONTACTED, Pilot, assignment, columns, run_pilot
 from trainers.env.params import load_soft_limits
@@ -106,10 +113,14 @@ def test_posteriors_cover_planted_coefficients(pilot: Pilot) -> None:
 
 
 def test_spend_falls_as_the_dial_rises(families: dict[str, BaselineFamily]) -> None:
-    """From the dearest to next to nothing, but for what a tried customer in a thousand costs."""
-    calibration = Calibration(WORLD, PARAMS, population(N), 5)
+    """From the dearest to next to nothing, but for what a tried customer in a thousand costs.
+
+    Of those who rest for four weeks: where all may be contacted weekly, the budget is gone whatever the dial.
+    """
+    calibration, four_weeks = Calibration(WORLD, PARAMS, population(N), 5), {"propensity": 8, "uplift_trees": 12}
     for name, family in families.items():
-        variant = family.variants[4 if name == "propensity" else 0]
+        variant = family.variants[four_weeks.get(name, 6)]
+        assert variant.at(0.5).spec.pacing.rest_hours == 672
         spends = [calibration.play(variant.at(dial)).spend_usd for dial in (0.0, 0.7, 1.0)]
         assert spends[0] > spends[1] > spends[2]
         assert spends[2] < 0.3
@@ -118,11 +129,23 @@ def test_spend_falls_as_the_dial_rises(families: dict[str, BaselineFamily]) -> N
 @pytest.mark.parametrize("name", ["uplift_trees", "thompson_sampling"])
 def test_each_is_calibrated_to_the_spend_and_keeps_the_limits(families: dict[str, BaselineFamily], name: str) -> None:
     """On the calibration's own customers and campaigns, within what one more acceptance costs."""
-    limits, some = load_soft_limits(), BaselineFamily(families[name].variants[1:])
-    policy = calibrate(some, WORLD, PARAMS, limits, population(N), 1.0, 77)
-    trial = Calibration(WORLD, PARAMS, population(N), 77).play(policy)
-    assert trial.spend_usd == pytest.approx(1.0, rel=0.1)
-    assert trial.keeps(limits)
+    limits, calibration = load_soft_limits(), Calibration(WORLD, PARAMS, population(N), 77)
+    turned = calibrate(families[name], calibration, limits, 1.0)
+    assert turned.trial.spend_usd == pytest.approx(1.0, rel=0.1)
+    assert turned.trial.keeps(limits)
+    assert calibration.play(turned.policy) == turned.trial
+
+
+def test_what_cannot_spend_as_much_is_no_rival_of_what_can(families: dict[str, BaselineFamily]) -> None:
+    """A variant that is worth more for a tenth of the spend does not compete at equal spend, unless it is alone."""
+    calibration, limits = Calibration(WORLD, PARAMS, population(N), 77), load_soft_limits()
+    free = Variant(lambda dial: PropensityPolicy(WORLD, 0.5 + dial / 2.0, "check_in", 672))
+    wasteful = Variant(lambda dial: PropensityPolicy(WORLD, dial, "discount_30", 672))
+    spends_little, spends_all = (calibration.turn(variant, 3.0) for variant in (free, wasteful))
+    assert spends_little.trial.gain_usd > spends_all.trial.gain_usd
+    assert spends_little.dearest_usd < 0.3
+    assert calibrate(BaselineFamily((free, wasteful)), calibration, limits, 3.0).variant is wasteful
+    assert calibrate(BaselineFamily((free,)), calibration, limits, 3.0).variant is free
 
 
 @pytest.mark.stack

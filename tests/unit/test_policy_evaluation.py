@@ -15,7 +15,7 @@ from churnsaver.domain import eligibility
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.settings import load_world
 from tests.support.campaign import campaign, population, settings
-from trainers.agents.baselines import BaselineFamily, NeverContact, Policy, PropensityPolicy
+from trainers.agents.baselines import BaselineFamily, NeverContact, Policy, PropensityPolicy, calibrate
 from trainers.agents.baselines.families import Variant
 from trainers.env.dynamics import Situation, StepOutcome
 from trainers.env.params import load_soft_limits
@@ -25,7 +25,7 @@ from trainers.eval.play import Setting, play
 from trainers.eval.policy import Judging, evaluate_policy, missed_targets, quick_gate
 from trainers.eval.policy_report import policy_sections
 from trainers.eval.report import write_report
-from trainers.eval.rivals import calibrate_rival, recalibrate
+from trainers.eval.rivals import rehearsal
 from trainers.eval.stress import SCENARIOS
 
 N = 300
@@ -135,11 +135,12 @@ def test_the_propensity_policy_contacts_the_risky_at_the_first_allowed_delay() -
 def test_the_peer_is_calibrated_to_the_spend_and_keeps_the_limits() -> None:
     """Its dial meets the spend on the calibration seed, or it costs less whatever the dial."""
     limits = load_soft_limits()
-    rival = calibrate_rival(family("discount_10", "discount_20"), setting(N), limits, 1.5, range(77, 78))
+    here = rehearsal(setting(N), range(77, 78))
+    rival = calibrate(family("discount_10", "discount_20"), here, limits, 1.5)
     costs = play(setting(N), rival.policy, [77]).costs_per_month
     assert costs["spend_usd"] < 1.7
     assert costs["contact"] <= limits.contact
-    cheaper = recalibrate(rival.variant, setting(N), 0.5, range(77, 78))
+    cheaper = here.turn(rival.variant, 0.5)
     assert cheaper.variant is rival.variant
     assert cheaper.policy.spec.threshold > rival.policy.spec.threshold
     assert abs(play(setting(N), cheaper.policy, [77]).spend_usd - 0.5) < 0.25

@@ -1,6 +1,8 @@
 """`eval policy`: a policy in the arena with its baselines, as a business and under stress, and what that misses.
 
-Policies are judged on customers and campaigns that neither they nor the calibration of the baselines have seen.
+Policies are judged on customers and campaigns that they have not seen. Which variant of a baseline competes is
+chosen on training's customers too; its dial is then turned to the policy's spend on the judging customers, in other
+campaigns than those that judge, where only spend is looked at.
 Gains are net value against contacting nobody as the dynamics' shaped rewards sum it up: the mean is that of the
 money as drawn, which is reported beside it, but whether a customer leaves enters as its probability, so the
 interval is several times narrower.
@@ -17,7 +19,7 @@ import numpy as np
 from churnsaver.checkpoints import Gate
 from churnsaver.domain.world import HOURS_PER_DAY, World
 from churnsaver.models.baselines import BaselinePolicy
-from trainers.agents.baselines import BaselineFamily, NeverContact, Policy
+from trainers.agents.baselines import BaselineFamily, NeverContact, Policy, Turned, calibrate
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
 from trainers.env.population import Population
 from trainers.env.response import Floats
@@ -26,7 +28,7 @@ from trainers.eval.business import business_figures, segments
 from trainers.eval.metrics import Interval
 from trainers.eval.play import Advance, Play, Setting, no_progress, play
 from trainers.eval.resample import CustomerBootstrap
-from trainers.eval.rivals import Rival, calibrate_rival, recalibrate
+from trainers.eval.rivals import rehearsal
 from trainers.eval.stress import SCENARIOS, Scenario
 
 PPO, NEVER = "ppo", "never"
@@ -35,7 +37,7 @@ SPEC_FIELDS = {"offer", "threshold", "worth", "pacing"}
 # Seeds of the campaigns on which baselines are calibrated, away from those that judge.
 CALIBRATION_SEED_OFFSET = 10_000
 STRESS_SEED_OFFSET = 20_000
-CALIBRATION_CUSTOMERS, CALIBRATION_CAMPAIGNS, STRESS_REHEARSALS = 2_000, 4, 2
+CALIBRATION_CUSTOMERS, CHOICE_CAMPAIGNS, DIAL_CAMPAIGNS, STRESS_REHEARSALS = 2_000, 2, 4, 2
 STRESS_CAMPAIGNS = 4
 MIN_DECISIONS = 1_000_000
 # Customers leave, so about this share of the epochs is decided about.
@@ -103,22 +105,25 @@ def evaluate_policy(
 
     Args:
         setting: with the customers who judge.
-        calibration: other customers, on whom each baseline's dial is turned to the policy's spend.
+        calibration: other customers, on whom each baseline's best variant is chosen.
         families: each baseline before it is calibrated, by name.
         advance: is called after each of `judging.steps` steps.
     """
-    rehearsal = setting.with_customers(_some(calibration, CALIBRATION_CUSTOMERS, seed))
-    seeds = range(seed + CALIBRATION_SEED_OFFSET, seed + CALIBRATION_SEED_OFFSET + CALIBRATION_CAMPAIGNS)
-    spend_usd = play(rehearsal, policy, seeds, check=False).spend_usd
+    first = seed + CALIBRATION_SEED_OFFSET
+    others = setting.with_customers(_some(calibration, CALIBRATION_CUSTOMERS, seed))
+    among_others = rehearsal(others, range(first, first + CHOICE_CAMPAIGNS))
+    here = rehearsal(setting, range(first, first + DIAL_CAMPAIGNS))
+    spend_among_others_usd, spend_usd = among_others.play(policy).spend_usd, here.play(policy).spend_usd
     rivals = {}
     for name, family in families.items():
-        rivals[name] = calibrate_rival(family, rehearsal, limits, spend_usd, seeds)
+        best = calibrate(family, among_others, limits, spend_among_others_usd)
+        rivals[name] = here.turn(best.variant, spend_usd)
         advance()
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(setting, policy, _policies(rivals), range(seed, seed + judging.campaigns), advance)
     arena = compare(plays, bootstrap)
     stressed = {
-        name: _stressed(scenario, setting, rehearsal, policy, rivals, judging.stress_campaigns, seed, advance)
+        name: _stressed(scenario, setting, policy, rivals, judging.stress_campaigns, seed, advance)
         for name, scenario in SCENARIOS.items()
     }
     report: dict[str, Any] = {
@@ -217,7 +222,7 @@ def _some(population: Population, most: int, seed: int) -> Population:
     return population.take(rows)
 
 
-def _policies(rivals: Mapping[str, Rival]) -> dict[str, Policy]:
+def _policies(rivals: Mapping[str, Turned]) -> dict[str, Policy]:
     return {name: rival.policy for name, rival in rivals.items()}
 
 
@@ -231,18 +236,17 @@ def _play_all(
 def _stressed(
     scenario: Scenario,
     setting: Setting,
-    rehearsal: Setting,
     policy: Policy,
-    rivals: Mapping[str, Rival],
+    rivals: Mapping[str, Turned],
     campaigns: int,
     seed: int,
     advance: Advance,
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
     """One stress test: baselines as they were deployed, and turned anew to what the policy now spends."""
-    stressed, rehearsed = scenario.change(setting, seed), scenario.change(rehearsal, seed + CALIBRATION_SEED_OFFSET)
-    rehearsals = range(seed + CALIBRATION_SEED_OFFSET, seed + CALIBRATION_SEED_OFFSET + STRESS_REHEARSALS)
-    spend_usd = play(rehearsed, policy, rehearsals, check=False).spend_usd
-    turned = {name: recalibrate(rival.variant, rehearsed, spend_usd, rehearsals) for name, rival in rivals.items()}
+    stressed, first = scenario.change(setting, seed), seed + CALIBRATION_SEED_OFFSET
+    rehearsed = rehearsal(stressed, range(first, first + STRESS_REHEARSALS))
+    spend_usd = rehearsed.play(policy).spend_usd
+    turned = {name: rehearsed.turn(rival.variant, spend_usd) for name, rival in rivals.items()}
     seeds = range(seed + STRESS_SEED_OFFSET, seed + STRESS_SEED_OFFSET + campaigns)
     bootstrap = CustomerBootstrap(len(setting.population), seed)
     plays = _play_all(stressed, policy, _policies(rivals), seeds, advance)

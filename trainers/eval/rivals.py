@@ -1,23 +1,12 @@
-"""Baselines at the policy's spend: calibrated as they are deployed, and turned again where the world has changed."""
+"""Baselines at the policy's spend in any setting, that of a stress test included."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from churnsaver.models.baselines import BaselinePolicy, Policy
-from trainers.agents.baselines import BaselineFamily
-from trainers.agents.baselines.calibrate import TURNS, Calibration, Trial, best_variant
-from trainers.agents.baselines.families import Variant
-from trainers.env.params import SoftLimits
+from churnsaver.models.baselines import Policy
+from trainers.agents.baselines.calibrate import Calibration, Trial
 from trainers.eval.play import Setting, play
-
-
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """A calibrated baseline, whose dial can be turned again."""
-
-    variant: Variant
-    policy: BaselinePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +25,6 @@ class Rehearsal(Calibration):
         return Trial(float(played.gain_usd.mean()), played.costs_per_month)
 
 
-def calibrate_rival(
-    family: BaselineFamily, setting: Setting, limits: SoftLimits, spend_usd: float, seeds: range
-) -> Rival:
-    """The family's best variant at the dial that spends `spend_usd` a customer and month."""
-    here = Calibration(setting.world, setting.params, setting.population, seeds[0])
-    return recalibrate(best_variant(family, here, limits, spend_usd), setting, spend_usd, seeds)
-
-
-def recalibrate(variant: Variant, setting: Setting, spend_usd: float, seeds: range) -> Rival:
-    """The variant at the dial that spends `spend_usd` a customer and month in `setting`, or at its dearest."""
-    rehearsal = Rehearsal(setting.world, setting.params, setting.population, seeds[0], setting, seeds)
-    dial, _ = rehearsal.turn(variant, spend_usd, TURNS)
-    return Rival(variant, variant.at(dial))
+def rehearsal(setting: Setting, seeds: range) -> Rehearsal:
+    """Campaigns in `setting` under `seeds`."""
+    return Rehearsal(setting.world, setting.params, setting.population, seeds[0], setting, seeds)

@@ -31,10 +31,7 @@ def equal_spend_baselines(
     families = fit_baselines(world, params, population, seed + SEED_OFFSET)
     calibration = Calibration(world, params, population, seed + SEED_OFFSET).first(CUSTOMERS)
     spend_usd = calibration.play(policy).spend_usd
-    return {
-        name: calibrate(family, world, params, limits, population, spend_usd, calibration.seed)
-        for name, family in families.items()
-    }
+    return {name: calibrate(family, calibration, limits, spend_usd).policy for name, family in families.items()}
 
 
 def bundle_baselines(

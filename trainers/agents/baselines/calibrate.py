@@ -15,8 +15,10 @@ from trainers.env.simulate import campaign_months, run_campaign
 
 TOLERANCE = 0.01  # of the spend
 MIN_SPEND_USD = 1e-9
-# Variants are compared on fewer customers than the best of them is calibrated on.
-SEARCH_CUSTOMERS, SEARCH_TURNS = 500, 4
+# The least share of the spend asked for that a variant must be able to reach, where any can.
+REACH = 0.95
+# All variants are tried on few customers, the best of them on more (successive halving, Jamieson & Talwalkar 2016).
+SEARCH_CUSTOMERS, SEARCH_TURNS, FINALISTS = 500, 4, 3
 CUSTOMERS, TURNS = 2_000, 8
 
 
@@ -34,6 +36,26 @@ class Trial:
     def keeps(self, limits: SoftLimits) -> bool:
         """Whether it keeps the soft limits other than that of spend, which is equal by construction."""
         return all(self.costs[name] <= getattr(limits, name) for name in CONSTRAINTS if name != "spend_usd")
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A variant at the dial whose spend came closest to what was asked for.
+
+    Attributes:
+        trial: at that dial.
+        dearest_usd: what the variant spends a customer and month at most, whatever the dial.
+    """
+
+    variant: Variant
+    dial: float
+    trial: Trial
+    dearest_usd: float
+
+    @property
+    def policy(self) -> BaselinePolicy:
+        """The variant at the dial."""
+        return self.variant.at(self.dial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +81,8 @@ class Calibration:
         per_month = result.costs.mean(axis=0) / campaign_months(self.world)
         return Trial(float(result.gain_usd.mean()), dict(zip(CONSTRAINTS, per_month.tolist(), strict=True)))
 
-    def turn(self, variant: Variant, spend_usd: float, turns: int) -> tuple[float, Trial]:
-        """The dial whose spend comes closest to `spend_usd`, a customer and month, and its trial; 0 if none is as dear.
+    def turn(self, variant: Variant, spend_usd: float, turns: int = TURNS) -> Turned:
+        """The variant where it spends closest to `spend_usd`, a customer and month; at dial 0 if it is never so dear.
 
         False position, kept a tenth away from both ends, since spend moves in steps.
         """
@@ -78,34 +100,21 @@ class Calibration:
                 low, dearer = dial, trial.spend_usd
             else:
                 high, cheaper = dial, trial.spend_usd
-        return min(turned, key=lambda tried: abs(tried[1].spend_usd - spend_usd))
+        dial, trial = min(turned, key=lambda tried: abs(tried[1].spend_usd - spend_usd))
+        return Turned(variant, dial, trial, turned[0][1].spend_usd)
 
 
-def calibrate(
-    family: BaselineFamily,
-    world: World,
-    params: DynamicsParams,
-    limits: SoftLimits,
-    population: Population,
-    spend_usd: float,
-    seed: int,
-) -> BaselinePolicy:
-    """The family's best policy that spends `spend_usd` a customer and month and keeps the soft limits."""
-    whole = Calibration(world, params, population, seed)
-    best = best_variant(family, whole, limits, spend_usd)
-    dial, _ = whole.first(CUSTOMERS).turn(best, spend_usd, TURNS)
-    return best.at(dial)
+def calibrate(family: BaselineFamily, calibration: Calibration, limits: SoftLimits, spend_usd: float) -> Turned:
+    """The family's variant that is worth most where it spends `spend_usd` a customer and month.
 
-
-def best_variant(family: BaselineFamily, calibration: Calibration, limits: SoftLimits, spend_usd: float) -> Variant:
-    """Each variant is turned to the spend and valued; one that costs less whatever the dial stays at its dearest.
-
-    Where none keeps the limits, the best of all is taken.
+    Variants that can spend so much go before those that cannot, and among them those that keep the soft limits
+    before those that do not.
     """
+
+    def merit(turned: Turned) -> tuple[bool, bool, float]:
+        return turned.dearest_usd >= REACH * spend_usd, turned.trial.keeps(limits), turned.trial.gain_usd
+
     few = calibration.first(SEARCH_CUSTOMERS)
-
-    def worth(variant: Variant) -> tuple[bool, float]:
-        _, trial = few.turn(variant, spend_usd, SEARCH_TURNS)
-        return trial.keeps(limits), trial.gain_usd
-
-    return max(family.variants, key=worth)
+    searched = [few.turn(variant, spend_usd, SEARCH_TURNS) for variant in family.variants]
+    finalists = sorted(searched, key=merit, reverse=True)[:FINALISTS]
+    return max((calibration.turn(finalist.variant, spend_usd) for finalist in finalists), key=merit)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
-from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_WEEK, World
+from churnsaver.domain.world import HOURS_PER_DAY, World
 from churnsaver.models.baselines import BaselinePolicy, PropensityPolicy, ThompsonPolicy, UpliftTreesPolicy
 from churnsaver.models.baselines.pacing import Pacing
 from churnsaver.models.baselines.spend import Worth
@@ -18,10 +19,14 @@ from trainers.agents.baselines.pilot import run_pilot
 from trainers.env.params import DynamicsParams
 from trainers.env.population import Population
 
-REST_HOURS = 28 * HOURS_PER_DAY
+# How long customers are left alone; the observation forgets what lies more than four weeks back.
+RESTS_HOURS = (7 * HOURS_PER_DAY, 14 * HOURS_PER_DAY, 28 * HOURS_PER_DAY)
 WITHIN_HOURS = 3.0
 # What a contact must bring, beyond the price of its spend: the higher, the fewer and the better are contacted.
 HURDLES_USD = (1.0, 3.0, 6.0)
+# Where the dial of the uplift trees begins: they see a campaign and not the year after it, so their values come out
+# low, and a price below 0 may be what they need to spend as much as others do.
+LOWEST_PRICES = (0.0, -1.0)
 DRAWS = 256
 EPSILON = 1e-4  # 20 contacts an epoch that are allowed: a customer is tried at random every 500 days
 MAX_DIAL = 0.999
@@ -52,14 +57,13 @@ def fit_baselines(world: World, params: DynamicsParams, population: Population, 
         BadInput: nobody in `population` can be reached.
     """
     pilot = run_pilot(world, params, population, seed)
-    timed = Pacing(rest_hours=REST_HOURS, send_hour=best_send_hour(world, pilot), within_hours=WITHIN_HOURS)
-    often = timed.model_copy(update={"rest_hours": HOURS_PER_WEEK})
-    at_once = Pacing(rest_hours=REST_HOURS)
-    rules = [
-        partial(_propensity, world, offer.id, pacing) for offer in world.offers for pacing in (timed, often, at_once)
-    ]
+    send_hour = best_send_hour(world, pilot)
+    at_best = [Pacing(rest_hours=rest, send_hour=send_hour, within_hours=WITHIN_HOURS) for rest in RESTS_HOURS]
+    at_once = [Pacing(rest_hours=rest) for rest in RESTS_HOURS]
     free = _worth(0.0, 0.0)
-    trees = UpliftTreesSpec(features=FEATURES, trees=fit_uplift_trees(world, pilot, seed), worth=free, pacing=timed)
+    trees = UpliftTreesSpec(
+        features=FEATURES, trees=fit_uplift_trees(world, pilot, seed), worth=free, pacing=at_best[0]
+    )
     scaling, posteriors = fit_posteriors(world, pilot)
     beliefs = ThompsonSpec(
         features=scaling,
@@ -68,19 +72,19 @@ def fit_baselines(world: World, params: DynamicsParams, population: Population, 
         seed=seed,
         epsilon=EPSILON,
         worth=free,
-        pacing=timed,
+        pacing=at_best[0],
     )
+    offers = [offer.id for offer in world.offers]
     return {
-        "propensity": _family(rules),
-        "uplift_trees": _family(
-            [partial(_uplift_trees, world, trees, *choice) for choice in product(HURDLES_USD, (0.0, -1.0))]
-        ),
-        "thompson_sampling": _family([partial(_thompson, world, beliefs, hurdle) for hurdle in HURDLES_USD]),
+        "propensity": _family(_propensity, [world], offers, [*at_best, *at_once]),
+        "uplift_trees": _family(_uplift_trees, [world], [trees], at_best, HURDLES_USD, LOWEST_PRICES),
+        "thompson_sampling": _family(_thompson, [world], [beliefs], at_best, HURDLES_USD),
     }
 
 
-def _family(dials: Sequence[Callable[[float], BaselinePolicy]]) -> BaselineFamily:
-    return BaselineFamily(tuple(Variant(at) for at in dials))
+def _family(at: Callable[..., BaselinePolicy], *choices: Sequence[Any]) -> BaselineFamily:
+    """A variant for each combination of what `at` is told before the dial."""
+    return BaselineFamily(tuple(Variant(partial(at, *choice)) for choice in product(*choices)))
 
 
 def _propensity(world: World, offer: str, pacing: Pacing, dial: float) -> PropensityPolicy:
@@ -89,14 +93,14 @@ def _propensity(world: World, offer: str, pacing: Pacing, dial: float) -> Propen
 
 
 def _uplift_trees(
-    world: World, spec: UpliftTreesSpec, hurdle_usd: float, lowest_price: float, dial: float
+    world: World, spec: UpliftTreesSpec, pacing: Pacing, hurdle_usd: float, lowest_price: float, dial: float
 ) -> UpliftTreesPolicy:
-    """The trees see a campaign and not the year after it, so a price below 0 may be what their values need."""
-    return UpliftTreesPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd, lowest_price)}))
+    worth = _worth(dial, hurdle_usd, lowest_price)
+    return UpliftTreesPolicy(world, spec.model_copy(update={"worth": worth, "pacing": pacing}))
 
 
-def _thompson(world: World, spec: ThompsonSpec, hurdle_usd: float, dial: float) -> ThompsonPolicy:
-    return ThompsonPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd)}))
+def _thompson(world: World, spec: ThompsonSpec, pacing: Pacing, hurdle_usd: float, dial: float) -> ThompsonPolicy:
+    return ThompsonPolicy(world, spec.model_copy(update={"worth": _worth(dial, hurdle_usd), "pacing": pacing}))
 
 
 def _worth(dial: float, hurdle_usd: float, lowest_price: float = 0.0) -> Worth:
