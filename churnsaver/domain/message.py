@@ -25,13 +25,18 @@ _NOT_IN_A_NAME = re.compile(r"[^\w\s'.\-]", re.UNICODE)
 
 
 class Brief(Frozen):
-    """What the writer is told: no personal data. Messages are written and kept per brief."""
+    """What the writer is told: no personal data. Messages are written and kept per brief.
+
+    Attributes:
+        reason: why the customer may leave, one of `churnsaver.domain.writing.REASONS`.
+    """
 
     segment: str
     offer: str
     tone: str
     channel: str
     language: str
+    reason: str = "general"
 
     @property
     def key(self) -> str:

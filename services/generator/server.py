@@ -27,6 +27,7 @@ class GeneratorServicer(generator_grpc.GeneratorServiceServicer):
             tone=asked.tone,
             channel=asked.channel,
             language=asked.language,
+            reason=asked.reason or "general",
         )
         time_left_s = context.time_remaining()
         return await self._writer().write(brief, request.seed, NO_DEADLINE_S if time_left_s is None else time_left_s)

@@ -24,27 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/churnsaver/generator/v1/generator_service.proto\x12\x17\x63hurnsaver.generator.v1\"X\n\x05\x42rief\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\r\n\x05offer\x18\x02 \x01(\t\x12\x0c\n\x04tone\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\"N\n\x0fGenerateRequest\x12-\n\x05\x62rief\x18\x01 \x01(\x0b\x32\x1e.churnsaver.generator.v1.Brief\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\x98\x01\n\x10GenerateResponse\x12\r\n\x05\x64raft\x18\x01 \x01(\t\x12\x36\n\x06source\x18\x02 \x01(\x0e\x32&.churnsaver.generator.v1.MessageSource\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x12\n\npropensity\x18\x04 \x01(\x01\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\x10\n\x0eGetBankRequest\"z\n\tBankEntry\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12-\n\x05\x62rief\x18\x02 \x01(\x0b\x32\x1e.churnsaver.generator.v1.Brief\x12\r\n\x05\x64raft\x18\x03 \x01(\t\x12\x0c\n\x04uses\x18\x04 \x01(\x04\x12\r\n\x05score\x18\x05 \x01(\x01\"\x85\x01\n\x0fGetBankResponse\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".churnsaver.generator.v1.BankEntry\x12\x15\n\rbriefs_filled\x18\x02 \x01(\r\x12\x15\n\rbriefs_wanted\x18\x03 \x01(\r\x12\x0f\n\x07\x66illing\x18\x04 \x01(\x08*\x7f\n\rMessageSource\x12\x1e\n\x1aMESSAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14MESSAGE_SOURCE_MODEL\x10\x01\x12\x17\n\x13MESSAGE_SOURCE_BANK\x10\x02\x12\x1b\n\x17MESSAGE_SOURCE_TEMPLATE\x10\x03\x32\xd1\x01\n\x10GeneratorService\x12_\n\x08Generate\x12(.churnsaver.generator.v1.GenerateRequest\x1a).churnsaver.generator.v1.GenerateResponse\x12\\\n\x07GetBank\x12\'.churnsaver.generator.v1.GetBankRequest\x1a(.churnsaver.generator.v1.GetBankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/churnsaver/generator/v1/generator_service.proto\x12\x17\x63hurnsaver.generator.v1\"h\n\x05\x42rief\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\r\n\x05offer\x18\x02 \x01(\t\x12\x0c\n\x04tone\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"N\n\x0fGenerateRequest\x12-\n\x05\x62rief\x18\x01 \x01(\x0b\x32\x1e.churnsaver.generator.v1.Brief\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\x98\x01\n\x10GenerateResponse\x12\r\n\x05\x64raft\x18\x01 \x01(\t\x12\x36\n\x06source\x18\x02 \x01(\x0e\x32&.churnsaver.generator.v1.MessageSource\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x12\n\npropensity\x18\x04 \x01(\x01\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\x10\n\x0eGetBankRequest\"z\n\tBankEntry\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12-\n\x05\x62rief\x18\x02 \x01(\x0b\x32\x1e.churnsaver.generator.v1.Brief\x12\r\n\x05\x64raft\x18\x03 \x01(\t\x12\x0c\n\x04uses\x18\x04 \x01(\x04\x12\r\n\x05score\x18\x05 \x01(\x01\"\x85\x01\n\x0fGetBankResponse\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".churnsaver.generator.v1.BankEntry\x12\x15\n\rbriefs_filled\x18\x02 \x01(\r\x12\x15\n\rbriefs_wanted\x18\x03 \x01(\r\x12\x0f\n\x07\x66illing\x18\x04 \x01(\x08*\x7f\n\rMessageSource\x12\x1e\n\x1aMESSAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14MESSAGE_SOURCE_MODEL\x10\x01\x12\x17\n\x13MESSAGE_SOURCE_BANK\x10\x02\x12\x1b\n\x17MESSAGE_SOURCE_TEMPLATE\x10\x03\x32\xd1\x01\n\x10GeneratorService\x12_\n\x08Generate\x12(.churnsaver.generator.v1.GenerateRequest\x1a).churnsaver.generator.v1.GenerateResponse\x12\\\n\x07GetBank\x12\'.churnsaver.generator.v1.GetBankRequest\x1a(.churnsaver.generator.v1.GetBankResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'churnsaver.generator.v1.generator_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MESSAGESOURCE']._serialized_start=679
-  _globals['_MESSAGESOURCE']._serialized_end=806
+  _globals['_MESSAGESOURCE']._serialized_start=695
+  _globals['_MESSAGESOURCE']._serialized_end=822
   _globals['_BRIEF']._serialized_start=76
-  _globals['_BRIEF']._serialized_end=164
-  _globals['_GENERATEREQUEST']._serialized_start=166
-  _globals['_GENERATEREQUEST']._serialized_end=244
-  _globals['_GENERATERESPONSE']._serialized_start=247
-  _globals['_GENERATERESPONSE']._serialized_end=399
-  _globals['_GETBANKREQUEST']._serialized_start=401
-  _globals['_GETBANKREQUEST']._serialized_end=417
-  _globals['_BANKENTRY']._serialized_start=419
-  _globals['_BANKENTRY']._serialized_end=541
-  _globals['_GETBANKRESPONSE']._serialized_start=544
-  _globals['_GETBANKRESPONSE']._serialized_end=677
-  _globals['_GENERATORSERVICE']._serialized_start=809
-  _globals['_GENERATORSERVICE']._serialized_end=1018
+  _globals['_BRIEF']._serialized_end=180
+  _globals['_GENERATEREQUEST']._serialized_start=182
+  _globals['_GENERATEREQUEST']._serialized_end=260
+  _globals['_GENERATERESPONSE']._serialized_start=263
+  _globals['_GENERATERESPONSE']._serialized_end=415
+  _globals['_GETBANKREQUEST']._serialized_start=417
+  _globals['_GETBANKREQUEST']._serialized_end=433
+  _globals['_BANKENTRY']._serialized_start=435
+  _globals['_BANKENTRY']._serialized_end=557
+  _globals['_GETBANKRESPONSE']._serialized_start=560
+  _globals['_GETBANKRESPONSE']._serialized_end=693
+  _globals['_GENERATORSERVICE']._serialized_start=825
+  _globals['_GENERATORSERVICE']._serialized_end=1034
 # @@protoc_insertion_point(module_scope)

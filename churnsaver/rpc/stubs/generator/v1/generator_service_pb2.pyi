@@ -58,6 +58,7 @@ class Brief(_message.Message):
     TONE_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     LANGUAGE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     segment: _builtins.str
     """How long the customer has been one: new, settled, loyal."""
     offer: _builtins.str
@@ -68,6 +69,8 @@ class Brief(_message.Message):
     """Channel, with its length limit known to both sides."""
     language: _builtins.str
     """BCP 47 primary language subtag."""
+    reason: _builtins.str
+    """Why the customer may leave: general, price, usage, contract, service. Empty is general."""
     def __init__(
         self,
         *,
@@ -76,10 +79,11 @@ class Brief(_message.Message):
         tone: _builtins.str = ...,
         channel: _builtins.str = ...,
         language: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "language", b"language", "offer", b"offer", "segment", b"segment", "tone", b"tone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "language", b"language", "offer", b"offer", "reason", b"reason", "segment", b"segment", "tone", b"tone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

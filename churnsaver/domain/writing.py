@@ -1,0 +1,46 @@
+"""What the language model is told of a brief, and what it hands back.
+
+Trainers and the generator build the same conversation from here, so that a model serves the prompts that it was
+trained on. A brief holds no personal data (law 3): the draft has slots where the decision's values go.
+"""
+
+from __future__ import annotations
+
+from churnsaver.domain.message import Brief
+from churnsaver.domain.world import World
+
+SYSTEM = "You write short, honest messages from a company to its customer."
+# Why a customer may leave, as far as a message may speak of it.
+REASONS = {
+    "general": "stay with us",
+    "price": "the plan costs a lot",
+    "usage": "the plan no longer fits the use",
+    "contract": "the contract runs out",
+    "service": "something went wrong with the service",
+}
+TONES = {"warm": "warm", "plain": "plain and to the point", "cheerful": "light and cheerful"}
+CUSTOMERS = {
+    "new": "has just joined",
+    "settled": "has been with us for a while",
+    "loyal": "has been with us for years",
+}
+PURPOSES = {"review": "a review of the plan", "discount": "a lower price", "gift": "a gift"}
+SUBJECT = "Subject: "  # how an e-mail's draft begins; a blank line ends the subject
+SUBJECT_CHANNELS = frozenset({"email"})
+
+
+def conversation(brief: Brief, world: World) -> list[dict[str, str]]:
+    """The turns up to the model's own, as chat templates take them: role and content.
+
+    The purpose of the offer is told, not its price: that stands in the slot `{offer}`.
+    """
+    told = {
+        "channel": f"{brief.channel}, at most {world.channels[brief.channel].max_chars} characters",
+        "language": brief.language,
+        "tone": TONES[brief.tone],
+        "customer": CUSTOMERS[brief.segment],
+        "reason": REASONS[brief.reason],
+        "offer": PURPOSES[world.offer(brief.offer).purpose],
+    }
+    content = "\n".join(f"{name}: {value}" for name, value in told.items())
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]

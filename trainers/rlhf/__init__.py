@@ -1,0 +1,1 @@
+"""RLHF: supervised fine-tuning, a Bradley-Terry reward model, PPO on texts (docs/adr/0021)."""
