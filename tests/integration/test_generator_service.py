@@ -37,6 +37,7 @@ CELL = Cell("settled", "discount", "en")
 
 def brief(**changes: str) -> pb.Brief:
     fields = {"segment": "new", "offer": "check_in", "tone": "warm", "channel": "sms", "language": "en"}
+    fields |= {"reason": "general"}
     return pb.Brief(**(fields | changes))
 
 
