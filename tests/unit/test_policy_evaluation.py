@@ -24,7 +24,7 @@ from trainers.env.params import CONSTRAINTS, load_soft_limits
 from trainers.env.simulate import campaign_budget_cents, run_campaign
 from trainers.eval.hard_rules import RULES, RuleChecker
 from trainers.eval.judged_under import judged_under, other_limits, other_models
-from trainers.eval.play import Setting, play
+from trainers.eval.play import Play, Setting, play
 from trainers.eval.policy import Judging, evaluate_policy, missed_targets, quick_gate
 from trainers.eval.policy_report import policy_sections
 from trainers.eval.policy_targets import remarks
@@ -332,6 +332,21 @@ def test_the_quick_gate_refuses_what_must_not_serve() -> None:
     assert "less than the baseline propensity" in " ".join(idle.missed)
     everyone = gate(PropensityPolicy(world, 0.0, "discount_30", 0.0))
     assert any(sentence.startswith("spend_usd is") for sentence in everyone.missed)
+
+
+def test_two_judgements_share_no_campaign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of neighbouring seeds would count the same luck twice."""
+    seen: list[int] = []
+
+    def recorded(setting: Setting, policy: Policy, seeds: range, **options: Any) -> Play:
+        seen.extend(seeds if isinstance(policy, NeverContact) else ())
+        return play(setting, policy, seeds, **options)
+
+    monkeypatch.setattr("trainers.eval.policy.play", recorded)
+    policy = PropensityPolicy(load_world(), 0.1, "check_in", 168.0)
+    for seed in (3, 4):
+        quick_gate(*settings(), load_soft_limits(), population(20), policy, {}, seed=seed)
+    assert len(seen) == len(set(seen)) == 8
 
 
 def test_a_broken_mask_does_not_pass_the_quick_gate(monkeypatch: pytest.MonkeyPatch) -> None:
