@@ -69,6 +69,10 @@ def publish(
 
     Running services verify it, run its golden cases and their own, and swap without dropping a request; they
     refuse and report one that fails. Exit 1 where the checkpoint missed the gate of its trainer.
+
+    A policy's own gate is a quick one, of a few campaigns, and publishing asks no more, also in the place of a
+    champion that was promoted on a whole evaluation. To ask that too, give --evaluation, or publish with
+    --challenger and `promote`.
     """
     published = publish_checkpoint(checkpoint, challenger=challenger, anew=anew, evaluation=evaluation)
     emit(published, as_json=as_json, title="Published")

@@ -28,6 +28,7 @@ from churnsaver.errors import ChurnSaverError
 from churnsaver.models.policy import POLICY_KIND, OnnxPolicy
 from churnsaver.settings import load_world
 from cli.common import progress
+from cli.policy import models
 from cli.policy_eval import populations
 from trainers.agents.baselines import fit_baselines
 from trainers.data.load import load_dataset_as
@@ -44,7 +45,6 @@ CUSTOMERS = ROOT / ".churn-saver/data/simulated/customers.csv"
 SCHEMA = ROOT / "configs/schemas/default.yaml"
 WORK = ROOT / ".churn-saver/policy-seeds"
 REPORTS = ROOT / "reports"
-STRESS_CAMPAIGNS = 2
 RESAMPLES = 4_000
 RESULT, GAINS, TRAINED = "result.json", "gains.npz", "policy"
 Floats = NDArray[np.float64]
@@ -62,14 +62,14 @@ def judge(arguments: argparse.Namespace, seed: int) -> None:
     world, params = load_world(), load_dynamics()
     opened = open_checkpoint(folder / TRAINED, POLICY_KIND)
     dataset = load_dataset_as(arguments.data, arguments.schema)
-    seen, held_out = populations(dataset, arguments.risk, arguments.accept, seed)
+    seen, held_out = populations(dataset, models(arguments.risk, arguments.accept), seed)
     found = evaluate_policy(
         Setting(world, params, held_out),
         seen,
         load_soft_limits(),
         OnnxPolicy.from_checkpoint(opened),
         fit_baselines(world, params, seen, seed),
-        Judging(arguments.campaigns or enough_campaigns(world, len(held_out)), STRESS_CAMPAIGNS),
+        Judging(arguments.campaigns or enough_campaigns(world, len(held_out))),
         seed=seed,
     )
     gains = {f"{scenario}/{name}": gain for scenario, by in found.gains_usd.items() for name, gain in by.items()}

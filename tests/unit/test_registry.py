@@ -76,10 +76,10 @@ def test_a_missed_gate_keeps_a_checkpoint_from_serving(yard: Yard) -> None:
         yard.registry.promote(KIND)
 
 
-def evaluated(path: Path, *missed: str, sha256: str | None = None) -> Evaluation:
+def evaluated(path: Path, *missed: str, sha256: str | None = None, kind: str = "policy") -> Evaluation:
     """The report of an evaluation of the checkpoint at `path`."""
     opened = open_checkpoint(path)
-    of = {"kind": "policy", "version": opened.version, "sha256": sha256 or opened.sha256}
+    of = {"kind": kind, "version": opened.version, "sha256": sha256 or opened.sha256}
     return Evaluation.parse(json.dumps({"checkpoint": of, "missed": missed, "seed": 42}).encode(), "report.json")
 
 
@@ -92,6 +92,8 @@ def test_a_policy_is_promoted_on_its_own_evaluation_only(yard: Yard) -> None:
         yard.registry.promote("policy")
     with pytest.raises(BadInput, match="evaluate that one"):
         yard.registry.promote("policy", evaluation=evaluated(path, sha256="0" * 64))
+    with pytest.raises(BadInput, match=r"is of the uplift policy-.*, not of the policy policy-"):
+        yard.registry.promote("policy", evaluation=evaluated(path, kind="uplift"))
     with pytest.raises(GateFailed, match="7 violations of hard rules"):
         yard.registry.promote("policy", evaluation=evaluated(path, "7 violations of hard rules"))
     assert yard.registry.evaluation("policy", release) is None
