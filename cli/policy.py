@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress, stderr
-from cli.registry import PublishOption, champion, describe
+from cli.common import SEED, JsonOption, OutOption, SeedOption, progress, stderr
+from cli.registry import PublishOption, champion, tell_trained
 
 if TYPE_CHECKING:
     from churnsaver.checkpoints import Checkpoint
@@ -38,9 +38,10 @@ def train_ppo(
 
     Customers of the test part are left out, so that `eval policy` can judge on them. Beside --out, the folder
     OUT-training holds the learning curves (report.html), TensorBoard events and the state that --resume needs.
+    Exit 1 where the policy misses its quick gate, which held-out campaigns decide; it is written all the same.
     """
     from churnsaver.settings import load_section, load_world
-    from trainers.agents.feasibility import idle_limits
+    from trainers.agents.feasibility import idle_limits, require_feasible
     from trainers.agents.ppo_policy import PpoSettings
     from trainers.agents.train import score_population, train_policy, training_folder
     from trainers.data import Part
@@ -52,8 +53,9 @@ def train_ppo(
     population, parents = score_population(dataset.take(Part.TRAIN, Part.VALID), world, params, *checkpoints, seed)
     held_out, _ = score_population(dataset.take(Part.TEST), world, params, *checkpoints, seed)
     preset, limits = settings.presets.quick if quick else settings.presets.full, load_soft_limits()
-    for idle in idle_limits(world, limits):
-        stderr.print(f"warning: env.yaml: {idle}", soft_wrap=True)
+    require_feasible(world, params, limits, preset.customers)
+    for idle in idle_limits(world, params, limits):
+        stderr.print(f"warning: {idle}", soft_wrap=True)
     with progress() as bar:
         task = bar.add_task("training the policy", total=preset.iterations)
         manifest = train_policy(
@@ -71,8 +73,8 @@ def train_ppo(
             resume=resume,
             on_iteration=lambda iteration: bar.update(task, completed=iteration.number),
         )
-    described = describe(manifest, out, publish=publish) | {"training": str(training_folder(out))}
-    emit(described, as_json=as_json, title="Policy")
+    folder = str(training_folder(out))
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Policy", training=folder)
 
 
 def models(risk: Path | None, accept: Path | None) -> tuple[Checkpoint, Checkpoint]:

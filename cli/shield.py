@@ -14,7 +14,7 @@ import typer
 from churnsaver.errors import BadInput
 from cli.apps import eval_app, shield_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
-from cli.registry import PublishOption, champion, describe
+from cli.registry import PublishOption, champion, tell_trained
 
 if TYPE_CHECKING:
     from churnsaver.safety.review import Review
@@ -41,7 +41,7 @@ def train(
     with progress() as bar:
         task = bar.add_task("training", total=len(data) + TRAINING_STEPS)
         manifest = train_shield(data, out, seed, advance=lambda: bar.advance(task))
-    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Shield")
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Shield")
 
 
 @eval_app.command("shield")

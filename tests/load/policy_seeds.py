@@ -93,7 +93,7 @@ def train(arguments: argparse.Namespace, out: Path, seed: int) -> None:
     for name in ("risk", "accept"):
         command += [f"--{name}", str(path)] if (path := getattr(arguments, name)) else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
+    if done.returncode not in (0, 1):  # 1: it missed the quick gate, which is counted
         sys.exit(f"seed {seed}: {done.stderr}")
 
 

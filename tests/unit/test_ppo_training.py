@@ -62,29 +62,35 @@ def train(out: Path, limits: SoftLimits = LIMITS, resume: bool = False, **game: 
         ({"opt_out": 0.6, "contact": 0.5}, "opt_out: 0.6 contradicts constraints.contact: 0.5.*lower opt_out"),
         ({"contact": 1e-4, "opt_out": 1e-5}, "contact: 0.0001 .* less than one contact.*raise it to at least 0.0"),
         ({"spend_usd": 1e-6}, "spend_usd: 1e-06 .* less than one cent.*raise it"),
+        ({"opt_out": 1e-6}, "opt_out: 1e-06 .* less than the 0.01 opt-outs that one contact brings.*raise it"),
     ],
 )
 def test_limits_that_contradict_are_refused(changed: dict[str, float], said: str) -> None:
     """By name, with what to change."""
     with pytest.raises(SettingsError, match=said):
-        require_feasible(settings()[0], LIMITS.model_copy(update=changed), 512)
+        require_feasible(*settings(), LIMITS.model_copy(update=changed), 512)
 
 
 def test_no_budget_is_refused() -> None:
     """Neither none at all nor one that a small campaign has no cent of."""
-    world, _ = settings()
+    world, params = settings()
     for cents in (0, 5):
         poor = world.campaigns["default"].model_copy(update={"budget_cents": cents})
         with pytest.raises(SettingsError, match=r"campaigns\.default\.budget_cents"):
-            require_feasible(world.model_copy(update={"campaigns": {"default": poor}}), LIMITS, 512)
+            require_feasible(world.model_copy(update={"campaigns": {"default": poor}}), params, LIMITS, 512)
 
 
 def test_a_limit_that_cannot_bind_is_named() -> None:
-    """A spend limit beyond the budget, a contact limit beyond the weekly cap; the shipped ones can bind."""
-    world, _ = settings()
-    assert list(idle_limits(world, LIMITS)) == []
-    idle = list(idle_limits(world, LIMITS.model_copy(update={"spend_usd": 1e3, "contact": 20.0})))
-    assert [sentence.split(":")[0] for sentence in idle] == ["constraints.spend_usd", "constraints.contact"]
+    """A spend limit beyond the budget, a contact limit beyond the weekly cap or the opt-outs; ours can bind."""
+    world, params = settings()
+
+    def idle(**changed: float) -> list[str]:
+        return [s.split(":")[1].strip() for s in idle_limits(world, params, LIMITS.model_copy(update=changed))]
+
+    assert idle() == []
+    assert idle(spend_usd=1e3, contact=20.0, opt_out=1.0) == ["constraints.spend_usd", "constraints.contact"]
+    assert idle(contact=1.0, opt_out=0.009) == ["constraints.contact"]
+    assert idle(contact=0.8, opt_out=0.009) == []
 
 
 @pytest.mark.parametrize("field", ["reward_usd", "expected_costs"])

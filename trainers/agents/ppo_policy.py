@@ -195,7 +195,7 @@ def new_learner(
     Raises:
         SettingsError: the limits or the budget leave nothing to learn.
     """
-    require_feasible(world, limits, preset.customers)
+    require_feasible(world, params, limits, preset.customers)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
