@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from trainers.data import Dataset
     from trainers.env.population import Population
 
+UNSEEN = (
+    "give the file that it was trained on, whose test part it never saw, with an id column that keeps customers in "
+    "their part, or other customers"
+)
+
 
 @eval_app.command("policy")
 def eval_policy(
@@ -47,8 +52,10 @@ def eval_policy(
     """
     from churnsaver.checkpoints import open_checkpoint
     from churnsaver.models.policy import POLICY_KIND, OnnxPolicy
+    from churnsaver.models.trees import RiskModel
     from churnsaver.settings import load_world
     from trainers.agents.baselines import fit_baselines
+    from trainers.data import Part
     from trainers.data.load import load_dataset_as
     from trainers.env.params import load_dynamics, load_soft_limits
     from trainers.eval.judged_under import judged_under, other_limits, other_models
@@ -56,6 +63,7 @@ def eval_policy(
     from trainers.eval.policy import Judging, enough_campaigns, evaluate_policy
     from trainers.eval.policy_report import policy_sections
     from trainers.eval.report import require_writable, write_report
+    from trainers.models.seen import require_unseen
 
     world, params, limits = load_world(), load_dynamics(), load_soft_limits()
     opened = champion(POLICY_KIND) if checkpoint is None else open_checkpoint(checkpoint, POLICY_KIND)
@@ -64,6 +72,7 @@ def eval_policy(
     policy.check_golden(opened)
     dataset = load_dataset_as(data, schema)
     scorers = models(risk, accept)
+    require_unseen(dataset.take(Part.TEST), opened, RiskModel.from_checkpoint(scorers[0]).schema, UNSEEN)
     fitting, judging_customers = populations(dataset, scorers, seed)
     setting = Setting(world, params, judging_customers)
     judging = Judging(campaigns or enough_campaigns(world, len(judging_customers)))

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from churnsaver.checkpoints import open_checkpoint
+from churnsaver.checkpoints import open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput, GateFailed
+from churnsaver.models.trees import RiskModel
 from cli.main import app
 from tests.support.decision import SCHEMAS
+from trainers.data import Part
+from trainers.data.load import load_dataset_as
 from trainers.data.simulate import simulate_population
 from trainers.eval.policy import PolicyReport
+from trainers.models.seen import TRAINED_ON, trained_on
 
 
 @pytest.fixture
@@ -74,3 +78,23 @@ def test_what_the_policy_was_not_trained_with_is_warned_of(
     gated = evaluated(decision_checkpoints, customers, "--json", "--gate")
     assert isinstance(gated.exception, GateFailed)
     assert str(gated.exception) == "; ".join(limits)
+
+
+def test_customers_of_the_training_are_not_judged_on(
+    decision_checkpoints: Path, customers: Path, tmp_path: Path, played: list[Any]
+) -> None:
+    """Known by their features, whatever the file is called and however its rows lie; others of the kind are judged."""
+    dataset = load_dataset_as(customers, SCHEMAS / "default.yaml")
+    schema = RiskModel.from_checkpoint(open_checkpoint(decision_checkpoints / "risk", "risk")).schema
+    for part, refused in ((Part.TEST, True), (Part.TRAIN, False)):
+        contents = open_checkpoint(decision_checkpoints / "policy", "policy").contents
+        files = {**contents, TRAINED_ON: trained_on(dataset.take(part), schema)}
+        write_checkpoint(tmp_path / part / "policy", "policy", files, seed=1, metrics={})
+        for kind in ("risk", "acceptance"):
+            (tmp_path / part / kind).symlink_to(decision_checkpoints / kind)
+        answer = evaluated(tmp_path / part, customers)
+        assert isinstance(answer.exception, BadInput) == refused, answer.output
+        if refused:
+            assert "trained on 100 %" in str(answer.exception)
+            assert "an id column" in str(answer.exception)
+    assert len(played) == 1

@@ -20,7 +20,7 @@ from trainers.agents.feasibility import alarm, idle_limits, require_feasible, un
 from trainers.agents.networks import ActorCritic
 from trainers.agents.ppo_policy import PpoSettings, Preset, train_ppo
 from trainers.agents.settle import HOLD_BACK, held_back, settle
-from trainers.agents.train import policy_gate, train_policy, training_folder
+from trainers.agents.train import Provenance, policy_gate, train_policy, training_folder
 from trainers.agents.training_log import TENSORBOARD, TensorBoardLog, scalars
 from trainers.env.dynamics import Campaign, StepOutcome
 from trainers.env.params import CONSTRAINTS, SoftLimits, load_soft_limits
@@ -50,8 +50,7 @@ def train(out: Path, limits: SoftLimits = LIMITS, resume: bool = False, **game: 
         Preset(customers=48, iterations=3),
         out,
         seed=1,
-        source="made up",
-        parents={},
+        provenance=Provenance("made up", "0" * 64, b"{}", {}),
         resume=resume,
     )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from churnsaver.checkpoints import Checkpoint, Gate, Manifest
+from churnsaver.checkpoints.checkpoint import MODEL_CARD
 from churnsaver.domain.observation import CustomerFeatures
 from churnsaver.domain.world import World
+from churnsaver.models.baselines import BASELINES
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
 from trainers.agents.baselines import bundle_baselines, equal_spend_baselines
 from trainers.agents.export import served_policy, write_policy
@@ -21,6 +24,7 @@ from trainers.data import Dataset
 from trainers.env.params import DynamicsParams, SoftLimits
 from trainers.env.population import Population, with_channels
 from trainers.eval.policy import quick_gate
+from trainers.models.seen import TRAINED_ON
 
 CARD = """# Contact policy
 
@@ -62,6 +66,23 @@ def score_population(
     return with_channels(world, params, features, seed), versions
 
 
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Whom a policy was trained on, as its checkpoint says it.
+
+    Attributes:
+        source: the data's name, for the card.
+        data_sha256: of that data.
+        trained_on: fingerprints of the customers, as `trainers.models.seen.trained_on` makes them.
+        parents: versions of the models that scored the customers, by kind.
+    """
+
+    source: str
+    data_sha256: str
+    trained_on: bytes
+    parents: dict[str, str]
+
+
 def training_folder(out: Path) -> Path:
     """Where a training of the checkpoint `out` keeps its state, curves and TensorBoard events: beside it."""
     whole = out.resolve()
@@ -79,8 +100,7 @@ def train_policy(
     out: Path,
     *,
     seed: int,
-    source: str,
-    parents: dict[str, str],
+    provenance: Provenance,
     resume: bool = False,
     on_iteration: Callable[[Iteration], None] = lambda _: None,
 ) -> Manifest:
@@ -114,11 +134,15 @@ def train_policy(
         world,
         trained,
         limits,
-        bundle_baselines(baselines, world, params, population, seed),
+        {
+            BASELINES: bundle_baselines(baselines, world, params, population, seed),
+            TRAINED_ON: provenance.trained_on,
+            MODEL_CARD: policy_card(trained, limits, alarms, provenance.source, len(population)).encode(),
+        },
         seed=seed,
         metrics=policy_metrics(trained),
-        parents=parents,
-        card=policy_card(trained, limits, alarms, source, len(population)),
+        parents=provenance.parents,
+        data_sha256=provenance.data_sha256,
         gate=gate,
     )
 
