@@ -79,8 +79,9 @@ def _arena(report: Mapping[str, Any]) -> Section:
             paragraph(
                 "Net value over contacting nobody, $ a customer and campaign, with 95 % intervals of a paired "
                 "bootstrap over customers and campaigns. Baselines were turned, in other campaigns, to spend what the "
-                f"policy spends; the gate asks that each spends {EQUAL_SPEND[0]:g} to {EQUAL_SPEND[1]:g} of it. Ranks "
-                "are those that the simultaneous intervals leave open."
+                f"policy spends; the gate asks that each spends {EQUAL_SPEND[0]:g} to {EQUAL_SPEND[1]:g} of it. "
+                "Thompson sampling's posterior was fitted to a pilot and learns nothing more while it plays. Ranks are "
+                "those that the simultaneous intervals leave open."
             ),
             f"<figure>{forest_plot(report)}</figure>",
             table(["policy", "net value, $", "ranks"], standings),
