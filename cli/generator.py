@@ -81,7 +81,7 @@ def generate(
     defaults = {"tone": settings.generator.tone, "language": settings.generator.languages[0]}
     sources = {pb.MESSAGE_SOURCE_BANK: "bank", pb.MESSAGE_SOURCE_MODEL: "model", pb.MESSAGE_SOURCE_TEMPLATE: "template"}
     try:
-        lines = briefs.read_text(encoding="utf-8").splitlines()
+        lines = briefs.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{briefs}: cannot be read ({error})") from None
     messages = []

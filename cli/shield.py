@@ -141,7 +141,7 @@ def check(
 def _lines(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each line's name and object; BadInput names the line that is none."""
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{source}: cannot be read ({error})") from None
     for number, line in enumerate(text.splitlines(), start=1):

@@ -96,7 +96,12 @@ class Registry:
                     said = str(error).replace(str(beside), f"{release.version} in {self.location}")
                     raise CheckpointError(f"{said}; `churn-saver publish` puts a whole one in its place") from None
                 beside.chmod(0o755)
-                beside.rename(folder)
+                try:
+                    beside.rename(folder)
+                except OSError:  # another process fetched the same at this moment
+                    if not (folder / MANIFEST).exists():
+                        raise
+                    checkpoint = open_checkpoint(folder, kind)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         except OSError as error:

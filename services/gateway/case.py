@@ -26,6 +26,7 @@ class Case:
     Attributes:
         drawn_arm: the experiment's arm of this customer, the same for the whole campaign.
         shares: the experiment's arms.
+        budget_cents: the drawn arm's part of the campaign's budget.
         baseline_reason: why the baseline decides; None while the policy does.
         nobody_contacted: whether the kill switch forbids every contact.
     """
@@ -39,6 +40,7 @@ class Case:
     now: datetime
     drawn_arm: Arm
     shares: ExperimentSettings
+    budget_cents: int
     started: float
     deadline: float
     seed: int

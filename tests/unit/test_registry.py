@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -157,6 +158,23 @@ def test_fetch_gives_what_was_published(yard: Yard, tmp_path: Path) -> None:
     assert (fetched.sha256, dict(fetched.contents)) == (published.sha256, dict(published.contents))
     (tmp_path / "cache" / "one" / "name.json").write_text('"other"')
     assert yard.registry.fetch(KIND, release, tmp_path / "cache" / "one").contents == published.contents
+
+
+def test_many_may_fetch_the_same_at_once(yard: Yard, tmp_path: Path) -> None:
+    """Commands share a cache; whoever comes second takes what is there."""
+    yard.publish("one")
+    release, folder = yard.registry.catalogue(KIND).releases[0], tmp_path / "cache" / "one"
+    together = threading.Barrier(4)
+
+    def fetch(_: int) -> str:
+        together.wait()
+        return yard.registry.fetch(KIND, release, folder).sha256
+
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(fetch, range(4))) == {release.manifest_sha256}
+        assert [path.name for path in folder.parent.iterdir()] == ["one"]
 
 
 def blob(yard: Yard, content: str) -> Path:
