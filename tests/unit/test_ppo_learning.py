@@ -11,8 +11,9 @@ import torch
 from churnsaver.models.policy import masked_softmax
 from tests.support.campaign import campaign, population, settings, tiny_policy
 from trainers.agents.networks import ActorCritic, Critic, initial_actor, masked_log_probs
-from trainers.agents.ppo_policy import Preset, thin_idle
+from trainers.agents.ppo_policy import thin_idle
 from trainers.agents.rollout import generalized_advantages, reachable
+from trainers.agents.settings import Preset
 from trainers.env.simulate import draw_actions, run_campaign
 
 

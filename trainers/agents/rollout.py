@@ -13,9 +13,10 @@ from churnsaver.domain.actions import NO_CONTACT
 from trainers.agents.lagrangian import Lagrangian
 from trainers.agents.networks import ActorCritic, masked_log_probs
 from trainers.env.checks import require_finite
-from trainers.env.dynamics import Bools, Campaign, Situation
-from trainers.env.response import Floats
+from trainers.env.dynamics import Campaign
+from trainers.env.response import Bools, Floats
 from trainers.env.simulate import draw_actions
+from trainers.env.step import Situation
 
 
 @dataclass(frozen=True, slots=True)
