@@ -19,9 +19,9 @@ from churnsaver.settings import load_world
 from tests.support.campaign import campaign, population, settings
 from trainers.agents.baselines import BaselineFamily, NeverContact, Policy, PropensityPolicy, calibrate
 from trainers.agents.baselines.families import Variant
-from trainers.env.dynamics import Situation, StepOutcome
 from trainers.env.params import CONSTRAINTS, load_soft_limits
 from trainers.env.simulate import campaign_budget_cents, run_campaign
+from trainers.env.step import Situation, StepOutcome
 from trainers.eval.hard_rules import RULES, RuleChecker
 from trainers.eval.judged_under import judged_under, other_limits, other_models
 from trainers.eval.play import Play, Setting, play

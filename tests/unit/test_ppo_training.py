@@ -18,12 +18,14 @@ from tests.support.baselines import small_baselines
 from tests.support.campaign import campaign, population, settings, short_settings, tiny_policy
 from trainers.agents.feasibility import alarm, idle_limits, require_feasible, unmet_constraints
 from trainers.agents.networks import ActorCritic
-from trainers.agents.ppo_policy import PpoSettings, Preset, train_ppo
+from trainers.agents.ppo_policy import train_ppo
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.agents.settle import HOLD_BACK, held_back, settle
 from trainers.agents.train import Provenance, policy_gate, train_policy, training_folder
 from trainers.agents.training_log import TENSORBOARD, TensorBoardLog, scalars
-from trainers.env.dynamics import Campaign, StepOutcome
+from trainers.env.dynamics import Campaign
 from trainers.env.params import CONSTRAINTS, SoftLimits, load_soft_limits
+from trainers.env.step import StepOutcome
 
 LIMITS = load_soft_limits()
 

@@ -17,8 +17,9 @@ from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
 from trainers.agents.baselines import bundle_baselines, equal_spend_baselines
 from trainers.agents.export import served_policy, write_policy
 from trainers.agents.feasibility import alarm
-from trainers.agents.ppo_policy import Iteration, Learner, PpoSettings, Preset, TrainedPolicy, new_learner, train_ppo
+from trainers.agents.ppo_policy import Iteration, Learner, TrainedPolicy, new_learner, train_ppo
 from trainers.agents.resume import STATE, fingerprints, restore_learner, save_learner
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.agents.training_log import TensorBoardLog, write_training_report
 from trainers.data import Dataset
 from trainers.env.params import DynamicsParams, SoftLimits

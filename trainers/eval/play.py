@@ -13,11 +13,11 @@ from churnsaver.domain.money import offer_costs_cents
 from churnsaver.domain.observation import HISTORY, CustomerFeatures, observation_names, observe
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
 from trainers.agents.baselines import Policy
-from trainers.env.dynamics import Situation, StepOutcome
 from trainers.env.params import CONSTRAINTS, DynamicsParams
 from trainers.env.population import Population
 from trainers.env.response import Floats, Ints
 from trainers.env.simulate import CampaignResult, campaign_budget_cents, campaign_months, run_campaign
+from trainers.env.step import Situation, StepOutcome
 from trainers.eval.hard_rules import RULES, RuleChecker
 from trainers.eval.zones import ZoneSchedule
 
