@@ -43,7 +43,7 @@ def train_ppo(
     from churnsaver.models.trees import RiskModel
     from churnsaver.settings import load_section, load_world
     from trainers.agents.feasibility import idle_limits, require_feasible
-    from trainers.agents.ppo_policy import PpoSettings
+    from trainers.agents.settings import PpoSettings
     from trainers.agents.train import Provenance, score_population, train_policy, training_folder
     from trainers.data import Part
     from trainers.data.load import load_dataset_as

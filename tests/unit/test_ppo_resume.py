@@ -12,8 +12,9 @@ import torch
 from churnsaver.errors import BadInput
 from churnsaver.settings import load_section
 from tests.support.campaign import TINY, population, short_settings
-from trainers.agents.ppo_policy import Learner, PpoSettings, Preset, TrainedPolicy, new_learner, train_ppo
+from trainers.agents.ppo_policy import Learner, TrainedPolicy, new_learner, train_ppo
 from trainers.agents.resume import STATE, fingerprints, restore_learner, save_learner
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.env.params import load_soft_limits
 
 PRESET = Preset(customers=48, iterations=4)

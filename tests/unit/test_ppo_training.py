@@ -135,6 +135,13 @@ def test_constraints_that_cannot_be_met_raise_the_alarm_and_fail_the_gate(tmp_pa
     assert "not met together: fatigue" in (tmp_path / "policy" / "MODEL_CARD.md").read_text()
 
 
+def test_a_policy_that_gave_contacting_up_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its costs are all within limits, so no other alarm would say why it earns nothing."""
+    monkeypatch.setattr("trainers.agents.train.IDLE_SHARE", 1e9)
+    manifest = train(tmp_path / "policy")
+    assert any("lower initial_contact_rate: 0.1 of ppo.yaml" in sentence for sentence in manifest.gate.missed)
+
+
 def test_training_leaves_curves_events_and_a_state_beside_the_checkpoint(tmp_path: Path) -> None:
     """The folder of the checkpoint holds its own files alone, so it can be replaced; a finished training resumes."""
     out = tmp_path / "policy"

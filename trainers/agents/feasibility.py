@@ -17,6 +17,8 @@ from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
 from trainers.env.response import sigmoid
 from trainers.env.simulate import campaign_budget_cents, campaign_months
 
+IDLE_SHARE = 0.01  # of the contact limit: a policy that contacts less has given contacting up
+
 
 def require_feasible(world: World, params: DynamicsParams, limits: SoftLimits, customers: int) -> None:
     """SettingsError where budget or limits leave campaigns of so many `customers` nothing to learn.
@@ -95,4 +97,13 @@ def alarm(name: str, cost: float, limit: float, multiplier: float, multiplier_ma
     return (
         f"the constraints are not met together: {name} was {cost:.4f} a customer-month over the last iterations, its "
         f"limit is {limit:.4f}; {mend}raise constraints.{name} or lower what else drives it"
+    )
+
+
+def given_up(initial_contact_rate: float) -> str:
+    """What to say of a policy that contacts next to nobody."""
+    return (
+        "the policy contacts next to nobody: if an untrained one costs many times what the limits allow, prices rise "
+        f"before it has learned whom to contact; lower initial_contact_rate: {initial_contact_rate:g} of ppo.yaml, or "
+        "raise the limits"
     )

@@ -25,8 +25,7 @@ from trainers.agents.feasibility import require_feasible, unmet_constraints
 from trainers.agents.lagrangian import Lagrangian
 from trainers.agents.networks import ActorCritic, masked_log_probs
 from trainers.agents.rollout import Batch, CampaignTotals, play_campaign
-from trainers.agents.settings import PpoSettings as PpoSettings  # noqa: PLC0414 - resume.py and cli import it here
-from trainers.agents.settings import Preset as Preset  # noqa: PLC0414
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.agents.settle import Validation, settle
 from trainers.env.dynamics import Campaign
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits

@@ -19,7 +19,8 @@ from safetensors.torch import save
 
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
-from trainers.agents.ppo_policy import Iteration, Learner, PpoSettings, Preset
+from trainers.agents.ppo_policy import Iteration, Learner
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.env.params import DynamicsParams, SoftLimits
 from trainers.env.population import Population
 

@@ -16,7 +16,7 @@ from churnsaver.models.baselines import BASELINES
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
 from trainers.agents.baselines import bundle_baselines, equal_spend_baselines
 from trainers.agents.export import served_policy, write_policy
-from trainers.agents.feasibility import alarm
+from trainers.agents.feasibility import IDLE_SHARE, alarm, given_up
 from trainers.agents.ppo_policy import Iteration, Learner, TrainedPolicy, new_learner, train_ppo
 from trainers.agents.resume import STATE, fingerprints, restore_learner, save_learner
 from trainers.agents.settings import PpoSettings, Preset
@@ -149,9 +149,11 @@ def train_policy(
 
 
 def raised_alarms(trained: TrainedPolicy, limits: SoftLimits, settings: PpoSettings) -> list[str]:
-    """A sentence for each constraint that training did not meet."""
+    """A sentence for each constraint that training did not meet, or for prices that left nothing of the policy."""
     last, game = trained.history[-1], settings.lagrangian
     recent = trained.history[-game.alarm_iterations :]
+    if trained.validation.costs_per_month["contact"] < IDLE_SHARE * limits.contact:
+        return [given_up(settings.initial_contact_rate)]
     return [
         alarm(
             name,

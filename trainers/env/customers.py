@@ -55,7 +55,8 @@ class Customers:
 
     def delay_hours(self, actions: NDArray[np.integer]) -> Floats:
         """Hours between the decision and the send of joint actions that contact."""
-        return np.asarray(self._world.delays_hours, dtype=np.float64)[self._action_delay[actions]]
+        hours: Floats = np.asarray(self._world.delays_hours, dtype=np.float64)[self._action_delay[actions]]
+        return hours
 
     def respond(
         self,
