@@ -108,6 +108,7 @@ def build_record(case: Case, state: ContactState, choice: Choice, written: Writt
                 "contact_cost_cents": int(state.contact_cost_cents[0]),
                 "budget_left_cents": int(state.budget_left_cents[0]),
                 "arm_budget_cents": case.budget_cents,
+                "budget_shared": case.budget_shared,
             },
             "message": {"id": written.message_id, "source": message.source if message else None},
             "safety": written.safety.model_dump(),

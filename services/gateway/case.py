@@ -29,6 +29,7 @@ class Case:
         budget_cents: the drawn arm's part of the campaign's budget.
         baseline_reason: why the baseline decides; None while the policy does.
         nobody_contacted: whether the kill switch forbids every contact.
+        budget_shared: whether the campaign has less left than the arm, so that others' spending counts here too.
     """
 
     request: RetainRequest
@@ -46,6 +47,7 @@ class Case:
     seed: int
     baseline_reason: BaselineReason | None
     nobody_contacted: bool
+    budget_shared: bool = False
     spent_ms: dict[str, float] = field(default_factory=dict)
 
     @property

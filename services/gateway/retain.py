@@ -196,7 +196,9 @@ class Retention:
 
     def _contact_state(self, case: Case, snapshot: Snapshot) -> ContactState:
         customer, campaign = case.request.customer, self.world.campaigns[case.request.campaign]
+        left_cents = campaign.budget_cents - snapshot.reserved_cents
         arm_left_cents = case.budget_cents - snapshot.arm_reserved_cents
+        case.budget_shared = not case.contacts_nobody and left_cents < arm_left_cents
         hours = [(case.now_ms - time_ms) / MS_PER_HOUR for time_ms in snapshot.contact_times_ms]
         local = local_hours_at_send(case.now, ZoneInfo(customer.timezone), self.world.delays_hours)
         cost = self.world.channels[case.channel].contact_cost_cents if case.channel else 0
@@ -207,7 +209,7 @@ class Retention:
             local_hour_at_send=np.array([local]),
             monthly_usd=np.array([self.scorecard.dataset.monthly_usd(customer.attributes)]),
             contact_cost_cents=np.array([cost]),
-            budget_left_cents=np.array([min(campaign.budget_cents - snapshot.reserved_cents, arm_left_cents)]),
+            budget_left_cents=np.array([min(left_cents, arm_left_cents)]),
         )
 
     def _slot(self, case: Case) -> str:

@@ -81,6 +81,8 @@ async def test_the_whole_is_never_overspent(gateway: Gateway) -> None:
     assert sum(answer["decision"]["contact"] for answer in answers) == 10
     total, by_arm = await reserved(gateway)
     assert (total, sum(by_arm.values())) == (whole, 10 * CENTS)
+    record = await gateway.records.get(next(a for a in answers if a["arm"] == "champion")["decision_id"])
+    assert record["contact_state"]["budget_shared"] is True
 
 
 async def test_what_is_left_is_the_arms(gateway: Gateway) -> None:
@@ -90,7 +92,7 @@ async def test_what_is_left_is_the_arms(gateway: Gateway) -> None:
     for answer in await retain(gateway, *(f"c{i}" for i in range(12))):
         state = (await gateway.records.get(answer["decision_id"]))["contact_state"]
         part = SHARES.budget_cents(answer["arm"], whole)
-        assert state["arm_budget_cents"] == part
+        assert (state["arm_budget_cents"], state["budget_shared"]) == (part, False)
         if answer["arm"] == "baseline":
             assert part - 13 * CENTS <= state["budget_left_cents"] <= part - 1_000
 

@@ -225,6 +225,11 @@ class TestExperiment:
         result = evaluate_experiment(read_log(tmp_path, WORLD), WORLD, PARAMS, scored, 14, 0.05)
         assert "leave these records out" in result["shared_budget"]["alarm"]
         assert result["shared_budget"]["short"] == {"champion": 1}
+        own = starved["contact_state"] | {"budget_shared": False}
+        (tmp_path / "decisions/b.jsonl").unlink()
+        write_lines(tmp_path / "decisions/b.jsonl", [starved | {"booking": "budget", "contact_state": own}])
+        result = evaluate_experiment(read_log(tmp_path, WORLD), WORLD, PARAMS, scored, 14, 0.05)
+        assert result["shared_budget"] == {"short": {}, "alarm": None}
 
     def test_intention_to_treat(self, tmp_path: Path) -> None:
         """A champion's customer whom the kill switch gave the baseline still counts for the champion."""

@@ -56,7 +56,7 @@ class Propensities(Lines):
 class LoggedContactState(Lines):
     hours_since_contact: list[Finite]
     contact_cost_cents: Annotated[int, Field(ge=0, le=MAX_CONTACT_COST_CENTS)]
-    arm_budget_cents: int | None = None  # of a record from before arms had budgets of their own
+    budget_shared: bool = True  # where a record is from before arms had parts of the budget
 
 
 class Decision(Lines):
