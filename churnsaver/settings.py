@@ -49,6 +49,14 @@ class ExperimentSettings(Frozen):
         """The champion's share."""
         return max(0.0, 1.0 - self.baseline - self.holdout)
 
+    def budget_cents(self, arm: str, campaign_cents: int) -> int:
+        """An arm's part of a campaign's budget: by its share among the arms that contact, rounded down.
+
+        So that what one arm spends does not change what another can do. The holdout spends nothing and is shown all.
+        """
+        shares = {"champion": self.champion, "baseline": self.baseline}
+        return int(campaign_cents * (shares[arm] / sum(shares.values()))) if shares.get(arm) else campaign_cents
+
 
 class GatewaySettings(Frozen):
     """The gateway.

@@ -13,7 +13,7 @@ from churnsaver.errors import BadInput
 from churnsaver.settings import load_serve_settings
 from cli.apps import app, bank_app
 from cli.common import SEED, JsonOption, SeedOption, emit, progress, stderr, stdout
-from cli.registry import PublishOption, describe
+from cli.registry import PublishOption, tell_trained
 
 model_app = typer.Typer(no_args_is_help=True, help="The language model's files.")
 app.add_typer(model_app, name="model")
@@ -33,8 +33,7 @@ def prepare(*, publish: PublishOption = False, seed: SeedOption = SEED, as_json:
     with stderr.status("preparing the language model") as line:
         manifest = prepare_model(settings.models, name, quantization, seed, say=line.update)
     folder = model_folder(settings.models, name, quantization)
-    result = {**describe(manifest, folder, publish=publish), "folder": str(folder)}
-    emit(result, as_json=as_json, title="Language model")
+    tell_trained(manifest, folder, publish=publish, as_json=as_json, title="Language model", folder=str(folder))
 
 
 @bank_app.command("list")
@@ -82,7 +81,7 @@ def generate(
     defaults = {"tone": settings.generator.tone, "language": settings.generator.languages[0]}
     sources = {pb.MESSAGE_SOURCE_BANK: "bank", pb.MESSAGE_SOURCE_MODEL: "model", pb.MESSAGE_SOURCE_TEMPLATE: "template"}
     try:
-        lines = briefs.read_text(encoding="utf-8").splitlines()
+        lines = briefs.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{briefs}: cannot be read ({error})") from None
     messages = []

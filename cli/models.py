@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress
-from cli.registry import PublishOption, describe
+from cli.common import SEED, JsonOption, OutOption, SeedOption, progress
+from cli.registry import PublishOption, tell_trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ def risk(
     from trainers.models.risk import train_risk
 
     manifest = _train(train_risk, data, schema, out, quick=quick, seed=seed)
-    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Risk model")
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Risk model")
 
 
 @train_app.command()
@@ -56,7 +56,7 @@ def accept(
     from trainers.models.accept import train_accept
 
     manifest = _train(train_accept, data, schema, out, quick=quick, seed=seed)
-    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Acceptance model")
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Acceptance model")
 
 
 def _train(

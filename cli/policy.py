@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress, stderr
-from cli.registry import PublishOption, champion, describe
+from cli.common import SEED, JsonOption, OutOption, SeedOption, progress, stderr
+from cli.registry import PublishOption, champion, tell_trained
 
 if TYPE_CHECKING:
     from churnsaver.checkpoints import Checkpoint
@@ -38,22 +38,29 @@ def train_ppo(
 
     Customers of the test part are left out, so that `eval policy` can judge on them. Beside --out, the folder
     OUT-training holds the learning curves (report.html), TensorBoard events and the state that --resume needs.
+    Exit 1 where the policy misses its quick gate, which held-out campaigns decide; it is written all the same.
     """
+    from churnsaver.models.trees import RiskModel
     from churnsaver.settings import load_section, load_world
-    from trainers.agents.feasibility import idle_limits
-    from trainers.agents.ppo_policy import PpoSettings
-    from trainers.agents.train import score_population, train_policy, training_folder
+    from trainers.agents.feasibility import idle_limits, require_feasible
+    from trainers.agents.settings import PpoSettings
+    from trainers.agents.train import Provenance, score_population, train_policy, training_folder
     from trainers.data import Part
     from trainers.data.load import load_dataset_as
     from trainers.env.params import load_dynamics, load_soft_limits
+    from trainers.models.seen import trained_on
 
     world, params, settings = load_world(), load_dynamics(), load_section("ppo", PpoSettings)
     dataset, checkpoints = load_dataset_as(data, schema), models(risk, accept)
-    population, parents = score_population(dataset.take(Part.TRAIN, Part.VALID), world, params, *checkpoints, seed)
+    seen = dataset.take(Part.TRAIN, Part.VALID)
+    population, parents = score_population(seen, world, params, *checkpoints, seed)
     held_out, _ = score_population(dataset.take(Part.TEST), world, params, *checkpoints, seed)
     preset, limits = settings.presets.quick if quick else settings.presets.full, load_soft_limits()
-    for idle in idle_limits(world, limits):
-        stderr.print(f"warning: env.yaml: {idle}", soft_wrap=True)
+    schema_of_risk = RiskModel.from_checkpoint(checkpoints[0]).schema
+    provenance = Provenance(data.name, dataset.sha256, trained_on(seen, schema_of_risk), parents)
+    require_feasible(world, params, limits, preset.customers)
+    for idle in idle_limits(world, params, limits):
+        stderr.print(f"warning: {idle}", soft_wrap=True)
     with progress() as bar:
         task = bar.add_task("training the policy", total=preset.iterations)
         manifest = train_policy(
@@ -66,13 +73,12 @@ def train_ppo(
             preset,
             out,
             seed=seed,
-            source=data.name,
-            parents=parents,
+            provenance=provenance,
             resume=resume,
             on_iteration=lambda iteration: bar.update(task, completed=iteration.number),
         )
-    described = describe(manifest, out, publish=publish) | {"training": str(training_folder(out))}
-    emit(described, as_json=as_json, title="Policy")
+    folder = str(training_folder(out))
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Policy", training=folder)
 
 
 def models(risk: Path | None, accept: Path | None) -> tuple[Checkpoint, Checkpoint]:

@@ -9,14 +9,20 @@ import typer
 
 from churnsaver.errors import BadInput, GateFailed
 from cli.apps import eval_app
-from cli.common import SEED, JsonOption, SeedOption, emit, progress
+from cli.common import SEED, JsonOption, SeedOption, emit, progress, stderr
 from cli.policy import AcceptOption, DataOption, RiskOption, SchemaOption, models
 from cli.registry import champion
 
 if TYPE_CHECKING:
+    from churnsaver.checkpoints import Checkpoint
     from churnsaver.domain.world import World
     from trainers.data import Dataset
     from trainers.env.population import Population
+
+UNSEEN = (
+    "give the file that it was trained on, whose test part it never saw, with an id column that keeps customers in "
+    "their part, or other customers"
+)
 
 
 @eval_app.command("policy")
@@ -41,30 +47,43 @@ def eval_policy(
     """Play the policy against its three baselines, on customers it was not trained on, as trained and under stress.
 
     The same luck for all (common random numbers), equal spend; hard rules are checked contact by contact. The
-    report names the checkpoint, so that `promote policy --evaluation report.json` can ask it.
+    report names the checkpoint, so that `promote policy --evaluation report.json` can ask it, and all that it was
+    judged under. Intervals are over customers and campaigns at once.
     """
     from churnsaver.checkpoints import open_checkpoint
     from churnsaver.models.policy import POLICY_KIND, OnnxPolicy
+    from churnsaver.models.trees import RiskModel
     from churnsaver.settings import load_world
     from trainers.agents.baselines import fit_baselines
+    from trainers.data import Part
     from trainers.data.load import load_dataset_as
     from trainers.env.params import load_dynamics, load_soft_limits
+    from trainers.eval.judged_under import judged_under, other_limits, other_models
     from trainers.eval.play import Setting
     from trainers.eval.policy import Judging, enough_campaigns, evaluate_policy
     from trainers.eval.policy_report import policy_sections
-    from trainers.eval.report import write_report
+    from trainers.eval.report import require_writable, write_report
+    from trainers.models.seen import require_unseen
 
-    world, params = load_world(), load_dynamics()
+    world, params, limits = load_world(), load_dynamics(), load_soft_limits()
     opened = champion(POLICY_KIND) if checkpoint is None else open_checkpoint(checkpoint, POLICY_KIND)
     policy = OnnxPolicy.from_checkpoint(opened)
     policy.require_world(world)
     policy.check_golden(opened)
     dataset = load_dataset_as(data, schema)
-    fitting, judging_customers = populations(dataset, risk, accept, seed)
+    scorers = models(risk, accept)
+    require_unseen(dataset.take(Part.TEST), opened, RiskModel.from_checkpoint(scorers[0]).schema, UNSEEN)
+    fitting, judging_customers = populations(dataset, scorers, seed)
     setting = Setting(world, params, judging_customers)
     judging = Judging(campaigns or enough_campaigns(world, len(judging_customers)))
     if gate:
         _require_enough(world, len(judging_customers), judging.campaigns)
+    if out is not None:
+        require_writable(out)
+    changed = other_limits(policy.limits, limits)
+    warnings = [*other_models(opened, scorers), *changed]
+    for warning in warnings:
+        stderr.print(f"warning: {warning}", soft_wrap=True)
     with progress() as bar:
         task = bar.add_task("fitting the baselines", total=None)
         families = fit_baselines(world, params, fitting, seed)
@@ -72,7 +91,7 @@ def eval_policy(
         found = evaluate_policy(
             setting,
             fitting,
-            load_soft_limits(),
+            limits,
             policy,
             families,
             judging,
@@ -82,8 +101,11 @@ def eval_policy(
     report = {
         "checkpoint": {"kind": POLICY_KIND, "version": opened.version, "sha256": opened.sha256},
         "data": {"name": data.name, "sha256": dataset.sha256},
+        "judged_under": judged_under(world, params, limits, scorers),
+        "warnings": warnings,
         "seed": seed,
         **found.result,
+        "missed": [*found.result["missed"], *changed],
     }
     if out is not None:
         write_report(out, f"Policy {opened.version} on {data.name}", report, [], policy_sections(report))
@@ -92,15 +114,19 @@ def eval_policy(
         raise GateFailed("; ".join(report["missed"]))
 
 
-def populations(dataset: Dataset, risk: Path | None, accept: Path | None, seed: int) -> tuple[Population, Population]:
-    """The customers whom training may see, on whom baselines are fitted and calibrated, and the held-out ones."""
+def populations(dataset: Dataset, scorers: tuple[Checkpoint, Checkpoint], seed: int) -> tuple[Population, Population]:
+    """The customers whom training may see, on whom baselines are fitted and calibrated, and the held-out ones.
+
+    Args:
+        scorers: the risk and acceptance checkpoints.
+    """
     from churnsaver.settings import load_world
     from trainers.agents.train import score_population
     from trainers.data import Part
     from trainers.env.params import load_dynamics
     from trainers.models.checks import MIN_TEST_ROWS
 
-    world, params, scorers = load_world(), load_dynamics(), models(risk, accept)
+    world, params = load_world(), load_dynamics()
     seen, held_out = dataset.take(Part.TRAIN, Part.VALID), dataset.take(Part.TEST)
     for rows, part in ((held_out, "test"), (seen, "training and validation")):
         if len(rows) < MIN_TEST_ROWS:
@@ -141,6 +167,9 @@ def _in_short(report: dict[str, Any]) -> dict[str, Any]:
         gains = ", ".join(f"{rival} {interval_text(gain['equal_spend'])}" for rival, gain in found["gain_over"].items())
         short[f"{name}: violations"] = found["hard_rule_violations"]
         short[f"{name}: gain over"] = gains
+        short[f"{name}: gain over never"] = interval_text(found["gain_usd"])
+        shares = ", ".join(f"{cost} {share['value']:.2f}" for cost, share in found["cost_over_limit"].items())
+        short[f"{name}: costs over their limits"] = shares
     for name, cost in report["constraints"].items():
         short[f"{name} a customer-month"] = f"{interval_text(cost)}, limit {cost['limit']:g}"
     return {**short, "missed": "; ".join(report["missed"]) or "nothing"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from churnsaver.errors import GateFailed
 from churnsaver.settings import ServeSettings, load_serve_settings
 from cli.apps import app
 from cli.common import JsonOption, emit, stderr, stdout
@@ -69,6 +70,10 @@ def publish(
 
     Running services verify it, run its golden cases and their own, and swap without dropping a request; they
     refuse and report one that fails. Exit 1 where the checkpoint missed the gate of its trainer.
+
+    A policy's own gate is a quick one, of a few campaigns, and publishing asks no more, also in the place of a
+    champion that was promoted on a whole evaluation. To ask that too, give --evaluation, or publish with
+    --challenger and `promote`.
     """
     published = publish_checkpoint(checkpoint, challenger=challenger, anew=anew, evaluation=evaluation)
     emit(published, as_json=as_json, title="Published")
@@ -220,13 +225,24 @@ def publish_checkpoint(
     return _told(settings, CheckpointEvent.TYPE_PUBLISHED, manifest.kind, release, alias)
 
 
-def describe(manifest: Manifest, out: Path, *, publish: bool) -> dict[str, object]:
-    """What training made, for people and --json; published first where that is wanted."""
-    published = {"release": publish_checkpoint(out)["release"]} if publish else {}
-    gate = (
-        {} if manifest.gate is None else {"gate": "passed" if manifest.gate.passed else "; ".join(manifest.gate.missed)}
-    )
-    return {"version": manifest.version, "kind": manifest.kind, **published, **gate, **manifest.metrics}
+def tell_trained(manifest: Manifest, out: Path, *, publish: bool, as_json: bool, title: str, **more: object) -> None:
+    """Says what training made, for people or as --json; published first where that is wanted and its gate passed.
+
+    Raises:
+        GateFailed: it missed its gate; the checkpoint is written all the same.
+    """
+    from churnsaver.checkpoints import Gate
+
+    gate = manifest.gate or Gate(passed=True)
+    result: dict[str, object] = {"version": manifest.version, "kind": manifest.kind, "out": str(out), **more}
+    if publish and gate.passed:
+        result["release"] = publish_checkpoint(out)["release"]
+    if manifest.gate is not None:
+        result["gate"] = gate.model_dump() if as_json else "passed" if gate.passed else "missed"
+    emit(result | manifest.metrics, as_json=as_json, title=title)
+    if not gate.passed:
+        unpublished = "; it is not published" if publish else ""
+        raise GateFailed(f"{manifest.version}: {'; '.join(gate.missed)}{unpublished}")
 
 
 def _told(settings: Any, event_type: Any, kind: str, release: Release, alias: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import typer
 from churnsaver.errors import BadInput
 from cli.apps import eval_app, shield_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
-from cli.registry import PublishOption, champion, describe
+from cli.registry import PublishOption, champion, tell_trained
 
 if TYPE_CHECKING:
     from churnsaver.safety.review import Review
@@ -41,7 +41,7 @@ def train(
     with progress() as bar:
         task = bar.add_task("training", total=len(data) + TRAINING_STEPS)
         manifest = train_shield(data, out, seed, advance=lambda: bar.advance(task))
-    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Shield")
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Shield")
 
 
 @eval_app.command("shield")
@@ -141,7 +141,7 @@ def check(
 def _lines(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each line's name and object; BadInput names the line that is none."""
     try:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{source}: cannot be read ({error})") from None
     for number, line in enumerate(text.splitlines(), start=1):

@@ -12,7 +12,7 @@ from cli.apps import eval_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
 from cli.model_eval import CheckpointOption, GateOption, ReportOption, Rows, RowsOption
 from cli.models import DataOption, QuickOption, SchemaOption
-from cli.registry import PublishOption, champion, describe
+from cli.registry import PublishOption, champion, tell_trained
 
 if TYPE_CHECKING:
     from churnsaver.models.uplift import Learner
@@ -69,7 +69,7 @@ def train(
         manifest = train_uplift(
             dataset, out, QUICK if quick else FULL, seed, arm=arm, learners=learners, advance=lambda: bar.advance(task)
         )
-    emit(describe(manifest, out, publish=publish), as_json=as_json, title="Uplift model")
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Uplift model")
 
 
 @eval_app.command("uplift")

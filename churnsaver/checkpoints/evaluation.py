@@ -61,7 +61,7 @@ class Evaluation:
                 "wrote"
             ) from None
 
-    def require(self, version: str, manifest_sha256: str) -> None:
+    def require(self, kind: str, version: str, manifest_sha256: str) -> None:
         """That it is of this very checkpoint, which missed nothing.
 
         Raises:
@@ -69,10 +69,10 @@ class Evaluation:
             GateFailed: a target was missed.
         """
         of = self.findings.checkpoint
-        if (of.version, of.sha256) != (version, manifest_sha256):
+        if (of.kind, of.version, of.sha256) != (kind, version, manifest_sha256):
             raise BadInput(
-                f"{self.where}: is of {of.version} (sha256 {of.sha256[:12]}…), not of {version} "
-                f"({manifest_sha256[:12]}…); evaluate that one"
+                f"{self.where}: is of the {of.kind} {of.version} (sha256 {of.sha256[:12]}…), not of the {kind} "
+                f"{version} ({manifest_sha256[:12]}…); evaluate that one"
             )
         if self.findings.missed:
             raise GateFailed(f"{version}: {'; '.join(self.findings.missed)}")

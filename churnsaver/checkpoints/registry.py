@@ -22,17 +22,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field, ValidationError
-
+from churnsaver.checkpoints.catalogue import Alias, Catalogue, Pointer, Release
 from churnsaver.checkpoints.checkpoint import MANIFEST, Checkpoint, Manifest, open_checkpoint, read_manifest
 from churnsaver.checkpoints.evaluation import Evaluation
 from churnsaver.checkpoints.signing import Signer, TrustedKeys
 from churnsaver.checkpoints.stores import Conflict, Store
-from churnsaver.domain.world import Frozen
 from churnsaver.errors import CheckpointError, GateFailed, RegistryError
+
+__all__ = ["Alias", "Catalogue", "Pointer", "Registry", "Release"]
 
 CATALOGUE_TYPE = "application/vnd.churn-saver.catalogue.v1+json"
 MANIFEST_TYPE = "application/vnd.churn-saver.manifest.v1+json"
@@ -41,87 +40,6 @@ EVALUATION_TYPE = "application/vnd.churn-saver.evaluation.v1+json"
 EVALUATED_KINDS = frozenset({"policy"})
 # Many who change one kind at once take turns; this many turns are more than any number of trainers needs.
 CHANGE_ATTEMPTS = 100
-
-
-class Alias(StrEnum):
-    """What serves, what may serve next, and what served before."""
-
-    CHAMPION = "champion"
-    CHALLENGER = "challenger"
-    PREVIOUS = "previous"
-
-
-class Release(Frozen):
-    """A published checkpoint: the number says how new it is, the hash what it is."""
-
-    number: int
-    version: str
-    manifest_sha256: str
-    published_at: datetime
-
-
-class Pointer(Frozen):
-    """Where an alias points; `rolled_back` says that somebody went back to an older release by name."""
-
-    number: int
-    rolled_back: bool = False
-
-
-class Catalogue(Frozen):
-    """Everything that was published of one kind.
-
-    Attributes:
-        lineage: random, from the first release on; another one is another catalogue, whose serials begin anew.
-        serial: grows with every change.
-    """
-
-    kind: str
-    lineage: str = ""
-    serial: int = 0
-    releases: tuple[Release, ...] = ()
-    aliases: dict[Alias, Pointer] = Field(default_factory=dict)
-
-    def at(self, alias: Alias) -> Release | None:
-        """The release that an alias points to; RegistryError where it points to nothing."""
-        if alias not in self.aliases:
-            return None
-        if (release := self._found(alias)) is None:
-            raise RegistryError(
-                f"{self.kind}: the alias {alias} points to release {self.aliases[alias].number}, which does not exist; "
-                "publish a checkpoint or roll back to one that does"
-            )
-        return release
-
-    def named(self, version: str) -> Release:
-        """The newest release of a version; RegistryError where there is none."""
-        for release in reversed(self.releases):
-            if release.version == version:
-                return release
-        known = ", ".join(release.version for release in self.releases[-5:]) or "none"
-        raise RegistryError(f"{self.kind}: no release is {version!r}; the last are: {known}")
-
-    def pointed(self, release: Release) -> Catalogue:
-        """With `release` as the challenger."""
-        aliases = {**self.aliases, Alias.CHALLENGER: Pointer(number=release.number)}
-        return self.model_copy(update={"aliases": aliases})
-
-    def moved(self, release: Release, *, rolled_back: bool = False) -> Catalogue:
-        """With `release` as the champion, and the former one as `previous`."""
-        aliases = {**self.aliases, Alias.CHAMPION: Pointer(number=release.number, rolled_back=rolled_back)}
-        if (former := self._found(Alias.CHAMPION)) is not None and former.number != release.number:
-            aliases[Alias.PREVIOUS] = Pointer(number=former.number)
-        if Alias.CHALLENGER in aliases and aliases[Alias.CHALLENGER].number == release.number:
-            del aliases[Alias.CHALLENGER]
-        return self.model_copy(update={"aliases": aliases})
-
-    def holds(self, alias: Alias, manifest_sha256: str) -> bool:
-        """Whether an alias points to this very checkpoint."""
-        found = self._found(alias)
-        return found is not None and found.manifest_sha256 == manifest_sha256
-
-    def _found(self, alias: Alias) -> Release | None:
-        pointer = self.aliases.get(alias)
-        return next((each for each in self.releases if pointer and each.number == pointer.number), None)
 
 
 class Registry:
@@ -178,7 +96,12 @@ class Registry:
                     said = str(error).replace(str(beside), f"{release.version} in {self.location}")
                     raise CheckpointError(f"{said}; `churn-saver publish` puts a whole one in its place") from None
                 beside.chmod(0o755)
-                beside.rename(folder)
+                try:
+                    beside.rename(folder)
+                except OSError:  # another process fetched the same at this moment
+                    if not (folder / MANIFEST).exists():
+                        raise
+                    checkpoint = open_checkpoint(folder, kind)
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
         except OSError as error:
@@ -218,7 +141,7 @@ class Registry:
         if not challenger and manifest.gate is not None and not manifest.gate.passed:
             raise GateFailed(f"{manifest.version}: {'; '.join(manifest.gate.missed)}; it may be a --challenger only")
         if evaluation is not None:
-            evaluation.require(manifest.version, checkpoint.sha256)
+            evaluation.require(manifest.kind, manifest.version, checkpoint.sha256)
         self._sign(raw, MANIFEST_TYPE)  # who may not sign uploads nothing
         for name, digest in manifest.files.items():
             self._store.upload(path / name, f"blobs/{digest}")
@@ -258,7 +181,7 @@ class Registry:
             if release is None:
                 raise RegistryError(f"{kind}: there is no challenger; name a version, or publish one with --challenger")
             self._require_gate(kind, release)
-            moved = _promoted(catalogue, release)
+            moved = catalogue.promoted(release)
             self._require_evaluated(kind, release, evaluation)
             return moved
 
@@ -289,15 +212,7 @@ class Registry:
             payload = self._trusted.verify(stored.content, CATALOGUE_TYPE, where)
         except RegistryError as error:
             raise RegistryError(f"{error}; `churn-saver publish --anew` begins the catalogue again") from None
-        try:
-            catalogue = Catalogue.model_validate_json(payload)
-        except ValidationError as error:
-            raise RegistryError(
-                f"{where}: is no catalogue that this version reads: {error.error_count()} faults"
-            ) from None
-        if catalogue.kind != kind:
-            raise RegistryError(f"{where}: is the catalogue of {catalogue.kind}; somebody put it in the wrong place")
-        return catalogue, stored.tag
+        return Catalogue.parse(payload, kind, where), stored.tag
 
     def _change(self, kind: str, change: Callable[[Catalogue], Catalogue], *, anew: bool = False) -> Catalogue:
         """Replaces the catalogue by what `change` makes of it, again and again until nobody came in between."""
@@ -358,7 +273,7 @@ class Registry:
         """Checks and keeps the evaluation, or finds the one that was kept before; GateFailed where there is none."""
         found = evaluation or self.evaluation(kind, release)
         if found is not None:
-            found.require(release.version, release.manifest_sha256)
+            found.require(kind, release.version, release.manifest_sha256)
         elif kind in EVALUATED_KINDS:
             raise GateFailed(
                 f"{release.version}: no evaluation shows that it meets its targets; run `churn-saver eval {kind} "
@@ -383,19 +298,3 @@ class Registry:
 
 def _evaluation_name(kind: str, manifest_sha256: str) -> str:
     return f"evaluations/{kind}/{manifest_sha256}.json"
-
-
-def _promoted(catalogue: Catalogue, release: Release) -> Catalogue:
-    """Forward only: what is older than the champion comes back by a rollback, which says so."""
-    champion = None
-    with contextlib.suppress(RegistryError):  # an alias that points to nothing is mended by moving it
-        champion = catalogue.at(Alias.CHAMPION)
-    if champion is not None and release.number < champion.number:
-        raise RegistryError(
-            f"{release.version} (release {release.number}) is older than the champion {champion.version} "
-            f"(release {champion.number}); "
-            f"to go back, run `churn-saver rollback {catalogue.kind} --to {release.version}`"
-        )
-    if champion is not None and release.number == champion.number:
-        return catalogue
-    return catalogue.moved(release)

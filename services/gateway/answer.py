@@ -107,6 +107,8 @@ def build_record(case: Case, state: ContactState, choice: Choice, written: Writt
                 "local_hour_at_send": state.local_hour_at_send[0].tolist(),
                 "contact_cost_cents": int(state.contact_cost_cents[0]),
                 "budget_left_cents": int(state.budget_left_cents[0]),
+                "arm_budget_cents": case.budget_cents,
+                "budget_shared": case.budget_shared,
             },
             "message": {"id": written.message_id, "source": message.source if message else None},
             "safety": written.safety.model_dump(),

@@ -26,8 +26,10 @@ class Case:
     Attributes:
         drawn_arm: the experiment's arm of this customer, the same for the whole campaign.
         shares: the experiment's arms.
+        budget_cents: the drawn arm's part of the campaign's budget.
         baseline_reason: why the baseline decides; None while the policy does.
         nobody_contacted: whether the kill switch forbids every contact.
+        budget_shared: whether the campaign has less left than the arm, so that others' spending counts here too.
     """
 
     request: RetainRequest
@@ -39,11 +41,13 @@ class Case:
     now: datetime
     drawn_arm: Arm
     shares: ExperimentSettings
+    budget_cents: int
     started: float
     deadline: float
     seed: int
     baseline_reason: BaselineReason | None
     nobody_contacted: bool
+    budget_shared: bool = False
     spent_ms: dict[str, float] = field(default_factory=dict)
 
     @property

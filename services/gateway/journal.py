@@ -142,14 +142,13 @@ class Journal:
 
     # -- opt-outs and contacts ---------------------------------------------------------------------
 
-    def add_contact(self, ref: str, campaign: str, decision_id: str, send_at_ms: int, cents: int) -> None:
+    def add_contact(self, contact: Contact) -> None:
         """Remembers a booked contact."""
-        contact = Contact(contact=ref, campaign=campaign, decision_id=decision_id, at_ms=send_at_ms, cents=cents)
         self._append(self._facts, contact)
 
-    def move_contact(self, ref: str, campaign: str, decision_id: str, sent_at_ms: int, cents: int) -> None:
+    def move_contact(self, contact: Contact) -> None:
         """Remembers when a booked contact was really sent."""
-        self.add_contact(ref, campaign, decision_id, sent_at_ms, cents)
+        self.add_contact(contact)
         self._dead_lines += 1
 
     def add_cancellation(self, ref: str, campaign: str, decision_id: str, cents: int) -> None:

@@ -74,6 +74,7 @@ class Claim:
         token: proves at booking that the claim is still ours.
         body_sha: hash of what the request asks for.
         slot: which standing decision it may meet.
+        arm: the experiment's, whose part of the campaign's budget is drawn on.
     """
 
     key: str
@@ -81,6 +82,7 @@ class Claim:
     body_sha: str
     customer_ref: str
     campaign: str
+    arm: str
     slot: str
     now_ms: int
 
@@ -90,11 +92,14 @@ class Snapshot:
     """What the ledger knows of a customer at the moment of the claim.
 
     Attributes:
+        reserved_cents: of the campaign.
+        arm_reserved_cents: of it, by the customer's arm.
         contact_times_ms: contacts of the last four weeks and booked ones, Unix time in ms.
     """
 
     opted_out: bool
     reserved_cents: int
+    arm_reserved_cents: int
     contact_times_ms: tuple[int, ...]
 
 
@@ -108,12 +113,18 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Booking:
-    """What is to be booked, in the slot that it will stand in. `send_at_ms` is None when nobody is contacted."""
+    """What is to be booked, in the slot that it will stand in.
+
+    Attributes:
+        send_at_ms: None when nobody is contacted.
+        arm_budget_cents: the arm's part of the campaign's budget.
+    """
 
     slot: str
     decision_id: str
     send_at_ms: int | None
     reserved_cents: int
+    arm_budget_cents: int
     record: bytes
     answer: bytes
     answer_if_refused: bytes
@@ -145,6 +156,7 @@ class Contact(Frozen):
     decision_id: str
     at_ms: int
     cents: int
+    arm: str = "champion"  # of lines from before arms had budgets of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +165,7 @@ class Kept:
 
     send_at_ms: int
     reserved_cents: int
+    arm: str
 
 
 class Ledger(Protocol):
@@ -198,14 +211,15 @@ class RedisLedger:
             contacts_key(ref),
             opt_out_key(ref),
             reserved_key(campaign),
+            reserved_by_arm_key(campaign),
         ]
-        args = [claim.body_sha, claim.token, self._claim_ms, oldest_contact_ms(claim.now_ms)]
+        args = [claim.body_sha, claim.token, self._claim_ms, oldest_contact_ms(claim.now_ms), claim.arm]
         status, *rest = await self._run(self._claim, names, args)
         match status:
             case b"claimed":
                 # Redis answers members and scores in turns; the scores are the times.
-                times = tuple(int(float(score)) for score in rest[3::2])
-                return Snapshot(bool(rest[0]), int(rest[1]), times)
+                times = tuple(int(float(score)) for score in rest[4::2])
+                return Snapshot(bool(rest[0]), int(rest[1]), int(rest[2]), times)
             case b"replay" | b"standing":
                 return StoredAnswer(rest[0], standing=status == b"standing")
             case b"mismatch":
@@ -235,6 +249,7 @@ class RedisLedger:
             decision_key(booking.decision_id),
             OUTBOX,
             customer_key(ref),
+            reserved_by_arm_key(campaign),
         ]
         args = [
             claim.token,
@@ -251,6 +266,8 @@ class RedisLedger:
             self._world.epoch_hours * 3600,
             self._record_s,
             claim.body_sha,
+            claim.arm,
+            booking.arm_budget_cents,
         ]
         status, *rest = await self._run(self._book, names, args)
         if status == b"lost":
@@ -286,6 +303,7 @@ class RedisLedger:
             reserved_key(unsent.campaign),
             OUTBOX,
             customer_key(unsent.customer_ref),
+            reserved_by_arm_key(unsent.campaign),
         ]
         args = [
             unsent.token,
@@ -297,7 +315,9 @@ class RedisLedger:
             self._record_s,
         ]
         status = await self._run(self._settle, names, args)
-        return Kept(send_at_ms=int(float(status[1])), reserved_cents=int(status[2])) if status else None
+        if not status:
+            return None
+        return Kept(send_at_ms=int(float(status[1])), reserved_cents=int(status[2]), arm=status[3].decode())
 
     async def restore(self, contacts: Sequence[Contact]) -> None:
         """Adds contacts and what they reserved, each once, with whom to ask for an opt-out of them."""
@@ -308,10 +328,11 @@ class RedisLedger:
                 customer_key(each.contact),
                 contacted_key(each.decision_id),
                 decision_key(each.decision_id),
+                reserved_by_arm_key(each.campaign),
             )
             for each in contacts
         )
-        facts = ((each.decision_id, each.at_ms, each.cents, each.contact) for each in contacts)
+        facts = ((each.decision_id, each.at_ms, each.cents, each.contact, each.arm) for each in contacts)
         await self._run(self._restore, list(chain(*names)), [self._record_s, *chain(*facts)])
 
     async def contacted(self, decision_id: str) -> str | None:
@@ -414,6 +435,11 @@ def opt_out_key(ref: str) -> str:
 
 def reserved_key(campaign: str) -> str:
     return f"cs:reserved:{campaign}"
+
+
+def reserved_by_arm_key(campaign: str) -> str:
+    """The same by the arm of an experiment, a hash."""
+    return f"cs:reserved-by-arm:{campaign}"
 
 
 def decision_key(decision_id: str) -> str:

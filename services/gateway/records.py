@@ -30,6 +30,7 @@ from services.gateway.journal import Journal
 from services.gateway.kill_switch import KillSwitch
 from services.gateway.ledger import (
     MS_PER_HOUR,
+    Contact,
     LedgerUnavailable,
     RedisLedger,
     available,
@@ -133,7 +134,16 @@ class Records:
             case b"lost":
                 raise unavailable(NOT_RELEASED)
             case b"released":
-                self._journal.move_contact(ref, campaign, decision_id, now_ms, record["reserved_cents"])
+                self._journal.move_contact(
+                    Contact(
+                        contact=ref,
+                        campaign=campaign,
+                        decision_id=decision_id,
+                        at_ms=now_ms,
+                        cents=record["reserved_cents"],
+                        arm=record["drawn_arm"],
+                    )
+                )
                 return None
             case b"again":
                 return None
@@ -223,7 +233,13 @@ class Records:
         ref, campaign = record["customer_ref"], record["campaign"]
         async with available_or_503(NOT_RELEASED):
             cancelled = await self._cancel(
-                keys=[decision_key(decision_id), keys.contacts_key(ref), keys.reserved_key(campaign), keys.OUTBOX],
+                keys=[
+                    decision_key(decision_id),
+                    keys.contacts_key(ref),
+                    keys.reserved_key(campaign),
+                    keys.OUTBOX,
+                    keys.reserved_by_arm_key(campaign),
+                ],
                 args=[decision_id],
             )
         if cancelled:

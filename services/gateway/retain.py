@@ -41,6 +41,7 @@ from services.gateway.ledger import (
     MS_PER_HOUR,
     Booking,
     Claim,
+    Contact,
     InFlight,
     KeyMismatch,
     Ledger,
@@ -101,6 +102,7 @@ class Retention:
             body_sha=body_sha(request),
             customer_ref=case.customer_ref,
             campaign=request.campaign,
+            arm=case.drawn_arm,
             slot=self._slot(case),
             now_ms=case.now_ms,
         )
@@ -174,6 +176,9 @@ class Retention:
             now=now,
             drawn_arm=arm,
             shares=self._gateway.experiment,
+            budget_cents=self._gateway.experiment.budget_cents(
+                arm, self.world.campaigns[request.campaign].budget_cents
+            ),
             started=started,
             deadline=started + self._gateway.deadline_ms / 1000.0,
             seed=int.from_bytes(draw[:8]),
@@ -191,6 +196,9 @@ class Retention:
 
     def _contact_state(self, case: Case, snapshot: Snapshot) -> ContactState:
         customer, campaign = case.request.customer, self.world.campaigns[case.request.campaign]
+        left_cents = campaign.budget_cents - snapshot.reserved_cents
+        arm_left_cents = case.budget_cents - snapshot.arm_reserved_cents
+        case.budget_shared = not case.contacts_nobody and left_cents < arm_left_cents
         hours = [(case.now_ms - time_ms) / MS_PER_HOUR for time_ms in snapshot.contact_times_ms]
         local = local_hours_at_send(case.now, ZoneInfo(customer.timezone), self.world.delays_hours)
         cost = self.world.channels[case.channel].contact_cost_cents if case.channel else 0
@@ -201,7 +209,7 @@ class Retention:
             local_hour_at_send=np.array([local]),
             monthly_usd=np.array([self.scorecard.dataset.monthly_usd(customer.attributes)]),
             contact_cost_cents=np.array([cost]),
-            budget_left_cents=np.array([campaign.budget_cents - snapshot.reserved_cents]),
+            budget_left_cents=np.array([min(left_cents, arm_left_cents)]),
         )
 
     def _slot(self, case: Case) -> str:
@@ -240,7 +248,7 @@ class Retention:
             local_hour_at_send=state.local_hour_at_send[0].tolist(),
             contact_cost_cents=int(state.contact_cost_cents[0]),
             budget_left_cents=int(state.budget_left_cents[0]),
-            budget_cents=self.world.campaigns[request.campaign].budget_cents,
+            budget_cents=case.budget_cents,
         )
         timeout_s = case.time_left_s(self._gateway.decision_timeout_ms)
         answer = await self._decision.decide(request.customer.attributes, contact, case.seed, policy, timeout_s)
@@ -352,6 +360,7 @@ class Retention:
             decision_id=case.decision_id,
             send_at_ms=send_at_ms,
             reserved_cents=choice.reserved_cents if written.message else 0,
+            arm_budget_cents=case.budget_cents,
             record=build_record(case, state, choice, written, send_at_ms),
             answer=dump(answer),
             answer_if_refused=dump(refused(answer)),
@@ -361,7 +370,14 @@ class Retention:
             return await self._answer_again(claim, case, StoredAnswer(stored, standing=True))
         if status == "booked" and send_at_ms is not None:
             self._journal.add_contact(
-                case.customer_ref, case.request.campaign, case.decision_id, send_at_ms, choice.reserved_cents
+                Contact(
+                    contact=case.customer_ref,
+                    campaign=case.request.campaign,
+                    decision_id=case.decision_id,
+                    at_ms=send_at_ms,
+                    cents=choice.reserved_cents,
+                    arm=case.drawn_arm,
+                )
             )
             metrics.count_contact(case.request.campaign, answer, choice.reserved_cents)
         metrics.count(answer, status)
@@ -397,7 +413,9 @@ class Retention:
         case.baseline_reason = BaselineReason.LEDGER_UNAVAILABLE
         # Not the id that a script may have booked under before its reply was lost.
         case.decision_id = uuid.uuid4().hex
-        state = self._contact_state(case, Snapshot(opted_out=False, reserved_cents=0, contact_times_ms=()))
+        state = self._contact_state(
+            case, Snapshot(opted_out=False, reserved_cents=0, arm_reserved_cents=0, contact_times_ms=())
+        )
         choice, written = self._baseline(case, state), Written(None, SafetyBody())
         answer = build_answer(self.world, self.actions, case, choice, written)
         body = dump(answer)

@@ -125,7 +125,14 @@ async def send_unsent(ledger: RedisLedger, journal: Journal) -> None:
         kept = await ledger.settle(unsent)
         if kept is not None:
             journal.add_contact(
-                unsent.customer_ref, unsent.campaign, unsent.token, kept.send_at_ms, kept.reserved_cents
+                Contact(
+                    contact=unsent.customer_ref,
+                    campaign=unsent.campaign,
+                    decision_id=unsent.token,
+                    at_ms=kept.send_at_ms,
+                    cents=kept.reserved_cents,
+                    arm=kept.arm,
+                )
             )
     if waiting:
         await journal.drop_unsent(waiting)

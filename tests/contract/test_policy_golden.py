@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from churnsaver.checkpoints import Gate, open_checkpoint, write_checkpoint
+from churnsaver.checkpoints.checkpoint import MODEL_CARD
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.errors import CheckpointError
+from churnsaver.models.baselines import BASELINES
 from churnsaver.models.policy import OnnxPolicy, masked_softmax
 from tests.support.baselines import small_bundle
 from tests.support.campaign import campaign, population, settings, tiny_policy
@@ -34,11 +36,11 @@ def written(out: Path) -> Path:
         world,
         tiny_policy(),
         load_soft_limits(),
-        small_bundle(world),
+        {BASELINES: small_bundle(world), MODEL_CARD: b"# Policy\n"},
         seed=42,
         metrics={},
         parents={},
-        card="# Policy\n",
+        data_sha256="0" * 64,
         gate=Gate(passed=True),
     )
     return out

@@ -58,7 +58,10 @@ class SlowLedger:
         raise AssertionError("the booking never arrived")
 
     async def reserved_cents(self) -> int:
-        return int(await self.redis.get("cs:reserved:default") or 0)
+        """Of the campaign, and of its only arm."""
+        reserved = int(await self.redis.get("cs:reserved:default") or 0)
+        assert reserved == int(await self.redis.hget("cs:reserved-by-arm:default", "champion") or 0)
+        return reserved
 
     async def contacts(self) -> int:
         ref = pseudonym(self.gateway.settings.pseudonym_key, "c1")

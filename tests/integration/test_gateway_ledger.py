@@ -18,13 +18,21 @@ from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body, serving_gateway
 
 CLAIM = Claim(
-    key="k1", token="d1", body_sha="sha", customer_ref="ref", campaign="default", slot="policy", now_ms=10**12
+    key="k1",
+    token="d1",
+    body_sha="sha",
+    customer_ref="ref",
+    campaign="default",
+    arm="champion",
+    slot="policy",
+    now_ms=10**12,
 )
 BOOKING = Booking(
     slot="policy",
     decision_id="d1",
     send_at_ms=10**12,
     reserved_cents=600,
+    arm_budget_cents=10_000,
     record=b"{}",
     answer=b"yes",
     answer_if_refused=b"no",
@@ -48,6 +56,7 @@ def bugs() -> float:
         {"reserved_cents": -1},
         {"reserved_cents": 2**60},
         {"reserved_cents": "many"},
+        {"arm_budget_cents": "all"},
         {"send_at_ms": 1.5},
         {"send_at_ms": "soon"},
     ],

@@ -15,7 +15,7 @@ from services.gateway import upkeep
 from services.gateway.case import pseudonym
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.journal import Journal, OptOut
-from services.gateway.ledger import Contact, contacts_key, opt_out_key, reserved_key
+from services.gateway.ledger import Contact, contacts_key, opt_out_key, reserved_by_arm_key, reserved_key
 from services.gateway.upkeep import keep_ledger
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
@@ -95,7 +95,9 @@ async def state(gateway: Gateway, *customers: str) -> tuple[list[bool], list[lis
     """Who opted out, who is contacted by which decisions, and what is reserved."""
     opted_out = [bool(await gateway.redis.exists(opt_out_key(ref(gateway, each)))) for each in customers]
     contacts = [await gateway.redis.zrange(contacts_key(ref(gateway, each)), 0, -1) for each in customers]
-    return opted_out, contacts, int(await gateway.redis.get(reserved_key("default")) or 0)
+    reserved = int(await gateway.redis.get(reserved_key("default")) or 0)
+    assert reserved == int(await gateway.redis.hget(reserved_by_arm_key("default"), "champion") or 0)
+    return opted_out, contacts, reserved
 
 
 async def test_a_lost_ledger_is_filled_by_all(replicas: list[Gateway]) -> None:

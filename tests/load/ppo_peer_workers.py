@@ -114,7 +114,8 @@ class Enough(Exception):
 def ours(job: Job) -> dict[str, Any]:
     """`trainers.agents.ppo_policy`; "matched" learns from every row in as large batches as SB3."""
     from trainers.agents.networks import Critic
-    from trainers.agents.ppo_policy import Learner, PpoSettings, Preset, new_learner, train_ppo
+    from trainers.agents.ppo_policy import Learner, new_learner, train_ppo
+    from trainers.agents.settings import PpoSettings, Preset
     from trainers.agents.settle import ActorPolicy
 
     shared, settings = World(), load_section("ppo", PpoSettings)

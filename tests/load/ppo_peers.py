@@ -34,7 +34,13 @@ ROUNDS, LAPS = 3, 5  # of the throughput
 OUR_ITERATIONS, SB3_ITERATIONS = 120, 50  # about as many CPU seconds each
 SB3_GRID = [
     {"learning_rate": rate, "price_usd": price, "entropy": entropy}
-    for rate, price, entropy in ((3e-3, 1.0, 0.02), (3e-3, 4.0, 0.02), (1e-3, 4.0, 0.02), (3e-3, 4.0, 0.1))
+    for rate, price, entropy in (
+        (3e-3, 0.25, 0.02),
+        (3e-3, 0.5, 0.02),
+        (3e-3, 1.0, 0.02),
+        (1e-3, 0.5, 0.02),
+        (3e-3, 0.5, 0.1),
+    )
 ]
 OMNISAFE = {"envs": 256, "batch": 896, "constraint": "contact", "learning_rate": 1e-3, "lambda_lr": 0.035}
 OMNISAFE_CPU_S = 45.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from churnsaver.domain.world import World
 from churnsaver.settings import load_section, load_world
-from trainers.agents.ppo_policy import PpoSettings, Preset, TrainedPolicy, train_ppo
+from trainers.agents.ppo_policy import TrainedPolicy, train_ppo
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.env.dynamics import Campaign
 from trainers.env.params import DynamicsParams, load_dynamics, load_soft_limits
 from trainers.env.population import Population, synthetic_population

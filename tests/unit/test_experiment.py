@@ -223,8 +223,13 @@ class TestExperiment:
         starved = decision(5_000, "champion", 0.4, 3, 0.5, read_log(tmp_path, WORLD).decisions[0].decided_at)
         write_lines(tmp_path / "decisions/b.jsonl", [starved | {"booking": "budget"}])
         result = evaluate_experiment(read_log(tmp_path, WORLD), WORLD, PARAMS, scored, 14, 0.05)
-        assert "give each arm a budget of its own" in result["shared_budget"]["alarm"]
+        assert "leave these records out" in result["shared_budget"]["alarm"]
         assert result["shared_budget"]["short"] == {"champion": 1}
+        own = starved["contact_state"] | {"budget_shared": False}
+        (tmp_path / "decisions/b.jsonl").unlink()
+        write_lines(tmp_path / "decisions/b.jsonl", [starved | {"booking": "budget", "contact_state": own}])
+        result = evaluate_experiment(read_log(tmp_path, WORLD), WORLD, PARAMS, scored, 14, 0.05)
+        assert result["shared_budget"] == {"short": {}, "alarm": None}
 
     def test_intention_to_treat(self, tmp_path: Path) -> None:
         """A champion's customer whom the kill switch gave the baseline still counts for the champion."""

@@ -39,6 +39,12 @@ def contact(decision_id: str, at_ms: int = 1, ref: str = "ann") -> Contact:
     return Contact(contact=ref, campaign="c", decision_id=decision_id, at_ms=at_ms, cents=600)
 
 
+def test_a_line_from_before_arms_had_budgets_is_the_champions() -> None:
+    """Gateways read what older ones wrote."""
+    line = '{"contact": "ann", "campaign": "c", "decision_id": "d", "at_ms": 1, "cents": 600}'
+    assert Contact.model_validate_json(line).arm == "champion"
+
+
 def reopened(folder: Path) -> tuple[list[OptOut | Contact], list[Unsent]]:
     """What a gateway finds that starts on `folder`."""
     journal = Journal(folder)
@@ -59,11 +65,11 @@ def test_a_torn_line_does_not_swallow_the_next_one(tmp_path: Path, torn: bytes) 
 
 def test_facts_of_other_gateways_can_be_added_from_outside(journal: Journal, tmp_path: Path) -> None:
     """What DEPLOYMENT.md says of a lost Redis: all journals together, appended to each while it runs."""
-    journal.add_contact("ann", "c", "d-1", 1, 600)
+    journal.add_contact(contact("d-1", 1, "ann"))
     journal.add_cancellation("ann", "c", "d-1", 600)
     other = Journal(tmp_path / "other")
     other.add_opt_out("bob")
-    other.add_contact("eve", "c", "d-2", 2, 600)
+    other.add_contact(contact("d-2", 2, "eve"))
     other.close()
     ours, theirs = (tmp_path / "facts.jsonl"), (tmp_path / "other" / "facts.jsonl")
     together = ours.read_bytes() + theirs.read_bytes()
@@ -86,8 +92,8 @@ def test_a_line_torn_while_it_runs_does_not_swallow_the_next_one(
 
     with monkeypatch.context() as full:
         full.setattr(line_file, "_write_all", a_part)
-        journal.add_contact("ann", "c", "d1", 1, 600)
-    journal.add_contact("ann", "c", "d2", 1, 600)
+        journal.add_contact(contact("d1", 1, "ann"))
+    journal.add_contact(contact("d2", 1, "ann"))
     journal.close()
     assert reopened(tmp_path)[0] == [contact("d2")]
 
@@ -121,8 +127,8 @@ async def test_a_rewrite_keeps_what_is_appended_meanwhile(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DELETE rewrites in a thread: the event loop goes on, and its appends are not lost."""
-    journal.add_contact("ann", "c", "d1", 1, 600)
-    journal.add_contact("bob", "c", "d2", 1, 600)
+    journal.add_contact(contact("d1", 1, "ann"))
+    journal.add_contact(contact("d2", 1, "bob"))
     going, go_on = threading.Event(), threading.Event()
     fold = journal_module.fold
 
@@ -134,10 +140,10 @@ async def test_a_rewrite_keeps_what_is_appended_meanwhile(
     monkeypatch.setattr(journal_module, "fold", slowly)
     erasing = asyncio.create_task(journal.erase(["ann"]))
     await asyncio.to_thread(going.wait, 5.0)
-    journal.add_contact("cid", "c", "d3", 1, 600)
+    journal.add_contact(contact("d3", 1, "cid"))
     go_on.set()
     await erasing
-    journal.add_contact("dan", "c", "d4", 1, 600)
+    journal.add_contact(contact("d4", 1, "dan"))
     journal.close()
     monkeypatch.undo()
     found, _ = reopened(tmp_path)
@@ -148,7 +154,7 @@ async def test_a_crash_during_a_rewrite_leaves_the_old_file(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new file is complete on the disk before it takes the old one's place; later appends go where they count."""
-    journal.add_contact("ann", "c", "d1", 1, 600)
+    journal.add_contact(contact("d1", 1, "ann"))
 
     def crash(*_: Any) -> None:
         raise OSError(errno.EIO, "gone")
@@ -157,7 +163,7 @@ async def test_a_crash_during_a_rewrite_leaves_the_old_file(
         failing.setattr(line_file.Path, "replace", crash)
         with pytest.raises(OSError, match="gone"):
             await journal.erase(["ann"])
-    journal.add_contact("bob", "c", "d2", 1, 600)
+    journal.add_contact(contact("d2", 1, "bob"))
     journal.close()
     assert reopened(tmp_path)[0] == [contact("d1"), contact("d2", ref="bob")]
 
@@ -201,12 +207,12 @@ async def test_facts_are_compacted_when_most_lines_say_nothing(
     """Cancelled contacts and earlier times go; what is true stays, also what earlier versions repeated."""
     monkeypatch.setattr(journal_module, "COMPACT_LINES", 10)
     journal.add_opt_out("zoe")
-    journal.add_contact("ann", "c", "d0", 1, 600)
-    journal.move_contact("ann", "c", "d0", 2, 600)
+    journal.add_contact(contact("d0", 1, "ann"))
+    journal.move_contact(contact("d0", 2, "ann"))
     await journal.compact()
     assert len((tmp_path / "facts.jsonl").read_text().splitlines()) == 3
     for number in range(1, 10):
-        journal.add_contact("bob", "c", f"d{number}", 1, 600)
+        journal.add_contact(contact(f"d{number}", 1, "bob"))
         journal.add_cancellation("bob", "c", f"d{number}", 600)
     await journal.compact()
     assert len((tmp_path / "facts.jsonl").read_text().splitlines()) == 2
@@ -217,7 +223,7 @@ async def test_erasure_reaches_every_file(tmp_path: Path) -> None:
     """Contacts, answers that wait for Redis, and damaged lines."""
     (tmp_path / "facts.jsonl").write_bytes(b'{"contact":"ann","cam\n{"contact":"bob","cam\n')
     journal = Journal(tmp_path)
-    journal.add_contact("ann", "c", "d1", 1, 600)
+    journal.add_contact(contact("d1", 1, "ann"))
     journal.add_unsent(unsent())
     journal.add_unsent(unsent("k2", ref="bob"))
     await journal.erase(["ann"])
@@ -235,7 +241,7 @@ def no_space(*_: Any) -> None:
 
 WRITES: list[tuple[str, Callable[[Journal], None]]] = [
     ("unsent.jsonl", lambda journal: journal.add_unsent(unsent())),
-    ("facts.jsonl", lambda journal: journal.add_contact("ann", "c", "d1", 1, 600)),
+    ("facts.jsonl", lambda journal: journal.add_contact(contact("d1", 1, "ann"))),
     ("facts.jsonl", lambda journal: journal.add_cancellation("ann", "c", "d1", 600)),
 ]
 

@@ -64,11 +64,11 @@ def test_the_aim_lies_below_the_limit() -> None:
 
 
 def test_combined_advantage_is_the_formula() -> None:
-    """(A_r - Σ λ A_c) / (1 + Σ λ)."""
+    """A_r - Σ λ A_c."""
     game = lagrangian()
     game.multipliers = np.array([1.0, 0.0, 2.0, 0.0])
     combined = game.combine(np.array([4.0, 0.0]), np.array([[1.0, 9.0, 0.5, 9.0], [0.0, 0.0, 1.0, 0.0]]))
-    assert combined.tolist() == [(4.0 - 1.0 - 1.0) / 4.0, -2.0 / 4.0]
+    assert combined.tolist() == [4.0 - 1.0 - 1.0, -2.0]
     assert list(game.named()) == list(CONSTRAINTS)
 
 

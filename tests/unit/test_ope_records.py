@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from churnsaver.domain.actions import NO_CONTACT
 from churnsaver.domain.money import retained_value_usd
+from churnsaver.domain.world import HOURS_PER_MONTH
 from churnsaver.errors import BadInput, GateFailed, SchemaError
 from churnsaver.settings import load_schema
 from cli.main import app
@@ -241,6 +243,22 @@ class TestRecords:
         assert missed_targets(result, {"contact": 1.0}, None)[-1].startswith("the log spans less than a month")
         for name in ("spend_usd", "contact", "fatigue"):
             assert result["costs"][name]["dr"]["high"] == result["costs"][name]["ips"]["value"] == 0.0
+
+    def test_months_are_those_that_customers_were_there(self, tmp_path: Path) -> None:
+        """One decision a customer and epoch is one, however late half of them came; an editor's BOM does no harm."""
+        lines = [
+            decision(100 * i + day, "champion", 0.7, day % len(SPACE), 0.5, START + timedelta(days=day))
+            | {"customer_ref": f"c{i}"}
+            for i in range(20)
+            for day in range((0, 40)[i % 2], 60)
+        ]
+        write_lines(tmp_path / "decisions/a.jsonl", lines)
+        write_lines(tmp_path / "outcomes/a.jsonl", [outcome(lines[0], "retained", START + timedelta(days=90))])
+        for path in tmp_path.rglob("*.jsonl"):
+            path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+        found = decided(read_log(tmp_path, WORLD), NeverContact(), WORLD, PARAMS, 14)
+        epochs_per_month = HOURS_PER_MONTH / WORLD.epoch_hours
+        assert found.per_customer_month == pytest.approx(epochs_per_month, rel=1e-6)
 
 
 LATE = ("accepted", "opted_out")

@@ -12,14 +12,17 @@ from trainers.agents.baselines import NeverContact, PropensityPolicy
 from trainers.eval.arena import compare, simultaneous_intervals
 from trainers.eval.business import FIGURES, business_figures, segments
 from trainers.eval.play import Play, Setting, play
-from trainers.eval.resample import CustomerBootstrap
+from trainers.eval.resample import TwoWayBootstrap
 
 N = 400
-BOOTSTRAP = CustomerBootstrap(N, seed=3, resamples=500)
 
 
 def setting() -> Setting:
     return Setting(*settings(), population(N))
+
+
+def bootstrap(campaigns: int) -> TwoWayBootstrap:
+    return TwoWayBootstrap(campaigns, N, seed=3, resamples=500)
 
 
 def gaining(gain_usd: np.ndarray) -> Play:
@@ -31,7 +34,7 @@ def gaining(gain_usd: np.ndarray) -> Play:
 def test_common_luck_cancels_in_a_pair() -> None:
     """A small lead over noise that both share is certain; without pairs it would drown."""
     noise = np.random.default_rng(1).normal(0.0, 50.0, N)
-    arena = compare({"a": gaining(noise), "b": gaining(noise + 1.0)}, BOOTSTRAP)
+    arena = compare({"a": gaining(noise), "b": gaining(noise + 1.0)}, bootstrap(1))
     assert [standing.policy for standing in arena.standings] == ["b", "a"]
     assert arena.standings[0].gain.high - arena.standings[0].gain.low > 5.0
     pair = arena.pair("b", "a")
@@ -47,7 +50,7 @@ def test_ranks_stay_open_where_policies_cannot_be_told_apart() -> None:
     """Two equals share the ranks, one far worse is last, and the simultaneous interval is the wider one."""
     rng = np.random.default_rng(2)
     plays = {name: gaining(rng.normal(mean, 1.0, N)) for name, mean in (("a", 5.0), ("b", 5.0), ("c", 0.0))}
-    arena = compare(plays, BOOTSTRAP)
+    arena = compare(plays, bootstrap(1))
     ranks = {standing.policy: (standing.best_rank, standing.worst_rank) for standing in arena.standings}
     assert (ranks["a"], ranks["b"], ranks["c"]) == ((1, 2), (1, 2), (3, 3))
     for pair in arena.pairs:
@@ -60,7 +63,7 @@ def test_simultaneous_intervals_hold_for_all_at_once() -> None:
     rng, together, apart = np.random.default_rng(4), 0, 0
     for trial in range(100):
         values = rng.normal(0.0, 1.0, (100, 10))
-        replicates = CustomerBootstrap(100, trial, 300).means(values)
+        replicates = TwoWayBootstrap(1, 100, trial, 300).means(values[None])
         intervals = simultaneous_intervals(values.mean(axis=0), replicates)
         together += any(interval.low > 0 or interval.high < 0 for interval in intervals)
         low, high = np.quantile(replicates, [0.025, 0.975], axis=0)
@@ -70,12 +73,56 @@ def test_simultaneous_intervals_hold_for_all_at_once() -> None:
 
 
 def test_intervals_of_customers_cover_their_mean() -> None:
-    """A mean lies within its 95 % interval in about 95 of 100 samples."""
+    """A mean of one campaign lies within its 95 % interval in about 95 of 100 samples."""
     rng, covered = np.random.default_rng(5), 0
     for trial in range(100):
-        interval = CustomerBootstrap(80, trial, 400).mean(rng.exponential(2.0, 80))
+        interval = TwoWayBootstrap(1, 80, trial, 400).mean(rng.exponential(2.0, (1, 80)))
         covered += interval.low <= 2.0 <= interval.high
     assert 87 <= covered <= 99
+
+
+@pytest.mark.parametrize(
+    ("campaigns", "of_customers", "of_campaigns"), [(4, 1.0, 0.0), (12, 0.5, 0.0), (4, 0.5, 2.0), (12, 0.5, 2.0)]
+)
+def test_intervals_cover_the_luck_of_campaigns(campaigns: int, of_customers: float, of_campaigns: float) -> None:
+    """The truth is inside in about 95 of 100 samples, whether campaigns have luck of their own or none.
+
+    Customers alone would cover 65 of 100 where they have, and the pigeonhole bootstrap 99 where they have none, with
+    intervals 1.3 times as wide. Sizes are each kind's standard error of the mean; single contacts' luck has 1.
+    """
+    rng, customers, trials = np.random.default_rng(6), 60, 400
+    draws = TwoWayBootstrap(campaigns, customers, 1, 1_000)
+    truth = np.hypot(np.hypot(of_customers, of_campaigns), 1.0)
+    covered, widths = 0, []
+    for _ in range(trials):
+        played = of_customers * np.sqrt(customers) * rng.normal(size=(1, customers))
+        played = played + of_campaigns * np.sqrt(campaigns) * rng.normal(size=(campaigns, 1))
+        played = played + np.sqrt(campaigns * customers) * rng.normal(size=(campaigns, customers))
+        interval = draws.mean(played)
+        covered += interval.low <= 0.0 <= interval.high
+        widths.append((interval.high - interval.low) / (2.0 * 1.96 * truth))
+    assert 0.90 <= covered / trials <= 0.98
+    assert 0.9 <= np.mean(widths) <= (1.2 if of_campaigns == 0 else 1.5 if campaigns == 4 else 1.15)
+
+
+def test_what_campaigns_share_is_in_every_interval() -> None:
+    """A whole campaign's luck widens the intervals of pairs, figures and standings alike; else they are narrow."""
+    made, rng = setting(), np.random.default_rng(7)
+    never = play(made, NeverContact(), range(8))
+    luck = rng.normal(0.0, 3.0, (8, 1))
+    widths = {}
+    for name, shared in (("none", 0.0 * luck), ("some", luck)):
+        gain = 5.0 + rng.normal(0.0, 1.0, never.gain_usd.shape) + shared
+        played = replace(never, gain_usd=gain, value_usd=never.value_usd + gain)
+        arena = compare({"ppo": played, "never": never}, bootstrap(8))
+        figure = business_figures(made, played, never, bootstrap(8))["gain_usd"]
+        assert figure is not None
+        pair = arena.pair("ppo", "never")
+        intervals = (pair.gain, pair.simultaneous, pair.as_drawn, arena.standings[0].gain, figure)
+        widths[name] = np.array([interval.high - interval.low for interval in intervals])
+    assert (widths["none"] < 0.12).all()
+    expected = 2.0 * 2.36 * luck.std(ddof=1) / np.sqrt(8)  # t with 7 degrees of freedom
+    np.testing.assert_allclose(widths["some"], expected, rtol=0.2)
 
 
 def test_business_figures_are_what_they_say() -> None:
@@ -96,7 +143,7 @@ def test_business_figures_are_what_they_say() -> None:
         discount_usd=np.full(shape, 1.0),
         opted_out=~churned,
     )
-    figures = business_figures(made, played, never, BOOTSTRAP)
+    figures = business_figures(made, played, never, bootstrap(2))
     values = {name: figure.value for name, figure in figures.items() if figure}
     assert values["net_revenue_retention"] == pytest.approx((monthly.sum() - N) / (2 * monthly.sum()))
     margin = made.world.money.gross_margin * monthly.sum()
@@ -121,7 +168,7 @@ def test_segments_part_the_customers() -> None:
         gains = [
             rows.mean() * figure.value
             for rows in parts.values()
-            if (figure := business_figures(made, played, never, BOOTSTRAP, rows)["gain_usd"])
+            if (figure := business_figures(made, played, never, bootstrap(2), rows)["gain_usd"])
         ]
         assert sum(gains) == pytest.approx(played.gain_usd.mean())
     assert kinds["risk"]["low"].mean() == pytest.approx(1 / 3, abs=0.01)

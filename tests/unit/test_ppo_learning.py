@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from churnsaver.models.policy import masked_softmax
+from churnsaver.settings import load_section
 from tests.support.campaign import campaign, population, settings, tiny_policy
 from trainers.agents.networks import ActorCritic, Critic, initial_actor, masked_log_probs
-from trainers.agents.ppo_policy import Preset, thin_idle
+from trainers.agents.ppo_policy import thin_idle, train_ppo
 from trainers.agents.rollout import generalized_advantages, reachable
+from trainers.agents.settings import PpoSettings, Preset
+from trainers.env.params import load_soft_limits
 from trainers.env.simulate import draw_actions, run_campaign
 
 
@@ -110,6 +113,22 @@ def test_training_moves_towards_money_under_the_limits() -> None:
     assert last.costs_per_month["spend_usd"] < first.costs_per_month["spend_usd"]
     assert last.reward_usd > first.reward_usd
     assert all(math.isfinite(i.approx_kl) and i.entropy >= 0 for i in trained.history)
+
+
+def test_a_tight_second_constraint_is_priced_and_its_cost_comes_down() -> None:
+    """Beside the spend, which is over its limit either way: fatigue has a price only where its limit is tight."""
+    world, params = settings()
+    section = load_section("ppo", PpoSettings).model_copy(update={"validation_customers": 64})
+    price_usd: dict[float, float] = {}
+    cost: dict[float, float] = {}
+    for fatigue in (10.0, 0.01):
+        limits = load_soft_limits().model_copy(update={"fatigue": fatigue})
+        trained = train_ppo(world, params, limits, population(500), section, Preset(customers=128, iterations=12), 42)
+        assert max(iteration.multipliers["spend_usd"] for iteration in trained.history) > 0
+        price_usd[fatigue] = trained.history[-1].multipliers["fatigue"]
+        cost[fatigue] = sum(iteration.costs_per_month["fatigue"] for iteration in trained.history[6:])
+    assert price_usd[10.0] == 0.0 < price_usd[0.01]
+    assert cost[0.01] < 0.5 * cost[10.0]
 
 
 def test_draws_follow_the_probabilities_and_never_the_masked() -> None:

@@ -12,8 +12,9 @@ import torch
 from churnsaver.errors import BadInput
 from churnsaver.settings import load_section
 from tests.support.campaign import TINY, population, short_settings
-from trainers.agents.ppo_policy import Learner, PpoSettings, Preset, TrainedPolicy, new_learner, train_ppo
+from trainers.agents.ppo_policy import Learner, TrainedPolicy, new_learner, train_ppo
 from trainers.agents.resume import STATE, fingerprints, restore_learner, save_learner
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.env.params import load_soft_limits
 
 PRESET = Preset(customers=48, iterations=4)
@@ -65,12 +66,13 @@ def test_another_training_is_not_resumed(tmp_path: Path) -> None:
     others = {
         r"the preset \(ppo.yaml\)": arguments(preset=TINY),
         r"the settings \(ppo.yaml\)": arguments(kind="sgd"),
-        "--seed": (*given[:-1], 8),
         "the customers": (*given[:3], population(301), *given[4:]),
     }
     for name, other in others.items():
         with pytest.raises(BadInput, match=f"differs in {name}.*leave out --resume"):
             restore_learner(tmp_path / STATE, learner, fingerprints(*other))
+    with pytest.raises(BadInput, match=f"a training with --seed {given[-1]}; give that one.*train anew with 8"):
+        restore_learner(tmp_path / STATE, learner, fingerprints(*given[:-1], 8))
 
 
 def test_nothing_or_a_torn_file_is_not_resumed(tmp_path: Path) -> None:

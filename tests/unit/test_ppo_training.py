@@ -18,12 +18,14 @@ from tests.support.baselines import small_baselines
 from tests.support.campaign import campaign, population, settings, short_settings, tiny_policy
 from trainers.agents.feasibility import alarm, idle_limits, require_feasible, unmet_constraints
 from trainers.agents.networks import ActorCritic
-from trainers.agents.ppo_policy import PpoSettings, Preset, train_ppo
+from trainers.agents.ppo_policy import train_ppo
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.agents.settle import HOLD_BACK, held_back, settle
-from trainers.agents.train import policy_gate, train_policy, training_folder
+from trainers.agents.train import Provenance, policy_gate, train_policy, training_folder
 from trainers.agents.training_log import TENSORBOARD, TensorBoardLog, scalars
-from trainers.env.dynamics import Campaign, StepOutcome
+from trainers.env.dynamics import Campaign
 from trainers.env.params import CONSTRAINTS, SoftLimits, load_soft_limits
+from trainers.env.step import StepOutcome
 
 LIMITS = load_soft_limits()
 
@@ -50,8 +52,7 @@ def train(out: Path, limits: SoftLimits = LIMITS, resume: bool = False, **game: 
         Preset(customers=48, iterations=3),
         out,
         seed=1,
-        source="made up",
-        parents={},
+        provenance=Provenance("made up", "0" * 64, b"{}", {}),
         resume=resume,
     )
 
@@ -62,29 +63,35 @@ def train(out: Path, limits: SoftLimits = LIMITS, resume: bool = False, **game: 
         ({"opt_out": 0.6, "contact": 0.5}, "opt_out: 0.6 contradicts constraints.contact: 0.5.*lower opt_out"),
         ({"contact": 1e-4, "opt_out": 1e-5}, "contact: 0.0001 .* less than one contact.*raise it to at least 0.0"),
         ({"spend_usd": 1e-6}, "spend_usd: 1e-06 .* less than one cent.*raise it"),
+        ({"opt_out": 1e-6}, "opt_out: 1e-06 .* less than the 0.01 opt-outs that one contact brings.*raise it"),
     ],
 )
 def test_limits_that_contradict_are_refused(changed: dict[str, float], said: str) -> None:
     """By name, with what to change."""
     with pytest.raises(SettingsError, match=said):
-        require_feasible(settings()[0], LIMITS.model_copy(update=changed), 512)
+        require_feasible(*settings(), LIMITS.model_copy(update=changed), 512)
 
 
 def test_no_budget_is_refused() -> None:
     """Neither none at all nor one that a small campaign has no cent of."""
-    world, _ = settings()
+    world, params = settings()
     for cents in (0, 5):
         poor = world.campaigns["default"].model_copy(update={"budget_cents": cents})
         with pytest.raises(SettingsError, match=r"campaigns\.default\.budget_cents"):
-            require_feasible(world.model_copy(update={"campaigns": {"default": poor}}), LIMITS, 512)
+            require_feasible(world.model_copy(update={"campaigns": {"default": poor}}), params, LIMITS, 512)
 
 
 def test_a_limit_that_cannot_bind_is_named() -> None:
-    """A spend limit beyond the budget, a contact limit beyond the weekly cap; the shipped ones can bind."""
-    world, _ = settings()
-    assert list(idle_limits(world, LIMITS)) == []
-    idle = list(idle_limits(world, LIMITS.model_copy(update={"spend_usd": 1e3, "contact": 20.0})))
-    assert [sentence.split(":")[0] for sentence in idle] == ["constraints.spend_usd", "constraints.contact"]
+    """A spend limit beyond the budget, a contact limit beyond the weekly cap or the opt-outs; ours can bind."""
+    world, params = settings()
+
+    def idle(**changed: float) -> list[str]:
+        return [s.split(":")[1].strip() for s in idle_limits(world, params, LIMITS.model_copy(update=changed))]
+
+    assert idle() == []
+    assert idle(spend_usd=1e3, contact=20.0, opt_out=1.0) == ["constraints.spend_usd", "constraints.contact"]
+    assert idle(contact=1.0, opt_out=0.009) == ["constraints.contact"]
+    assert idle(contact=0.8, opt_out=0.009) == []
 
 
 @pytest.mark.parametrize("field", ["reward_usd", "expected_costs"])
@@ -126,6 +133,13 @@ def test_constraints_that_cannot_be_met_raise_the_alarm_and_fail_the_gate(tmp_pa
     assert any("not met together: fatigue" in sentence for sentence in manifest.gate.missed)
     assert manifest.metrics["unmet_fatigue"] == 1.0
     assert "not met together: fatigue" in (tmp_path / "policy" / "MODEL_CARD.md").read_text()
+
+
+def test_a_policy_that_gave_contacting_up_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its costs are all within limits, so no other alarm would say why it earns nothing."""
+    monkeypatch.setattr("trainers.agents.train.IDLE_SHARE", 1e9)
+    manifest = train(tmp_path / "policy")
+    assert any("lower initial_contact_rate: 0.1 of ppo.yaml" in sentence for sentence in manifest.gate.missed)
 
 
 def test_training_leaves_curves_events_and_a_state_beside_the_checkpoint(tmp_path: Path) -> None:

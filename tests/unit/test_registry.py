@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -76,10 +77,10 @@ def test_a_missed_gate_keeps_a_checkpoint_from_serving(yard: Yard) -> None:
         yard.registry.promote(KIND)
 
 
-def evaluated(path: Path, *missed: str, sha256: str | None = None) -> Evaluation:
+def evaluated(path: Path, *missed: str, sha256: str | None = None, kind: str = "policy") -> Evaluation:
     """The report of an evaluation of the checkpoint at `path`."""
     opened = open_checkpoint(path)
-    of = {"kind": "policy", "version": opened.version, "sha256": sha256 or opened.sha256}
+    of = {"kind": kind, "version": opened.version, "sha256": sha256 or opened.sha256}
     return Evaluation.parse(json.dumps({"checkpoint": of, "missed": missed, "seed": 42}).encode(), "report.json")
 
 
@@ -92,6 +93,8 @@ def test_a_policy_is_promoted_on_its_own_evaluation_only(yard: Yard) -> None:
         yard.registry.promote("policy")
     with pytest.raises(BadInput, match="evaluate that one"):
         yard.registry.promote("policy", evaluation=evaluated(path, sha256="0" * 64))
+    with pytest.raises(BadInput, match=r"is of the uplift policy-.*, not of the policy policy-"):
+        yard.registry.promote("policy", evaluation=evaluated(path, kind="uplift"))
     with pytest.raises(GateFailed, match="7 violations of hard rules"):
         yard.registry.promote("policy", evaluation=evaluated(path, "7 violations of hard rules"))
     assert yard.registry.evaluation("policy", release) is None
@@ -155,6 +158,23 @@ def test_fetch_gives_what_was_published(yard: Yard, tmp_path: Path) -> None:
     assert (fetched.sha256, dict(fetched.contents)) == (published.sha256, dict(published.contents))
     (tmp_path / "cache" / "one" / "name.json").write_text('"other"')
     assert yard.registry.fetch(KIND, release, tmp_path / "cache" / "one").contents == published.contents
+
+
+def test_many_may_fetch_the_same_at_once(yard: Yard, tmp_path: Path) -> None:
+    """Commands share a cache; whoever comes second takes what is there."""
+    yard.publish("one")
+    release, folder = yard.registry.catalogue(KIND).releases[0], tmp_path / "cache" / "one"
+    together = threading.Barrier(4)
+
+    def fetch(_: int) -> str:
+        together.wait()
+        return yard.registry.fetch(KIND, release, folder).sha256
+
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(fetch, range(4))) == {release.manifest_sha256}
+        assert [path.name for path in folder.parent.iterdir()] == ["one"]
 
 
 def blob(yard: Yard, content: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from churnsaver.checkpoints import Gate, Manifest, write_checkpoint
-from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
+from churnsaver.checkpoints.checkpoint import GOLDEN
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.observation import observation_names
 from churnsaver.domain.world import World
-from churnsaver.models.baselines import BASELINES
 from churnsaver.models.policy import POLICY_KIND, POLICY_ONNX, POLICY_SPEC, OnnxPolicy, PolicySpec
 from trainers.agents.networks import ActorCritic
 from trainers.agents.ppo_policy import TrainedPolicy
@@ -66,18 +66,18 @@ def write_policy(
     world: World,
     trained: TrainedPolicy,
     limits: SoftLimits,
-    baselines: bytes,
+    more: Mapping[str, bytes],
     *,
     seed: int,
     metrics: dict[str, float],
     parents: dict[str, str],
-    card: str,
+    data_sha256: str,
     gate: Gate,
 ) -> Manifest:
     """Writes the checkpoint with golden cases that the ONNX graph itself answered.
 
     Args:
-        baselines: as `bundle_baselines` writes them.
+        more: what else the checkpoint holds, by name of the file: baselines, card, fingerprints of the customers.
     """
     graph, spec = policy_onnx(trained.network), policy_spec(world, trained, limits)
     rng = np.random.default_rng([seed, 3])
@@ -92,8 +92,9 @@ def write_policy(
     files = {
         POLICY_ONNX: graph,
         POLICY_SPEC: spec.model_dump_json(indent=2).encode(),
-        BASELINES: baselines,
         GOLDEN: json.dumps({"cases": cases}).encode(),
-        MODEL_CARD: card.encode(),
+        **more,
     }
-    return write_checkpoint(out, POLICY_KIND, files, seed=seed, metrics=metrics, parents=parents, gate=gate)
+    return write_checkpoint(
+        out, POLICY_KIND, files, seed=seed, metrics=metrics, parents=parents, data_sha256=data_sha256, gate=gate
+    )

@@ -138,9 +138,12 @@ class Lagrangian:
         self.multipliers = self.rule.multipliers(self.in_limits(costs_per_month) - 1.0)
 
     def combine(self, reward_advantages: Floats, cost_advantages: Floats) -> Floats:
-        """(A_r - Σ λ_i A_ci) / (1 + Σ λ_i): rewards (…), costs in limits (…, constraints). OmniSafe's PPOLag."""
-        priced = cost_advantages @ self.multipliers
-        return np.asarray((reward_advantages - priced) / (1.0 + self.multipliers.sum()), dtype=np.float64)
+        """A_r - Σ λ_i A_ci: rewards (…), costs in limits (…, constraints).
+
+        OmniSafe's PPOLag also divides by 1 + Σ λ_i, so that prices do not grow the step; here advantages are
+        standardised afterwards, which does that and undoes any factor.
+        """
+        return np.asarray(reward_advantages - cost_advantages @ self.multipliers, dtype=np.float64)
 
     def named(self) -> dict[str, float]:
         """Multiplier of each constraint."""

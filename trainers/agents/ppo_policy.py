@@ -12,21 +12,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.observation import observation_names
-from churnsaver.domain.world import Fraction, Frozen, World
+from churnsaver.domain.world import World
 from trainers.agents.feasibility import require_feasible, unmet_constraints
-from trainers.agents.lagrangian import Lagrangian, LagrangianSettings
+from trainers.agents.lagrangian import Lagrangian
 from trainers.agents.networks import ActorCritic, masked_log_probs
 from trainers.agents.rollout import Batch, CampaignTotals, play_campaign
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.agents.settle import Validation, settle
 from trainers.env.dynamics import Campaign
 from trainers.env.params import CONSTRAINTS, DynamicsParams, SoftLimits
@@ -34,45 +33,6 @@ from trainers.env.population import Population
 from trainers.env.simulate import campaign_budget_cents, campaign_months
 
 MIN_OBSERVATION_STD = 0.1  # what hardly varies in one campaign may in the next
-PositiveInt = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Preset(Frozen):
-    """How much is trained: customers in a campaign, and how many campaigns are played."""
-
-    customers: PositiveInt
-    iterations: PositiveInt
-
-
-class Presets(Frozen):
-    quick: Preset
-    full: Preset
-
-
-class PpoSettings(Frozen):
-    """`configs/ppo.yaml`; what each number means stands there."""
-
-    seed: Annotated[int, Field(ge=0)]
-    threads: PositiveInt
-    hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    initial_contact_rate: Annotated[float, Field(gt=0, lt=1)]
-    learning_rate: Positive
-    gamma: Fraction
-    gae_lambda: Fraction
-    clip_epsilon: Positive
-    entropy_coefficient: Annotated[float, Field(ge=0)]
-    value_coefficient: Positive
-    max_grad_norm: Positive
-    target_kl: Positive
-    epochs: PositiveInt
-    minibatches: PositiveInt
-    idle_share: Annotated[float, Field(gt=0, le=1)]
-    averaging: Annotated[float, Field(ge=0, lt=1)]
-    validation_customers: PositiveInt
-    save_every: PositiveInt
-    lagrangian: LagrangianSettings
-    presets: Presets
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +155,7 @@ def new_learner(
     Raises:
         SettingsError: the limits or the budget leave nothing to learn.
     """
-    require_feasible(world, limits, preset.customers)
+    require_feasible(world, params, limits, preset.customers)
     torch.set_num_threads(settings.threads)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

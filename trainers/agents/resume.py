@@ -19,11 +19,13 @@ from safetensors.torch import save
 
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
-from trainers.agents.ppo_policy import Iteration, Learner, PpoSettings, Preset
+from trainers.agents.ppo_policy import Iteration, Learner
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.env.params import DynamicsParams, SoftLimits
 from trainers.env.population import Population
 
 STATE = "state.safetensors"
+SEED = "--seed"
 
 
 def fingerprints(
@@ -46,7 +48,7 @@ def fingerprints(
     named = {name: _digest(model.model_dump_json().encode()) for name, model in models.items()}
     columns = (*astuple(population.features), population.contact_cost_cents, population.consent)
     customers = _digest(*(np.ascontiguousarray(column).tobytes() for column in columns))
-    return {**named, "the customers or their models": customers, "--seed": str(seed)}
+    return {**named, "the customers or their models": customers, SEED: str(seed)}
 
 
 def _digest(*parts: bytes) -> str:
@@ -86,7 +88,13 @@ def restore_learner(path: Path, learner: Learner, follows_from: Mapping[str, str
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (SafetensorError, OSError, ValueError):
         raise BadInput(f"{path}: is truncated or altered; leave out --resume to train anew") from None
-    if changed := [name for name, value in follows_from.items() if header["follows_from"].get(name) != value]:
+    began: dict[str, str] = header["follows_from"]
+    if changed := [name for name, value in follows_from.items() if began.get(name) != value]:
+        if changed == [SEED]:
+            raise BadInput(
+                f"{path}: belongs to a training with --seed {began.get(SEED)}; give that one, or leave out --resume "
+                f"to train anew with {follows_from[SEED]}"
+            )
         raise BadInput(
             f"{path}: belongs to a training that differs in {', '.join(changed)}; restore what it was trained with, "
             "or leave out --resume to train anew"

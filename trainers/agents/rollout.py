@@ -13,9 +13,10 @@ from churnsaver.domain.actions import NO_CONTACT
 from trainers.agents.lagrangian import Lagrangian
 from trainers.agents.networks import ActorCritic, masked_log_probs
 from trainers.env.checks import require_finite
-from trainers.env.dynamics import Bools, Campaign, Situation
-from trainers.env.response import Floats
+from trainers.env.dynamics import Campaign
+from trainers.env.response import Bools, Floats
 from trainers.env.simulate import draw_actions
+from trainers.env.step import Situation
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,9 @@ def generalized_advantages(
 
     Args:
         rewards: (steps, n, heads).
-        values: (steps + 1, n, heads); the last row bootstraps, for the campaign's end cuts an ongoing process
-            (Pardo et al. 2018, "Time limits in reinforcement learning").
+        values: (steps + 1, n, heads); the last row bootstraps. The end of a campaign is treated as a time-out (Pardo et
+            al. 2018, "Time limits in reinforcement learning"): campaigns roll in production and no observation shows
+            a clock, so a value of 0 there would be noise that the critics cannot foresee. See ADR 0014.
         continues: (steps, n), whether anything can still be done about the customer after the step.
 
     Returns:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from churnsaver.checkpoints import Checkpoint, Gate, Manifest
+from churnsaver.checkpoints.checkpoint import MODEL_CARD
 from churnsaver.domain.observation import CustomerFeatures
 from churnsaver.domain.world import World
+from churnsaver.models.baselines import BASELINES
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
 from trainers.agents.baselines import bundle_baselines, equal_spend_baselines
 from trainers.agents.export import served_policy, write_policy
-from trainers.agents.feasibility import alarm
-from trainers.agents.ppo_policy import Iteration, Learner, PpoSettings, Preset, TrainedPolicy, new_learner, train_ppo
+from trainers.agents.feasibility import IDLE_SHARE, alarm, given_up
+from trainers.agents.ppo_policy import Iteration, Learner, TrainedPolicy, new_learner, train_ppo
 from trainers.agents.resume import STATE, fingerprints, restore_learner, save_learner
+from trainers.agents.settings import PpoSettings, Preset
 from trainers.agents.training_log import TensorBoardLog, write_training_report
 from trainers.data import Dataset
 from trainers.env.params import DynamicsParams, SoftLimits
 from trainers.env.population import Population, with_channels
 from trainers.eval.policy import quick_gate
+from trainers.models.seen import TRAINED_ON
 
 CARD = """# Contact policy
 
@@ -62,6 +67,23 @@ def score_population(
     return with_channels(world, params, features, seed), versions
 
 
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Whom a policy was trained on, as its checkpoint says it.
+
+    Attributes:
+        source: the data's name, for the card.
+        data_sha256: of that data.
+        trained_on: fingerprints of the customers, as `trainers.models.seen.trained_on` makes them.
+        parents: versions of the models that scored the customers, by kind.
+    """
+
+    source: str
+    data_sha256: str
+    trained_on: bytes
+    parents: dict[str, str]
+
+
 def training_folder(out: Path) -> Path:
     """Where a training of the checkpoint `out` keeps its state, curves and TensorBoard events: beside it."""
     whole = out.resolve()
@@ -79,8 +101,7 @@ def train_policy(
     out: Path,
     *,
     seed: int,
-    source: str,
-    parents: dict[str, str],
+    provenance: Provenance,
     resume: bool = False,
     on_iteration: Callable[[Iteration], None] = lambda _: None,
 ) -> Manifest:
@@ -114,19 +135,25 @@ def train_policy(
         world,
         trained,
         limits,
-        bundle_baselines(baselines, world, params, population, seed),
+        {
+            BASELINES: bundle_baselines(baselines, world, params, population, seed),
+            TRAINED_ON: provenance.trained_on,
+            MODEL_CARD: policy_card(trained, limits, alarms, provenance.source, len(population)).encode(),
+        },
         seed=seed,
         metrics=policy_metrics(trained),
-        parents=parents,
-        card=policy_card(trained, limits, alarms, source, len(population)),
+        parents=provenance.parents,
+        data_sha256=provenance.data_sha256,
         gate=gate,
     )
 
 
 def raised_alarms(trained: TrainedPolicy, limits: SoftLimits, settings: PpoSettings) -> list[str]:
-    """A sentence for each constraint that training did not meet."""
+    """A sentence for each constraint that training did not meet, or for prices that left nothing of the policy."""
     last, game = trained.history[-1], settings.lagrangian
     recent = trained.history[-game.alarm_iterations :]
+    if trained.validation.costs_per_month["contact"] < IDLE_SHARE * limits.contact:
+        return [given_up(settings.initial_contact_rate)]
     return [
         alarm(
             name,

@@ -25,7 +25,6 @@ and leave no rebound behind. The campaign starts on a random day of the year, wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -33,97 +32,20 @@ from numpy.typing import NDArray
 
 from churnsaver.domain.actions import NO_CONTACT
 from churnsaver.domain.eligibility import ContactState, Reason, contact_reservations_cents, mask_reasons
-from churnsaver.domain.money import offer_costs_cents
 from churnsaver.domain.observation import HISTORY, HISTORY_HOURS, observe
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
 from trainers.env.checks import require_finite, require_playable
+from trainers.env.customers import Customers, Response
 from trainers.env.hazard import DAYS_PER_YEAR, HazardState, Season, stay_value_usd
 from trainers.env.params import CONSTRAINTS, DynamicsParams
 from trainers.env.population import Population
-from trainers.env.response import (
-    Floats,
-    Ints,
-    acceptance_log_odds,
-    channel_acceptance_shifts,
-    draw_segments,
-    generosity_months,
-    segment_acceptance_shifts,
-    segment_probabilities,
-    sigmoid,
-    timing_log_odds,
-)
+from trainers.env.response import Bools, Floats, Ints, draw_segments, segment_probabilities
+from trainers.env.step import Situation, StepOutcome
 
-Bools = NDArray[np.bool_]
 # Local hours of day (n, delays) of an epoch's sends, which are given in hours since the epoch began, (n, delays).
 Clock = Callable[[int, Floats], Floats]
 MIN_RISK = 1e-4  # a customer without any hazard would divide by zero
 LEAVERS_LOSE_OF_EPOCH = 0.5  # who leaves does so half way through the epoch, on average
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What can be decided about: everything a policy or the hard rules may look at.
-
-    Attributes:
-        contact: what the mask was computed from.
-        reasons: (n, actions) `Reason` of each joint action.
-        observation: (n, features) float32.
-    """
-
-    contact: ContactState
-    reasons: NDArray[np.uint8]
-    observation: NDArray[np.float32]
-
-    @property
-    def allowed(self) -> Bools:
-        """(n, actions)."""
-        return np.equal(self.reasons, Reason.ALLOWED)
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """What one step brought, each (n,) but costs.
-
-    Attributes:
-        reward_usd: the shaped reward of the module's docstring, 0 for who had left before.
-        cash_usd: margin earned less spend and penalties, as drawn; no potential in it.
-        costs: (n, constraints) in the order of `params.CONSTRAINTS`, as drawn.
-        expected_costs: the same in expectation over acceptance and opt-out, as the reward is.
-        decided: was there to be decided about when the step began.
-        contacted: contacted, now or booked within the epoch.
-        refused: wanted an action that the mask or the shared budget did not admit; not contacted.
-        accepted, opted_out, churned: in this step.
-    """
-
-    reward_usd: Floats
-    cash_usd: Floats
-    costs: Floats
-    expected_costs: Floats
-    decided: Bools
-    contacted: Bools
-    refused: Bools
-    accepted: Bools
-    opted_out: Bools
-    churned: Bools
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """How k contacted customers respond.
-
-    Attributes:
-        costs: (k, constraints), as drawn.
-        acceptance: (k,) probability of accepting.
-        expected_costs: (k, constraints), over acceptance and opt-out.
-        protection: cut of the hazard and its days if they accept, each (k,).
-    """
-
-    accepted: Bools
-    opted_out: Bools
-    costs: Floats
-    acceptance: Floats
-    expected_costs: Floats
-    protection: tuple[Floats, Floats]
 
 
 def admit_in_order(reserved_cents: Ints, budget_left_cents: int) -> Bools:
@@ -168,6 +90,7 @@ class Campaign:
         self.season = Season.starting(params.season, self._rng.random() * DAYS_PER_YEAR)
         shares = segment_probabilities(params, seen.risk, seen.monthly_usd, seen.tenure_months)
         self.segment = draw_segments(shares, self._rng.random(n))
+        self._customers = Customers(world, params, population, self.segment)
         self.active = np.ones(n, dtype=bool)
         self.opted_out = np.zeros(n, dtype=bool)
         self.fatigue = np.zeros(n)
@@ -185,50 +108,8 @@ class Campaign:
         self.situation = self._look()
 
     @cached_property
-    def _action_offer(self) -> Ints:
-        """Offer of each joint action, (actions,); 0 for no contact, where it is not read."""
-        n_offers, n_delays = len(self._world.offers), len(self._world.delays_hours)
-        return np.concatenate([[0], np.repeat(np.arange(n_offers), n_delays)])
-
-    @cached_property
-    def _action_delay(self) -> Ints:
-        """Index of the delay of each joint action, (actions,)."""
-        n_offers, n_delays = len(self._world.offers), len(self._world.delays_hours)
-        return np.concatenate([[0], np.tile(np.arange(n_delays), n_offers)])
-
-    @cached_property
-    def _generosity(self) -> Floats:
-        return generosity_months(self._world, self._population.features.monthly_usd)
-
-    @cached_property
-    def _offer_cost_usd(self) -> Floats:
-        return offer_costs_cents(self._world, self._population.features.monthly_usd) / 100.0
-
-    @cached_property
     def _delay_hours(self) -> Floats:
         return np.asarray(self._world.delays_hours, dtype=np.float64)
-
-    def _per_segment(self, name: str) -> Floats:
-        """A number of each customer's segment, (n,)."""
-        return np.array([getattr(segment, name) for segment in self._params.segments.ordered])[self.segment]
-
-    @cached_property
-    def _acceptance_shift(self) -> Floats:
-        channel = channel_acceptance_shifts(self._world, self._params)[self._population.channel]
-        return segment_acceptance_shifts(self._params)[self.segment] + channel
-
-    @cached_property
-    def _opt_out_shift(self) -> Floats:
-        channels = np.array([self._params.channels[name].opt_out_shift for name in self._world.channels])
-        return np.asarray(self._per_segment("opt_out_shift") + channels[self._population.channel], dtype=np.float64)
-
-    @cached_property
-    def _full_cut(self) -> Floats:
-        return self._per_segment("hazard_cut_fraction")
-
-    @cached_property
-    def _contact_multiplier(self) -> Floats:
-        return self._per_segment("contact_hazard_multiplier")
 
     @property
     def epochs(self) -> int:
@@ -260,9 +141,12 @@ class Campaign:
         send_share = np.zeros(len(decided))
         response = None
         if who.size:
-            delay = self._delay_hours[self._action_delay[actions[who]]]
+            delay = self._customers.delay_hours(actions[who])
             send_share[who] = delay / self._world.epoch_hours
-            response = self._respond(who, actions[who], delay, uniforms[:2, who])
+            response = self._customers.respond(
+                who, actions[who], self._hour[who], self.fatigue[who], before.take(who), uniforms[:2, who]
+            )
+            self._take_in(who, delay, response)
             accepted[who], opted_out[who] = response.accepted, response.opted_out
             costs[who], expected_costs[who] = response.costs, response.expected_costs
         reward, leave, later = self._value_of_step(before, self._hazard_state(), send_share)
@@ -289,42 +173,15 @@ class Campaign:
         self.budget_left_cents -= int(cents[admitted].sum())
         return np.where(admitted, cents, -1)
 
-    def _respond(self, who: Ints, actions: NDArray[np.integer], delay: Floats, uniforms: Floats) -> Response:
-        """How the contacted customers `who` (k,) respond; their state changes with it."""
-        params, offer = self._params, self._action_offer[actions]
-        fatigue, generosity = self.fatigue[who], self._generosity[who, offer]
-        hour = (self._hour[who] + delay) % HOURS_PER_DAY
-        log_odds = acceptance_log_odds(params, generosity, self._acceptance_shift[who])
-        log_odds += timing_log_odds(params, hour, delay) + params.acceptance_per_fatigue * fatigue
-        acceptance = sigmoid(log_odds)
-        accepted: Bools = uniforms[0] < acceptance
-        leave_list = params.opt_out_intercept + params.opt_out_per_fatigue * fatigue + self._opt_out_shift[who]
-        opting_out = sigmoid(leave_list)
-        opted_out: Bools = uniforms[1] < opting_out
-
-        protected = self._protection(who, offer, generosity)
-        self._cut[who] = np.where(accepted, protected[0], self._cut[who])
-        self._cut_days[who] = np.where(accepted, protected[1], self._cut_days[who])
-        self._reaction[who], self._reaction_days[who] = self._contact_multiplier[who], params.reaction_days
-        self.opted_out[who] |= opted_out
+    def _take_in(self, who: Ints, delay: Floats, response: Response) -> None:
+        """What the contacted customers `who` (k,) are after their response."""
+        cut, cut_days = response.protection
+        self._cut[who] = np.where(response.accepted, cut, self._cut[who])
+        self._cut_days[who] = np.where(response.accepted, cut_days, self._cut_days[who])
+        self._reaction[who], self._reaction_days[who] = response.reaction, self._params.reaction_days
+        self.opted_out[who] |= response.opted_out
         self.fatigue[who] += 1.0
         self._hours_since_contact[who, self._hours_since_contact[who].argmax(axis=1)] = -delay
-
-        contact_usd, offer_usd = self._population.contact_cost_cents[who] / 100.0, self._offer_cost_usd[who, offer]
-        once = np.ones(len(who))
-        costs = np.column_stack([contact_usd + accepted * offer_usd, once, fatigue, opted_out])
-        expected_costs = np.column_stack([contact_usd + acceptance * offer_usd, once, fatigue, opting_out])
-        return Response(accepted, opted_out, costs, acceptance, expected_costs, protected)
-
-    def _protection(self, who: Ints, offer: Ints, generosity: Floats) -> tuple[Floats, Floats]:
-        """Cut of the hazard and its days after accepting; a weaker offer never takes away from a stronger one."""
-        params = self._params
-        attention = params.hazard_cut_floor
-        generous = attention + (1.0 - attention) * -np.expm1(-generosity / params.generosity_scale_months)
-        months = np.array([o.months for o in self._world.offers])[offer]
-        days = np.where(months > 0, months * HOURS_PER_MONTH / HOURS_PER_DAY, params.attention_days)
-        running = np.where(self._cut_days[who] > 0, self._cut[who], 0.0)
-        return np.maximum(running, self._full_cut[who] * generous), np.maximum(self._cut_days[who], days)
 
     def _hazard_state(self) -> HazardState:
         return HazardState(self._cut.copy(), self._cut_days.copy(), self._reaction.copy(), self._reaction_days.copy())

@@ -13,6 +13,7 @@ from churnsaver.domain.money import offer_costs_cents
 from churnsaver.domain.world import HOURS_PER_DAY, World
 from trainers.env.params import DynamicsParams
 
+Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
 from churnsaver.models.baselines import Policy
 from trainers.env.checks import DEFAULT_CAMPAIGN
-from trainers.env.dynamics import Campaign, Clock, Situation, StepOutcome
+from trainers.env.dynamics import Campaign, Clock
 from trainers.env.params import CONSTRAINTS, DynamicsParams
 from trainers.env.population import Population
+from trainers.env.step import Situation, StepOutcome
 
 Watcher = Callable[[Situation, NDArray[np.int64], StepOutcome], None]
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.world import World
-from trainers.env.dynamics import Bools, Campaign
+from trainers.env.dynamics import Campaign
 from trainers.env.params import DynamicsParams
 from trainers.env.population import Population
-from trainers.env.response import Floats
+from trainers.env.response import Bools, Floats
 from trainers.env.retention_env import SEED_BOUND, observation_space
 from trainers.env.simulate import campaign_budget_cents
 

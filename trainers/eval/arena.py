@@ -1,8 +1,8 @@
 """The arena: any number of policies over the same campaigns, each pair compared, all ranked.
 
 Policies meet the same luck (common random numbers), so a difference is one of pairs, and its interval is a
-paired bootstrap over customers. k policies make k (k - 1) / 2 pairs, and with many pairs one of them looks
-different by chance; the simultaneous intervals are wide enough for all pairs at once (max-T: Westfall & Young
+paired bootstrap over customers and campaigns. k policies make k (k - 1) / 2 pairs, and with many pairs one of them
+looks different by chance; the simultaneous intervals are wide enough for all pairs at once (max-T: Westfall & Young
 1993, Romano & Wolf 2005). What they tell apart gives each policy the ranks that it may have (Mogstad, Romano,
 Shaikh & Wilhelm 2024, "Inference for ranks").
 """
@@ -19,7 +19,7 @@ import numpy as np
 from trainers.env.response import Floats
 from trainers.eval.metrics import CONFIDENCE, Interval
 from trainers.eval.play import Play
-from trainers.eval.resample import CustomerBootstrap, percentile_interval
+from trainers.eval.resample import TwoWayBootstrap, percentile_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +84,19 @@ class Arena:
         }
 
 
-def compare(plays: Mapping[str, Play], bootstrap: CustomerBootstrap) -> Arena:
+def compare(plays: Mapping[str, Play], bootstrap: TwoWayBootstrap) -> Arena:
     """Ranks policies that played the same campaigns over the same customers."""
-    gains = {name: played.gain_usd.mean(axis=0) for name, played in plays.items()}  # (customers,)
-    drawn = {name: played.value_usd.mean(axis=0) for name, played in plays.items()}
+    gains = {name: played.gain_usd for name, played in plays.items()}  # (campaigns, customers)
+    drawn = {name: played.value_usd for name, played in plays.items()}
     order = sorted(gains, key=lambda name: -float(gains[name].mean()))
     couples = list(combinations(order, 2))
-    differences = np.stack([gains[first] - gains[second] for first, second in couples], axis=1)
-    replicates = bootstrap.means(differences)
-    together = simultaneous_intervals(differences.mean(axis=0), replicates)
+    differences = np.stack([gains[first] - gains[second] for first, second in couples], axis=2)
+    values, replicates = differences.mean(axis=(0, 1)), bootstrap.means(differences)
+    together = simultaneous_intervals(values, replicates)
     pairs = [
         Pair(
             *couple,
-            percentile_interval(float(differences[:, i].mean()), replicates[:, i]),
+            percentile_interval(float(values[i]), replicates[:, i]),
             together[i],
             bootstrap.mean(drawn[couple[0]] - drawn[couple[1]]),
         )

@@ -1,6 +1,6 @@
 """What a campaign is worth in the terms of a business, overall and by segment.
 
-Each figure is a ratio of sums over customers and campaigns; its interval is a bootstrap over customers. The
+Each figure is a ratio of sums over customers and campaigns; its interval is a bootstrap over both. The
 customers are those of the campaign's start, whatever becomes of them, and "never" is the same campaign on the
 same random numbers in which nobody is contacted.
 
@@ -26,7 +26,7 @@ from trainers.env.params import CONSTRAINTS, SEGMENTS
 from trainers.env.response import Floats
 from trainers.eval.metrics import Interval
 from trainers.eval.play import Bools, Play, Setting
-from trainers.eval.resample import CustomerBootstrap, percentile_interval
+from trainers.eval.resample import TwoWayBootstrap, percentile_interval
 
 SPEND, CONTACT = CONSTRAINTS.index("spend_usd"), CONSTRAINTS.index("contact")
 THIRDS = ("low", "middle", "high")
@@ -91,7 +91,7 @@ FIGURES: Mapping[str, Figure] = {
 
 
 def business_figures(
-    setting: Setting, played: Play, never: Play, bootstrap: CustomerBootstrap, rows: Bools | None = None
+    setting: Setting, played: Play, never: Play, bootstrap: TwoWayBootstrap, rows: Bools | None = None
 ) -> dict[str, Interval | None]:
     """Every one of FIGURES with its interval; None where it is not defined, as the ROI of nothing spent.
 
@@ -99,10 +99,10 @@ def business_figures(
         rows: (campaigns, customers), the part of them that is looked at; None: all.
     """
     parts = (part for figure in FIGURES.values() for part in figure.parts(setting, played, never))
-    sums = [(part if rows is None else np.where(rows, part, 0.0)).sum(axis=0) for part in parts]
-    columns = np.stack(sums, axis=1)  # (customers, 2 · figures), above and below the line in turn
+    shown = [part if rows is None else np.where(rows, part, 0.0) for part in parts]
+    columns = np.stack(shown, axis=2)  # (campaigns, customers, 2 · figures), above and below the line in turn
     with np.errstate(divide="ignore", invalid="ignore"):
-        values, replicates = _ratios(columns.mean(axis=0)), _ratios(bootstrap.means(columns))
+        values, replicates = _ratios(columns.mean(axis=(0, 1))), _ratios(bootstrap.means(columns))
     scales = [figure.scale for figure in FIGURES.values()]
     return {
         name: _interval(scale * values[i], scale * replicates[:, i])

@@ -179,16 +179,22 @@ def orphans(log: Log) -> dict[str, Any]:
 
 
 def shared_budget(log: Log, arms: Sequence[str]) -> dict[str, Any]:
-    """Whether a budget that all arms draw on ran short, so that one arm's spending changed what another could do."""
+    """Whether a budget that all arms drew on ran short, so that one arm's spending changed what another could do.
+
+    Where each arm spends from its own part, a short one starves nobody but that arm.
+    """
     short: Counter[str] = Counter()
     for decision in log.decisions:
+        if decision.arm not in arms or not decision.contact_state.budget_shared:
+            continue
         if Reason.BUDGET in decision.mask_reasons or decision.booking == Reason.BUDGET.slug:
             short[decision.arm] += 1
     alarm = None
     if short and len(arms) > 1:
         alarm = (
             f"the budget ran short in {sum(short.values())} decisions while {', '.join(arms)} drew on it: one arm's "
-            "spending changed what another could do; give each arm a budget of its own (a campaign each)"
+            "spending changed what another could do; leave these records out, which are from before it was split, or "
+            "from shares that were set when much of it was spent"
         )
     return {"short": dict(short), "alarm": alarm}
 

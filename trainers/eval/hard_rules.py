@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from churnsaver.domain.actions import ActionSpace
 from churnsaver.domain.money import offer_cost_cents
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_WEEK, World
-from trainers.env.dynamics import Situation, StepOutcome
 from trainers.env.population import Population
+from trainers.env.step import Situation, StepOutcome
 from trainers.eval.zones import ZoneSchedule
 
 ROUNDING_HOURS = 1e-6

@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from churnsaver.domain.eligibility import ContactState
+from churnsaver.domain.money import offer_costs_cents
 from churnsaver.domain.observation import HISTORY, CustomerFeatures, observation_names, observe
 from churnsaver.domain.world import HOURS_PER_DAY, HOURS_PER_MONTH, World
 from trainers.agents.baselines import Policy
-from trainers.env.dynamics import Situation, StepOutcome
 from trainers.env.params import CONSTRAINTS, DynamicsParams
 from trainers.env.population import Population
 from trainers.env.response import Floats, Ints
 from trainers.env.simulate import CampaignResult, campaign_budget_cents, campaign_months, run_campaign
+from trainers.env.step import Situation, StepOutcome
 from trainers.eval.hard_rules import RULES, RuleChecker
 from trainers.eval.zones import ZoneSchedule
 
@@ -58,6 +59,7 @@ class Play:
         accepted: offers accepted.
         discount_usd: monthly, of accepted offers that still run when the campaign ends.
         months: length of a campaign.
+        reserved_usd: booked from the budget a customer and campaign: offers made, accepted or not, and contacts.
         violations: of the hard rules, by rule.
     """
 
@@ -70,6 +72,7 @@ class Play:
     discount_usd: Floats
     segment: Ints
     months: float
+    reserved_usd: float
     refused: int
     decisions: int
     contacts: int
@@ -110,6 +113,7 @@ def play(
         discount_usd=np.stack([tally.discount_usd for tally in tallies]),
         segment=np.stack([result.segment for result in results]),
         months=campaign_months(setting.world),
+        reserved_usd=sum(tally.reserved_cents for tally in tallies) / 100.0 / len(seeds) / len(setting.population),
         refused=sum(int(result.refused.sum()) for result in results),
         decisions=sum(int(result.decisions.sum()) for result in results),
         contacts=sum(tally.contacts for tally in tallies),
@@ -140,18 +144,22 @@ class _Tally:
     def __init__(self, world: World, population: Population) -> None:
         n, delays = len(population), len(world.delays_hours)
         self.accepted, self.opted_out = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
-        self.discount_usd, self.contacts = np.zeros(n), 0
+        self.discount_usd, self.contacts, self.reserved_cents = np.zeros(n), 0, 0
         self._monthly_usd = population.features.monthly_usd
         # By joint action: the share of the bill that is given, and for how many days; no contact gives none.
         self._fraction = np.array([0.0, *np.repeat([offer.discount_fraction for offer in world.offers], delays)])
         months = np.array([0.0, *np.repeat([offer.months for offer in world.offers], delays)])
         self._days = months * HOURS_PER_MONTH / HOURS_PER_DAY
+        offers = offer_costs_cents(world, self._monthly_usd) + population.contact_cost_cents[:, None]
+        self._reservation_cents, self._delays = offers, delays  # (n, offers)
         self._epoch_days, self._days_left = world.epoch_hours / HOURS_PER_DAY, float(world.episode_days)
 
     def watch(self, actions: Ints, outcome: StepOutcome) -> None:
         self.accepted += outcome.accepted
         self.opted_out |= outcome.opted_out
-        self.contacts += int(outcome.contacted.sum())
+        who = np.flatnonzero(outcome.contacted)
+        self.contacts += len(who)
+        self.reserved_cents += int(self._reservation_cents[who, (actions[who] - 1) // self._delays].sum())
         outlasts = outcome.accepted & (self._days[actions] > self._days_left)
         self.discount_usd += np.where(outlasts, self._fraction[actions] * self._monthly_usd, 0.0)
         self._days_left -= self._epoch_days

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from trainers.eval.figures import COLOURS, new_axes, svg
+from trainers.eval.policy_findings import cost_over_limit
 
 GOOD, BAD, NEUTRAL = COLOURS[2], COLOURS[4], COLOURS[5]
 
@@ -31,10 +32,7 @@ def forest_plot(report: Mapping[str, Any]) -> str:
 
 def constraints_plot(report: Mapping[str, Any]) -> str:
     """The policy's cost of each soft constraint with its interval, as a share of the limit."""
-    shares = {
-        name: {key: cost[key] / cost["limit"] for key in ("value", "low", "high")}
-        for name, cost in report["constraints"].items()
-    }
+    shares = cost_over_limit(report["constraints"])
     figure, (axes,) = new_axes(1, 6.0, 2.0)
     _forest(axes, list(shares), list(shares.values()))
     axes.axvline(1.0, color=BAD, linestyle="--", linewidth=1.0)
@@ -74,6 +72,27 @@ def stress_plot(report: Mapping[str, Any]) -> str:
     axes.set_yticks(range(len(scenarios)), [name.replace("_", " ") for name in scenarios])
     axes.set_title("gain at equal spend, $ a customer (lower bound)")
     return svg(figure)
+
+
+def costs_plot(report: Mapping[str, Any]) -> str:
+    """Each soft constraint's cost as a share of its limit in every scenario: red where it is over."""
+    scenarios = cost_over_limit_by_scenario(report)
+    names = list(report["constraints"])
+    shares = np.array([[scenario[name]["value"] for name in names] for scenario in scenarios.values()])
+    figure, (axes,) = new_axes(1, 2.5 + 1.3 * len(names), 0.8 + 0.38 * len(scenarios))
+    axes.imshow(shares, cmap="RdYlGn_r", vmin=0.0, vmax=2.0, aspect="auto")
+    for (i, j), share in np.ndenumerate(shares):
+        axes.text(j, i, f"{share:.2f}", ha="center", va="center", fontsize=8, weight="bold" if share > 1 else "normal")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(scenarios)), [name.replace("_", " ") for name in scenarios])
+    axes.set_title("costs, share of the limit")
+    return svg(figure)
+
+
+def cost_over_limit_by_scenario(report: Mapping[str, Any]) -> dict[str, Mapping[str, Mapping[str, float]]]:
+    """Costs as shares of their limits with their intervals, by scenario and constraint, as trained first."""
+    stressed = {name: found["cost_over_limit"] for name, found in report["stress"].items()}
+    return {"as trained": cost_over_limit(report["constraints"]), **stressed}
 
 
 def _forest(

@@ -7,7 +7,15 @@ from typing import Any
 
 from trainers.eval.business import FIGURES
 from trainers.eval.policy import PPO
-from trainers.eval.policy_plots import constraints_plot, forest_plot, segments_plot, stress_plot
+from trainers.eval.policy_plots import (
+    constraints_plot,
+    cost_over_limit_by_scenario,
+    costs_plot,
+    forest_plot,
+    segments_plot,
+    stress_plot,
+)
+from trainers.eval.policy_targets import EQUAL_SPEND
 from trainers.eval.report import Section, paragraph, table
 
 SEGMENT_FIGURES = ("gain_usd", "roi", "incremental_saves_per_1000", "spend_usd", "contacts", "opt_outs", "churned")
@@ -26,10 +34,12 @@ def policy_sections(report: Mapping[str, Any]) -> list[Section]:
 
 
 def _summary(report: Mapping[str, Any]) -> Section:
-    checkpoint, data = report["checkpoint"], report["data"]
+    checkpoint, data, under = report["checkpoint"], report["data"], report["judged_under"]
     rows = [
-        ("checkpoint", f"{checkpoint['version']}, sha256 {checkpoint['sha256'][:16]}…"),
+        ("checkpoint", _identity(checkpoint)),
         ("data", f"{data['name']}, {report['customers']:,} customers of the test part"),
+        *((name, _identity(model)) for name, model in under["models"].items()),
+        *((f"{name} (env.yaml)", f"sha256 {sha256[:16]}…") for name, sha256 in under["settings_sha256"].items()),
         ("campaigns", report["campaigns"]),
         ("decisions", report["decisions"]),
         ("contacts", report["contacts"]),
@@ -37,7 +47,12 @@ def _summary(report: Mapping[str, Any]) -> Section:
         ("the same under stress", sum(found["hard_rule_violations"] for found in report["stress"].values())),
         ("decisions under stress", sum(found["decisions"] for found in report["stress"].values())),
     ]
-    return Section("What was judged", [table(["", ""], rows)])
+    warnings = [paragraph(f"Warning: {warning}.") for warning in report["warnings"]]
+    return Section("What was judged", [*warnings, table(["", ""], rows)])
+
+
+def _identity(checkpoint: Mapping[str, Any]) -> str:
+    return f"{checkpoint['version']}, sha256 {checkpoint['sha256'][:16]}…"
 
 
 def _arena(report: Mapping[str, Any]) -> Section:
@@ -63,8 +78,9 @@ def _arena(report: Mapping[str, Any]) -> Section:
         [
             paragraph(
                 "Net value over contacting nobody, $ a customer and campaign, with 95 % intervals of a paired "
-                "bootstrap over customers. Baselines were turned, on other customers and campaigns, to spend what "
-                "the policy spends; one whose best variant within the soft limits costs less stays cheaper. Ranks are "
+                "bootstrap over customers and campaigns. Baselines were turned, in other campaigns, to spend what the "
+                f"policy spends; the gate asks that each spends {EQUAL_SPEND[0]:g} to {EQUAL_SPEND[1]:g} of it. "
+                "Thompson sampling's posterior was fitted to a pilot and learns nothing more while it plays. Ranks are "
                 "those that the simultaneous intervals leave open."
             ),
             f"<figure>{forest_plot(report)}</figure>",
@@ -106,11 +122,27 @@ def _segments(report: Mapping[str, Any]) -> Section:
 
 def _constraints(report: Mapping[str, Any]) -> Section:
     rows = [
-        (name, {key: cost[key] for key in ("value", "low", "high")}, cost["limit"], cost["value"] / cost["limit"])
+        (name, {key: cost[key] for key in ("value", "low", "high")}, cost["limit"])
         for name, cost in report["constraints"].items()
     ]
-    head = ["a customer and month", PPO, "limit", "share of the limit"]
-    return Section("Soft constraints", [f"<figure>{constraints_plot(report)}</figure>", table(head, rows)])
+    head = ["a customer and month", PPO, "limit"]
+    scenarios = cost_over_limit_by_scenario(report)
+    shares = [(name.replace("_", " "), *found.values()) for name, found in scenarios.items()]
+    note = (
+        "The gate asks that each cost, as trained, is within its limit over its whole interval. Below, every cost as a "
+        "share of its limit under stress too: prices of costs were trained for the world as it was, so where the world "
+        "changes nothing holds a cost to its limit but training anew. Hard rules are masks and hold everywhere."
+    )
+    return Section(
+        "Soft constraints",
+        [
+            paragraph(note),
+            f"<figure>{constraints_plot(report)}</figure>",
+            table(head, rows),
+            f"<figure>{costs_plot(report)}</figure>",
+            table(["share of the limit", *report["constraints"]], shares),
+        ],
+    )
 
 
 def _stress(report: Mapping[str, Any]) -> Section:
@@ -131,15 +163,17 @@ def _stress(report: Mapping[str, Any]) -> Section:
             for rival, gain in found["gain_over"].items()
         ]
     note = (
-        "Worlds that the policy was not trained in. At equal spend, each baseline's dial is turned anew, on other "
-        "customers, to what the policy spends there, while the policy stays as it is; read a gain beside the share of "
-        "our spend that the baseline came to. The gate asks it where customers respond otherwise than in training. "
-        "As deployed, nobody is changed, and spend differs."
+        "Worlds that the policy was not trained in. At equal spend, each baseline's dial is turned anew, in other "
+        "campaigns, to what the policy spends there, while the policy stays as it is; read a gain beside the share of "
+        "our spend that the baseline came to. The gate asks it where customers respond otherwise than in training, "
+        "and that the policy does not earn less there than contacting nobody. As deployed, nobody is changed, and "
+        "spend differs."
     )
     return Section(
         "Under stress",
         [
             paragraph(note),
+            *(paragraph(f"{remark.replace('_', ' ')}.") for remark in report["remarks"]),
             f"<figure>{stress_plot(report)}</figure>",
             table(["stress", "what changes", "new response", "net value over never, $", "violations"], described),
             table(

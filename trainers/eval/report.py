@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from churnsaver.checkpoints.checkpoint import MANIFEST
 from churnsaver.errors import BadInput
 
+HTML, JSON = "report.html", "report.json"
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c2128}"
     "h2{margin-top:2.5rem;border-bottom:1px solid #d8dee4}figure{margin:1rem 0;overflow-x:auto}"
@@ -38,7 +41,7 @@ class Section:
 def write_report(
     out: Path, title: str, result: Mapping[str, Any], plots: Sequence[str], sections: Sequence[Section] | None = None
 ) -> Path:
-    """`report.html` and `report.json` in the folder `out`; returns the HTML file's path.
+    """`report.html` and `report.json` in the folder `out`; returns the HTML file's path, fails as `require_writable`.
 
     Args:
         result: numbers, nested mappings of them, and "missed": the targets that were missed. A mapping of value,
@@ -56,14 +59,36 @@ def write_report(
         + f"<h2>As JSON</h2><details><summary>report.json</summary><pre>{escape(json.dumps(result, indent=2))}</pre>"
         "</details></html>\n"
     )
-    path = out / "report.html"
+    require_writable(out)
+    try:
+        (out / HTML).write_text(html, encoding="utf-8")
+        (out / JSON).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(out, error) from None
+    return out / HTML
+
+
+def require_writable(out: Path) -> None:
+    """Makes the folder `out` where it is missing; asked by commands that work for minutes before `write_report`.
+
+    Raises:
+        BadInput: no report can be written there, or it is a checkpoint's folder, in which nothing else may lie.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, encoding="utf-8")
-        (out / "report.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        for path in (out / HTML, out / JSON):
+            if path.exists():
+                path.open("ab").close()
     except OSError as error:
-        raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
-    return path
+        raise _unwritable(out, error) from None
+    if (out / MANIFEST).exists():
+        raise BadInput(f"{out}: is the folder of a checkpoint, which holds nothing else; choose another --out")
+
+
+def _unwritable(out: Path, error: OSError) -> BadInput:
+    return BadInput(f"{out}: cannot be written ({error.strerror}); choose another --out")
 
 
 def paragraph(text: str) -> str:

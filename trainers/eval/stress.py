@@ -3,7 +3,8 @@
 Three change how customers respond, and a policy that only learned one response by heart would fall behind its
 baselines there; the others change money, what is seen and the clocks. The hard rules have to hold in all.
 Sizes are assumptions. The flood and inflation cost a policy that contacts once a month a fifth or more of what it
-brings; the fatigue shock only hurts one that contacts often.
+brings; the fatigue shock only hurts one that contacts often. Time zones are there for the quiet hours: they move
+what a policy brings by no more than chance does. The halved budget is there for the ledger, which runs dry.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ class Scenario:
 
     Attributes:
         description: for the report.
-        change: the setting under stress of a setting and a seed; pure.
+        change: the setting under stress; pure. Of a setting, a seed, and what the policy that is judged books from
+            the budget as trained, $ a customer and campaign.
         new_response: customers respond otherwise than in training, so that the policy has to keep its lead.
     """
 
     description: str
-    change: Callable[[Setting, int], Setting]
+    change: Callable[[Setting, int, float], Setting]
     new_response: bool
 
 
-def sleeping_dog_flood(setting: Setting, _: int) -> Setting:
+def sleeping_dog_flood(setting: Setting, _: int, __: float) -> Setting:
     """Many more customers whom contact drives away, whatever is seen of them."""
     segments = setting.params.segments
     dogs = segments.sleeping_dog
@@ -52,7 +54,7 @@ def sleeping_dog_flood(setting: Setting, _: int) -> Setting:
     )
 
 
-def fatigue_shock(setting: Setting, _: int) -> Setting:
+def fatigue_shock(setting: Setting, _: int, __: float) -> Setting:
     """Contacts are forgotten more slowly, and tire more."""
     params = setting.params
     return _with(
@@ -63,7 +65,7 @@ def fatigue_shock(setting: Setting, _: int) -> Setting:
     )
 
 
-def offer_inflation(setting: Setting, _: int) -> Setting:
+def offer_inflation(setting: Setting, _: int, __: float) -> Setting:
     """Customers want more: the same money persuades fewer, and holds those who accept less."""
     params = setting.params
     return _with(
@@ -73,16 +75,18 @@ def offer_inflation(setting: Setting, _: int) -> Setting:
     )
 
 
-def budget_halved(setting: Setting, _: int) -> Setting:
-    """Every campaign has half the money."""
+def budget_halved(setting: Setting, _: int, reserved_usd: float) -> Setting:
+    """Every campaign has half of the money that the policy books when it has enough, or half of its budget if less."""
     campaigns = {
-        name: campaign.model_copy(update={"budget_cents": campaign.budget_cents // 2})
+        name: campaign.model_copy(
+            update={"budget_cents": min(campaign.budget_cents, int(100.0 * reserved_usd * campaign.customers)) // 2}
+        )
         for name, campaign in setting.world.campaigns.items()
     }
     return replace(setting, world=setting.world.model_copy(update={"campaigns": campaigns}))
 
 
-def drifted_features(setting: Setting, seed: int) -> Setting:
+def drifted_features(setting: Setting, seed: int, _: float) -> Setting:
     """The models have gone stale: risk is overstated and blurred, acceptance blurred, charges are outdated."""
     rng, true = np.random.default_rng([seed, 11]), setting.population.features
     n = len(true.risk)
@@ -95,7 +99,7 @@ def drifted_features(setting: Setting, seed: int) -> Setting:
     return replace(setting, seen=seen)
 
 
-def adversarial_zones(setting: Setting, _: int) -> Setting:
+def adversarial_zones(setting: Setting, _: int, __: float) -> Setting:
     """A customer's time zone is another one every day, in weeks in which clocks change."""
     return replace(setting, zones_change=True)
 

@@ -27,17 +27,18 @@ TRAINED_ON = "trained_on.json"
 KEPT = 16384  # × 4 bytes, 87 kB as base64
 # So many rows may be known beyond those that chance explains; fewer than LEAST say nothing.
 TRIVIAL_SHARE, LEAST = 0.02, 10
+MEND = "measure with --rows test on the file that it was trained on, or give rows that it never saw"
 
 Hashes = NDArray[np.uint32]
 
 
-def trained_on(rows: Dataset) -> bytes:
-    """The file TRAINED_ON of a checkpoint that was fitted on `rows`.
+def trained_on(rows: Dataset, schema: DatasetSchema | None = None) -> bytes:
+    """The file TRAINED_ON of a checkpoint that was fitted on `rows`, encoded as `schema` says; default: their own.
 
     Only rows that occur once are kept: customers who share all their features are no evidence. How often rows occur
     twice says how many of new customers equal one of those by chance (Good, 1953): 2 × pairs / rows.
     """
-    distinct, counts = np.unique(_hashes(rows, rows.schema), return_counts=True)
+    distinct, counts = np.unique(_hashes(rows, schema or rows.schema), return_counts=True)
     kept = distinct[counts == 1][:KEPT]
     complete = (counts == 1).sum() <= KEPT
     content = {
@@ -48,11 +49,12 @@ def trained_on(rows: Dataset) -> bytes:
     return json.dumps(content).encode()
 
 
-def require_unseen(rows: Dataset, opened: Checkpoint, schema: DatasetSchema) -> None:
+def require_unseen(rows: Dataset, opened: Checkpoint, schema: DatasetSchema, mend: str = MEND) -> None:
     """BadInput where `rows`, which are to be measured, hold rows that `opened` was trained on.
 
     Args:
         schema: the checkpoint's, which says how features are encoded. Checkpoints without TRAINED_ON pass.
+        mend: what to say that a person can do.
     """
     if rows.sha256 == opened.manifest.data_sha256 and (rows.parts != str(Part.TEST)).any():
         raise BadInput(f"{rows.source}: the checkpoint was trained on this file; measure with --rows test")
@@ -71,8 +73,7 @@ def require_unseen(rows: Dataset, opened: Checkpoint, schema: DatasetSchema) -> 
         return
     raise BadInput(
         f"{rows.source}: the checkpoint was trained on {100.0 * known / len(looked_at):.0f} % of the {len(rows)} rows "
-        "to be measured (they have the same features); measure with --rows test on the file that it was trained on, or "
-        "give rows that it never saw"
+        f"to be measured (they have the same features); {mend}"
     )
 
 

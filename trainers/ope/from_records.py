@@ -12,7 +12,7 @@ for the target as for the policy that logged.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,8 @@ class Decided:
         actions: (n,) the intended actions.
         described: (actions, k) what describes each action to the outcome model.
         target: (n, actions) the target policy's probabilities.
-        per_customer_month: decisions a customer and month, by which costs are put beside monthly limits; None where
-            the decisions span less than a month, which does not tell how many a month would bring.
+        per_customer_month: decisions a customer and month of person-time, by which costs are put beside monthly
+            limits; None where nobody was there for a month, which does not tell how many a month would bring.
         never: costs that the target cannot incur, since it never contacts.
         left_out: how many records could not be used, by reason.
     """
@@ -89,8 +89,8 @@ def decided(
         costs=costs,
         clusters=np.unique(refs, return_inverse=True)[1].astype(np.int64),
     )
-    months = _months(chosen, world)
-    per_month = len(chosen) / (len(set(refs)) * months) if months >= 1.0 else None
+    exposure = _exposure_months(chosen, world)
+    per_month = len(chosen) / exposure.sum() if exposure.max() >= 1.0 else None
     contacts = np.delete(target, NO_CONTACT, axis=1).any()
     never = frozenset[str]() if contacts else frozenset(OF_CONTACTS)
     return Decided(logged, observation, actions, describe_actions(world), target, per_month, never, left_out)
@@ -177,7 +177,16 @@ def _fatigue(decision: Decision, params: DynamicsParams) -> float:
     return float(sum(0.5 ** (hours / HOURS_PER_DAY / params.fatigue_half_life_days) for hours in past))
 
 
-def _months(chosen: list[Decision], world: World) -> float:
-    """Between the first decision and the last, and one epoch."""
-    span = max(d.decided_at for d in chosen) - min(d.decided_at for d in chosen)
-    return (span.total_seconds() / 3600.0 + world.epoch_hours) / HOURS_PER_MONTH
+def _exposure_months(chosen: list[Decision], world: World) -> Floats:
+    """Person-time: from each customer's first decision to the last of all, and one epoch, (customers,).
+
+    Who came late counts for the shorter time; who left goes on counting, as in the limits, which are per customer of
+    the campaign.
+    """
+    first: dict[str, datetime] = {}
+    for decision in chosen:
+        known = first.setdefault(decision.customer_ref, decision.decided_at)
+        first[decision.customer_ref] = min(known, decision.decided_at)
+    last = max(decision.decided_at for decision in chosen)
+    hours = [(last - began).total_seconds() / 3600.0 + world.epoch_hours for began in first.values()]
+    return np.array(hours) / HOURS_PER_MONTH

@@ -8,6 +8,7 @@ Delivery is at least once, so the same line may come in several files.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -55,6 +56,7 @@ class Propensities(Lines):
 class LoggedContactState(Lines):
     hours_since_contact: list[Finite]
     contact_cost_cents: Annotated[int, Field(ge=0, le=MAX_CONTACT_COST_CENTS)]
+    budget_shared: bool = True  # where a record is from before arms had parts of the budget
 
 
 class Decision(Lines):
@@ -252,7 +254,7 @@ def _lines(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Every line of every .jsonl file that is not blank, and where it stands."""
     for path in sorted(folder.rglob("*.jsonl")):
         try:
-            content = path.read_bytes()
+            content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror}); mend it or take it out") from None
         for number, line in enumerate(content.splitlines(), start=1):

@@ -1,11 +1,12 @@
 -- Books a decision: hard rules once more, budget, record, stored answer and outbox, all or nothing.
 --
 -- KEYS  1 generation  2 idempotency  3 standing decision  4 contacts  5 opt-out  6 reserved
---       7 decision    8 outbox       9 the customer's keys, for erasure
+--       7 decision    8 outbox       9 the customer's keys, for erasure  10 reserved by arm
 -- ARGV  1 token        2 send time, ms ('' when nobody is contacted)  3 cents to reserve
 --       4 budget cents 5 cooldown, ms  6 week, ms  7 weekly cap  8 oldest contact of interest, ms
 --       9 decision id  10 record  11 answer  12 answer if refused, with @@REASON@@ for the reason
 --       13 idempotency lifetime, s  14 epoch, s  15 record lifetime, s  16 sha256 of the body
+--       17 arm  18 its part of the budget, cents
 --
 -- Answers {'lost'} | {'replay', answer} | {'superseded'} | {'standing', answer}
 --       | {'none' or 'booked', answer} | {reason of refusal, answer}
@@ -32,9 +33,10 @@ if standing and stands(standing, KEYS[5]) then
 end
 
 local reserved = redis.call('GET', KEYS[6]) or '0'
-if not integers({ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]}, 0)
+local reserved_by_arm = redis.call('HGET', KEYS[10], ARGV[17]) or '0'
+if not integers({ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[18]}, 0)
   or not integers({ARGV[13], ARGV[14], ARGV[15]}, 1)
-  or not integers({ARGV[8], reserved}, -2 ^ 53)
+  or not integers({ARGV[8], reserved, reserved_by_arm}, -2 ^ 53)
   or (ARGV[2] ~= '' and not integers({ARGV[2]}, 0)) then
   return bad_argument('book')
 end
@@ -45,6 +47,7 @@ local function refusal(send_ms, cents)
     KEYS[4], ARGV[9], send_ms, tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
   if broken then return broken end
   if tonumber(reserved) + cents > tonumber(ARGV[4]) then return 'budget' end
+  if tonumber(reserved_by_arm) + cents > tonumber(ARGV[18]) then return 'budget' end
   return nil
 end
 
@@ -60,11 +63,12 @@ if ARGV[2] ~= '' then
     redis.call('ZADD', KEYS[4], ARGV[2], ARGV[9])
     redis.call('EXPIRE', KEYS[4], ARGV[15])
     redis.call('INCRBY', KEYS[6], ARGV[3])
+    redis.call('HINCRBY', KEYS[10], ARGV[17], ARGV[3])
   end
 end
 
 redis.call('HSET', KEYS[7], 'record', ARGV[10], 'answer', answer, 'booking', status, 'reserved_cents', ARGV[3],
-  'standing', KEYS[3])
+  'arm', ARGV[17], 'standing', KEYS[3])
 redis.call('EXPIRE', KEYS[7], ARGV[15])
 redis.call('SET', KEYS[3], KEYS[7], 'EX', ARGV[14])
 redis.call('HSET', KEYS[2], 'body', ARGV[16], 'token', ARGV[1], 'answer', answer)

@@ -1,12 +1,12 @@
 -- Claims an idempotency key and reads what a decision needs to know, in one step.
 --
--- KEYS  1 generation  2 idempotency  3 standing decision  4 contacts  5 opt-out  6 reserved
--- ARGV  1 sha256 of the body  2 token  3 claim lifetime, ms  4 oldest contact of interest, ms
+-- KEYS  1 generation  2 idempotency  3 standing decision  4 contacts  5 opt-out  6 reserved  7 reserved by arm
+-- ARGV  1 sha256 of the body  2 token  3 claim lifetime, ms  4 oldest contact of interest, ms  5 arm
 --
 -- An answer that leaves here is marked as told: it is not withdrawn any more (settle.lua).
 --
 -- Answers {'lost'} | {'mismatch'} | {'in_flight'} | {'replay', answer} | {'standing', answer}
---       | {'claimed', opted out 0/1, reserved cents, contact times in ms …}
+--       | {'claimed', opted out 0/1, reserved cents, those of the arm, contact times in ms …}
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return {'lost'}
 end
@@ -38,6 +38,7 @@ local reply = {
   'claimed',
   redis.call('EXISTS', KEYS[5]),
   tonumber(redis.call('GET', KEYS[6]) or '0'),
+  tonumber(redis.call('HGET', KEYS[7], ARGV[5]) or '0'),
 }
 for _, time_ms in ipairs(redis.call('ZRANGEBYSCORE', KEYS[4], ARGV[4], '+inf', 'WITHSCORES')) do
   table.insert(reply, time_ms)

@@ -36,3 +36,9 @@ local function stands(decision, opt_out_key)
   local booking = redis.call('HGET', decision, 'booking')
   return booking ~= 'booked' and booking ~= 'released'
 end
+
+-- Gives back what a decision had reserved, to its campaign and, where it names one, to its arm.
+local function give_back(cents, arm, reserved_key, by_arm_key)
+  redis.call('DECRBY', reserved_key, cents)
+  if arm then redis.call('HINCRBY', by_arm_key, arm, -cents) end
+end

@@ -2,13 +2,13 @@
 -- same: the script ran, but its reply came too late. What the caller was told first is what stands.
 --
 -- KEYS  1 idempotency  2 the decision that was answered  3 the one that may have been booked
---       4 contacts  5 reserved  6 outbox  7 the customer's keys, for erasure
+--       4 contacts  5 reserved  6 outbox  7 the customer's keys, for erasure  8 reserved by arm
 -- ARGV  1 token, which is the id of the one that may have been booked
 --       2 id of the decision that was answered  3 its record  4 its answer  5 sha256 of the body
 --       6 idempotency lifetime, s  7 record lifetime, s
 --
--- Answers {} | {'kept', send time in ms, cents}: booked, and another caller was told of it before
-local found = redis.call('HMGET', KEYS[3], 'booking', 'reserved_cents', 'standing', 'told')
+-- Answers {} | {'kept', send time in ms, cents, arm}: booked, and another caller was told of it before
+local found = redis.call('HMGET', KEYS[3], 'booking', 'reserved_cents', 'standing', 'told', 'arm')
 local key = redis.call('HMGET', KEYS[1], 'token', 'told')
 local contact = found[1] == 'booked' or found[1] == 'released'
 if not integers({ARGV[6], ARGV[7]}, 1)
@@ -25,7 +25,7 @@ if found[1] and not told then
   if found[3] and redis.call('GET', found[3]) == KEYS[3] then redis.call('DEL', found[3]) end
   if contact then
     redis.call('ZREM', KEYS[4], ARGV[1])
-    redis.call('DECRBY', KEYS[5], found[2])
+    give_back(found[2], found[5], KEYS[5], KEYS[8])
   end
 end
 
@@ -42,5 +42,5 @@ redis.call('EXPIRE', KEYS[1], ARGV[6])
 redis.call('SADD', KEYS[7], KEYS[1], KEYS[2])
 redis.call('EXPIRE', KEYS[7], ARGV[7])
 redis.call('XADD', KEYS[6], '*', 'decision', ARGV[2])
-if contact and told and send_ms then return {'kept', send_ms, found[2]} end
+if contact and told and send_ms then return {'kept', send_ms, found[2], found[5] or 'champion'} end
 return {}

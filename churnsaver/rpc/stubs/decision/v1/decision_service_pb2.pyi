@@ -101,7 +101,7 @@ class ContactState(_message.Message):
     budget_left_cents: _builtins.int
     """What the campaign may still reserve, in cents."""
     budget_cents: _builtins.int
-    """The campaign's whole budget, in cents."""
+    """The whole budget of the campaign, or of the customer's arm where an experiment splits it, in cents."""
     @_builtins.property
     def hours_since_contact(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Hours since each contact of the last four weeks; a booked one that lies ahead is negative."""
