@@ -8,6 +8,8 @@ is fine-tuned on them writes with the same spread, which leaves room for what is
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -39,7 +41,7 @@ def expand(template: str, rng: Random) -> str:
     return _CHOICE.sub(lambda choice: rng.choice(choice.group(1).split("|")), template)
 
 
-def join(sentences: list[str]) -> str:
+def join(sentences: Iterable[str]) -> str:
     """Sentences as one line; after a comma or "and", the next begins in lower case."""
     text = ""
     for sentence in filter(None, sentences):
@@ -55,6 +57,34 @@ def calm(text: str) -> str:
     return ".".join(["!".join([head, *kept]), *calmed])
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A slotted draft, part by part, so that it can be made worse on purpose.
+
+    Attributes:
+        subject: of an e-mail; empty for channels without one.
+        body: sentences before the offer, some of them clauses that the next one goes on.
+        offer: the sentence with the offer and its last day, and what follows it.
+        closing: of an e-mail; may be empty.
+        opt_out: the slot.
+    """
+
+    subject: str
+    greeting: str
+    body: tuple[str, ...]
+    offer: tuple[str, ...]
+    closing: str = ""
+    opt_out: str = "{opt_out}"
+
+    @property
+    def text(self) -> str:
+        """The draft as the model writes it: an e-mail in paragraphs under its subject, or one line."""
+        if not self.subject:
+            return calm(join([self.greeting, join(self.body), join(self.offer), self.opt_out]))
+        paragraphs = [self.greeting, join(self.body), join(self.offer), self.closing, self.opt_out]
+        return calm("\n\n".join([SUBJECT + self.subject, *filter(None, paragraphs)]))
+
+
 class Writer:
     """Writes slotted drafts for scenarios.
 
@@ -66,12 +96,10 @@ class Writer:
         self.rng = rng
         self._book = phrases("corpus")
 
-    def write(self, scenario: Scenario, style: str | None = None) -> str:
+    def write(self, scenario: Scenario, style: str | None = None) -> Draft:
         """A draft for `scenario` in one of STYLES, chosen by their shares where none is given."""
         style = style or self.rng.choices(list(STYLES), weights=list(STYLES.values()))[0]
-        if scenario.channel in SUBJECT_CHANNELS:
-            return calm(self._email(scenario, style))
-        return calm(self._short(scenario, style))
+        return self._email(scenario, style) if scenario.channel in SUBJECT_CHANNELS else self._short(scenario, style)
 
     def say(self, part: str, *path: str) -> str:
         """One way of saying `part`, such as `say("offer", "review", "warm")`."""
@@ -80,46 +108,38 @@ class Writer:
             found = found[step]
         return expand(self.rng.choice(found), self.rng)
 
-    def _short(self, on: Scenario, style: str) -> str:
-        """An SMS or a push note: one line."""
+    def _short(self, on: Scenario, style: str) -> Draft:
+        """An SMS or a push note."""
         opening = self.say("opening", on.segment, _opening_tone(on))
         concern = self.say("concern", on.reason)
         led = [self.say("lead", on.segment, _opening_tone(on)), concern]
         bridge = self.say("bridge", on.purpose, on.reason)
         if style == "bland":
-            middle = self.rng.choice([[opening], [self.say("filler")]])
+            body = self.rng.choice([[opening], [self.say("filler")]])
         elif style == "wordy":
-            middle = [self.say("filler"), *self.rng.choice([[opening], [concern], led])]
+            body = [self.say("filler"), *self.rng.choice([[opening], [concern], led])]
         else:
-            middle = self.rng.choice([led, led, [concern, bridge], [opening, concern]])
+            body = self.rng.choice([led, led, [concern, bridge], [opening, concern]])
         greeting = self.say("greeting", "short", on.tone)
-        return join([greeting, join(middle), self.say("offer", on.purpose, on.tone), "{opt_out}"])
+        return Draft("", greeting, tuple(body), (self.say("offer", on.purpose, on.tone),))
 
-    def _email(self, on: Scenario, style: str) -> str:
-        """An e-mail: subject, greeting and paragraphs."""
+    def _email(self, on: Scenario, style: str) -> Draft:
         opening = self.say("opening", on.segment, _opening_tone(on))
         concern = self.say("concern", on.reason)
         bridge = self.say("bridge", on.purpose, on.reason)
-        first, reason = [opening, concern], on.reason
+        reason = on.reason
         if style == "bland":
-            first, bridge, reason = self.rng.choice([[opening], [self.say("filler"), opening]]), "", "general"
+            body, reason = self.rng.choice([[opening], [self.say("filler"), opening]]), "general"
         elif style == "wordy":
-            first = [self.say("filler"), *self.rng.choice([[opening, concern], [concern]])]
-            bridge = self.rng.choice([bridge, ""])
+            body = [self.say("filler"), *self.rng.choice([[opening, concern], [concern], [concern, bridge]])]
         else:
-            first, bridge = self.rng.choice([([opening, concern], bridge), ([concern], bridge), (first, "")])
+            body = self.rng.choice([[opening, concern, bridge], [concern, bridge], [opening, concern]])
         offer = [self.say("offer", on.purpose, on.tone)]
-        if style != "full" or not bridge or self.rng.random() < 0.3:
+        if style != "full" or bridge not in body or self.rng.random() < 0.3:
             offer.append(self.say("accept", on.tone))
-        paragraphs = [
-            self.say("greeting", "email", on.tone),
-            join([*first, bridge]),
-            join(offer),
-            self.say("closing", on.tone) if self.rng.random() < 0.7 else "",
-            "{opt_out}",
-        ]
+        closing = self.say("closing", on.tone) if self.rng.random() < 0.7 else ""
         subject = self.say("subject", on.purpose, reason)
-        return "\n\n".join([SUBJECT + subject, *filter(None, paragraphs)])
+        return Draft(subject, self.say("greeting", "email", on.tone), tuple(body), tuple(offer), closing)
 
 
 def _opening_tone(on: Scenario) -> str:
