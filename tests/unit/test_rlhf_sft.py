@@ -19,7 +19,8 @@ from trainers.rlhf import sft
 from trainers.rlhf.corpus import Corpus, split_of
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
 from trainers.rlhf.language_model import ADAPTER, load_adapter, open_base
-from trainers.rlhf.sft import LoraSettings, SftPreset, SftSettings, messages, train_sft
+from trainers.rlhf.lora import LoraSettings
+from trainers.rlhf.sft import SftPreset, SftSettings, messages, train_sft
 from trainers.rlhf.writing_figures import Example, has_exact_slots, mean_log_probs, perplexity
 
 MESSAGES = [WrittenMessage(brief=BRIEF, text=text) for text in TEXTS]
@@ -106,7 +107,7 @@ def test_a_training_of_something_else_is_not_gone_on_with(
     [
         ({"quantization": "nf4"}, r"quantization is nf4 \(QLoRA\).*is missing here; set it to none"),
         ({"max_tokens": 40}, "would lose its end; shorten it or raise max_tokens"),
-        ({"lora": LoraSettings(rank=2, alpha=4, dropout=0.0, modules=("query",))}, r"lora\.modules query"),
+        ({"lora": LoraSettings(rank=2, alpha=4, dropout=0.0, modules=("query",))}, r"lora\.modules is query"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

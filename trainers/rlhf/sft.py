@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import prepare_model_for_kbit_training
 from pydantic import Field
 from transformers import BitsAndBytesConfig, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -25,9 +25,10 @@ from churnsaver.domain.world import Fraction, Frozen, World
 from churnsaver.errors import BadInput
 from trainers.rlhf.corpus import make_corpus, split_of
 from trainers.rlhf.examples import WrittenMessage, numbered_jsonl
+from trainers.rlhf.lora import LoraSettings, new_adapter
 from trainers.rlhf.language_model import LoadedModel, adapter_files, open_base, prompt_ids
 from trainers.rlhf.preferences import check_brief, check_text
-from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, run
+from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
 from trainers.rlhf.training_report import training_folder, write_loss_report
 from trainers.rlhf.writing_figures import Example, mean_log_probs, perplexity, slot_accuracy
 
@@ -52,21 +53,6 @@ grammar says. {added}
 
 The manifest notes the hours that training took and the memory that it held.
 """
-
-
-class LoraSettings(Frozen):
-    """The adapter's shape.
-
-    Attributes:
-        modules: the linear layers that it changes.
-        upper_layers: it sits on so many of the last layers; None is all.
-    """
-
-    rank: Count
-    alpha: Annotated[float, Field(gt=0)]
-    dropout: Fraction
-    modules: Annotated[tuple[str, ...], Field(min_length=1)]
-    upper_layers: Count | None = None
 
 
 class SftPreset(Frozen):
@@ -167,24 +153,6 @@ def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: 
     return examples
 
 
-def new_adapter(loaded: LoadedModel, lora: LoraSettings) -> Any:
-    """A fresh adapter on `loaded.model`, which is changed in place."""
-    layers = loaded.model.config.num_hidden_layers
-    upper = min(lora.upper_layers or layers, layers)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.modules),
-        layers_to_transform=None if upper == layers else list(range(layers - upper, layers)),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(loaded.model, config)
-    except ValueError as error:
-        raise BadInput(f"sft.yaml: lora.modules {', '.join(lora.modules)} fits {loaded.name} not ({error})") from None
-
-
 def train_sft(
     base: Path,
     data: Path | None,
@@ -219,15 +187,15 @@ def train_sft(
         {"the settings (sft.yaml)": settings, "the preset (sft.yaml)": preset, "the world (env.yaml)": world},
         **{"the base model": loaded.sha256, "the messages": data_sha256, "--seed": str(seed)},
     )
-    state = begin(training, follows_from, resume=resume)
+    begin(training, follows_from, resume=resume)
     say("measuring the base model")
     before = perplexity(loaded.model, unseen, loaded.tokenizer.pad_token_id)
     set_seed(seed)
     if quantization is not None:  # pragma: no cover - needs a GPU
         loaded = replace(loaded, model=prepare_model_for_kbit_training(loaded.model))
-    model = new_adapter(loaded, settings.lora)
+    model = new_adapter(loaded, settings.lora, "CAUSAL_LM")
     say("training")
-    history = run(_trainer(model, loaded, rows, settings, preset, training, seed), state, on_step)
+    history = run(_trainer(model, loaded, rows, settings, preset, training, seed), latest_state(training), on_step)
     say("measuring the tuned model")
     model.eval()
     drafts = [message.brief for message in held_out][: preset.drafts]
