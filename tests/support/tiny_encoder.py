@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.support.tiny_model import BRIEF, TEXTS
 
 
-def tiny_encoder(folder: Path, seed: int = 42, pad_token: str = "[PAD]") -> Path:  # noqa: S107 - no password
+def tiny_encoder(folder: Path, seed: int = 42, pad_token: str = "[PAD]") -> Path:
     """Writes the encoder to `folder` as transformers keeps one."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -38,7 +39,8 @@ def tiny_encoder(folder: Path, seed: int = 42, pad_token: str = "[PAD]") -> Path
         initializer_range=0.2,
     )
     BertModel(config).save_pretrained(folder)
-    fast = PreTrainedTokenizerFast(
+    make: Any = PreTrainedTokenizerFast
+    fast = make(
         tokenizer_object=tokenizer, pad_token=pad_token, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
     fast.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from churnsaver.domain.message import SLOTS, Brief, slots_in
@@ -10,6 +11,7 @@ from churnsaver.domain.writing import CUSTOMERS, REASONS, TONES
 from churnsaver.errors import BadInput
 from churnsaver.safety.review import Policy, Review, Stage
 from churnsaver.safety.rules import review_with_rules
+from trainers.rlhf.corpus import Scenario, scenario_of
 from trainers.rlhf.examples import Preference, WrittenMessage, numbered_jsonl
 
 
@@ -62,6 +64,19 @@ def read_preferences(path: Path, world: World) -> list[Preference]:
         seen[texts] = number
         pairs.append(pair)
     return pairs
+
+
+def check_apart(parts: Mapping[str, Iterable[Brief]], data: Path, world: World) -> None:
+    """BadInput where a scenario stands in two parts of a folder: figures on held-out texts would flatter."""
+    seen: dict[Scenario, str] = {}
+    for part, briefs in parts.items():
+        for brief in briefs:
+            scenario = scenario_of(brief, world)
+            if seen.setdefault(scenario, part) != part:
+                raise BadInput(
+                    f"{data}: the scenario {'/'.join(scenario)} stands in {seen[scenario]}.jsonl and in {part}.jsonl, "
+                    "so that what is held out is not; let `churn-saver data` write the folder"
+                )
 
 
 def check_brief(brief: Brief, world: World, where: str) -> None:

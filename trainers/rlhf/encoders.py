@@ -95,7 +95,7 @@ def backend(tokenizer: Any) -> Tokenizer:
 
 
 def converted(bert: Any, tokenizer: Any, quantization: str, out: Path) -> dict[str, bytes]:
-    """CTranslate2's files of a BERT encoder with its pooler, by their names: model.bin, config.json, vocabulary.json."""
+    """CTranslate2's files of a BERT encoder and its pooler: model.bin, config.json, vocabulary.json."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     from ctranslate2.converters import TransformersConverter  # noqa: PLC0415 - it takes a second
 
@@ -114,5 +114,3 @@ def converted(bert: Any, tokenizer: Any, quantization: str, out: Path) -> dict[s
     written = out / "converted"
     InMemory(str(described)).convert(str(written), quantization=None if quantization == "none" else quantization)
     return {path.name: path.read_bytes() for path in written.iterdir()}
-
-

@@ -16,38 +16,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from datasets import Dataset
-from numpy.typing import NDArray
 from pydantic import Field
-from scipy.optimize import minimize_scalar
 from transformers import set_seed
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from churnsaver.checkpoints import Gate, Manifest, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
-from churnsaver.domain.message import Brief
 from churnsaver.domain.world import Fraction, Frozen, World
 from churnsaver.errors import BadInput
 from churnsaver.reward.encoding import PairEncoder, RewardShape
 from churnsaver.reward.model import SHAPE
-from trainers.rlhf.corpus import PARTS, split_of
 from trainers.rlhf.encoders import backend, open_encoder
-from trainers.rlhf.examples import Preference
 from trainers.rlhf.language_model import ADAPTER, LoadedModel, adapter_files
 from trainers.rlhf.lora import Count, LoraSettings, new_adapter
-from trainers.rlhf.preferences import make_preferences, read_preferences
-from trainers.rlhf.public import read_public
 from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
+from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, tokenised
+from trainers.rlhf.reward_scores import Floats, fitted_temperature, golden_cases, pair_scores
 from trainers.rlhf.training_report import training_folder, write_loss_report
 
 REWARD_ADAPTERS = "reward_adapters"
 CALIBRATION = "calibration.json"
 HEAD = ("classifier", "pooler")  # trained whole: a head that is not saved scores at random
 GOLDEN_PAIRS = 4
-BATCH = 32
-Floats = NDArray[np.float64]
 
 CARD = """# Reward model
 
@@ -96,20 +88,6 @@ class RmSettings(Frozen):
     presets: RmPresets
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Preferences by part, no scenario and no public test in two of them.
-
-    Attributes:
-        noise_ceiling: of the headline pairs, the accuracy of whoever knew the true click rates.
-    """
-
-    train: list[Preference]
-    valid: list[Preference]
-    test: list[Preference]
-    noise_ceiling: float | None = None
-
-
 class _Trainer(StateAsData, RewardTrainer):  # type: ignore[misc]
     pass
 
@@ -125,35 +103,6 @@ class _Collator(DataCollatorForPreference):  # type: ignore[misc]
         separators = (batch["input_ids"] == self.separator).long()
         batch["token_type_ids"] = ((separators.cumsum(-1) - separators) > 0).long() * batch["attention_mask"]
         return batch
-
-
-def preferences(reviewers: Path | None, public: Path | None, world: World, seed: int, say: Callable[[str], None]) -> Pairs:
-    """Pairs of our making, of public files in the folder `public`, and of a team's own reviewers.
-
-    Raises:
-        BadInput: a file holds no such pairs.
-    """
-    parts = make_preferences(seed, world)
-    found = read_public(public, seed, say)
-    for part in PARTS:
-        parts[part].extend(found.parts[part])
-    for pair in read_preferences(reviewers, world) if reviewers else ():
-        assert pair.brief is not None  # read_preferences asks for it
-        parts[split_of(pair.brief, world)].append(pair)
-    return Pairs(**parts, noise_ceiling=found.noise_ceiling)
-
-
-def check_pairs(pairs: Sequence[Preference]) -> None:
-    """BadInput where nothing can be learned from the pairs: none, the same twice, or no difference."""
-    if not pairs:
-        raise BadInput("there are no preferences to train on; expected pairs of a chosen and a rejected text")
-    seen: set[tuple[Brief | None, str, str]] = set()
-    for pair in pairs:
-        if pair.chosen == pair.rejected:
-            raise BadInput(f"a preference has the same text as chosen and rejected: {pair.chosen[:60]!r}; leave it out")
-        if (key := (pair.brief, pair.chosen, pair.rejected)) in seen:
-            raise BadInput(f"a preference is there twice: {pair.chosen[:60]!r} over {pair.rejected[:60]!r}; keep one")
-        seen.add(key)
 
 
 def train_rm(
@@ -202,10 +151,8 @@ def train_rm(
         drawn = bootstrap(pairs.train, preset.pairs or len(pairs.train), seed + number)
         folder = training / f"member_{number}"
         trainer = _trainer(model, loaded, tokenised(drawn, encoder), settings, preset, folder, seed + number)
-        offset, total = number * trainer_steps(len(drawn), settings, preset), settings.members
-        histories[f"member {number}"] = run(
-            trainer, latest_state(folder), lambda done, of, at=offset: on_step(at + done, of * total)
-        )
+        tell = of_all(on_step, number, settings.members)
+        histories[f"member {number}"] = run(trainer, latest_state(folder), tell)
         raw.append(pair_scores(model, encoder, loaded.tokenizer.pad_token_id, held_out))
         golden_raw.append(pair_scores(model, encoder, loaded.tokenizer.pad_token_id, held_out[:GOLDEN_PAIRS]))
         written = adapter_files(model, loaded.base)
@@ -260,66 +207,6 @@ def adapter_file(number: int) -> str:
     return f"member_{number}.safetensors"
 
 
-def bootstrap(pairs: Sequence[Preference], count: int, seed: int) -> list[Preference]:
-    """`count` pairs drawn with replacement, each as often as its weight says."""
-    weights = np.array([pair.weight for pair in pairs])
-    drawn = np.random.default_rng(seed).choice(len(pairs), size=count, p=weights / weights.sum())
-    return [pairs[i] for i in drawn]
-
-
-def tokenised(pairs: Sequence[Preference], encoder: PairEncoder) -> Dataset:
-    """The pairs as TRL's RewardTrainer takes tokenised ones."""
-    briefs = [pair.brief for pair in pairs]
-    chosen = encoder.encode(briefs, [pair.chosen for pair in pairs])
-    rejected = encoder.encode(briefs, [pair.rejected for pair in pairs])
-    return Dataset.from_dict(
-        {
-            "chosen_ids": [each.ids for each in chosen],
-            "rejected_ids": [each.ids for each in rejected],
-            "margin": [pair.margin for pair in pairs],
-        }
-    )
-
-
-@torch.no_grad()
-def torch_scores(
-    model: Any, encoder: PairEncoder, pad: int, briefs: Sequence[Brief | None], drafts: Sequence[str]
-) -> Floats:
-    """A member's raw scores, (drafts,), by torch."""
-    model.eval()
-    encoded = encoder.encode(briefs, drafts)
-    scores = np.empty(len(encoded))
-    order = np.argsort([len(each.ids) for each in encoded], kind="stable")
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
-
-        def padded(lists: list[list[int]], value: int) -> torch.Tensor:
-            tensors = [torch.tensor(each) for each in lists]
-            stacked = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-            return stacked.to(model.device)
-
-        logits = model(
-            input_ids=padded([encoded[i].ids for i in rows], pad),
-            attention_mask=padded([encoded[i].attention_mask for i in rows], 0),
-            token_type_ids=padded([encoded[i].type_ids for i in rows], 0),
-        ).logits
-        scores[rows] = logits.squeeze(-1).float().cpu().numpy()
-    return scores
-
-
-def pair_scores(model: Any, encoder: PairEncoder, pad: int, pairs: Sequence[Preference]) -> Floats:
-    """Raw scores of the chosen and the rejected texts, (pairs, 2)."""
-    briefs = [pair.brief for pair in pairs]
-    chosen = torch_scores(model, encoder, pad, briefs, [pair.chosen for pair in pairs])
-    return np.stack([chosen, torch_scores(model, encoder, pad, briefs, [pair.rejected for pair in pairs])], axis=-1)
-
-
-def fitted_temperature(differences: Floats) -> float:
-    """The T > 0 for which σ(difference / T) is likeliest, of differences chosen - rejected."""
-    found = minimize_scalar(lambda t: np.logaddexp(0.0, -differences / math.exp(t)).mean(), bounds=(-4.0, 4.0))
-    return math.exp(found.x)
-
-
 def validation_metrics(scores: Floats, pairs: int, histories: Sequence[Sequence[dict[str, float]]]) -> dict[str, float]:
     """What the manifest says, of calibrated scores (pairs, 2, members) of held-out pairs."""
     differences = scores.mean(axis=-1) @ np.array([1.0, -1.0])
@@ -332,14 +219,9 @@ def validation_metrics(scores: Floats, pairs: int, histories: Sequence[Sequence[
     }
 
 
-def golden_cases(pairs: Sequence[Preference], scores: Floats) -> list[dict[str, Any]]:
-    """Briefs and texts with their calibrated scores, of `scores` (pairs, 2, members)."""
-    return [
-        {"brief": pair.brief.model_dump(), "text": text, "scores": [round(float(score), 6) for score in row]}
-        for pair, both in zip(pairs, scores, strict=False)
-        if pair.brief is not None
-        for text, row in zip((pair.chosen, pair.rejected), both, strict=True)
-    ]
+def of_all(on_step: OnStep, member: int, members: int) -> OnStep:
+    """Tells `on_step` how far the whole ensemble is, of how far its `member` is."""
+    return lambda done, total: on_step(member * total + done, members * total)
 
 
 def trainer_steps(pairs: int, settings: RmSettings, preset: RmPreset) -> int:
