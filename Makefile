@@ -114,6 +114,7 @@ $(RLHF)/rm/manifest.json: $(RLHF)/preferences/train.jsonl configs/rm.yaml
 
 $(RLHF)/ppo_text/manifest.json: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.json configs/ppo_text.yaml
 	$(RUN) train ppo-text --sft $(RLHF)/sft --rm $(RLHF)/rm --data $(RLHF)/messages --out $(@D) $(call resume,ppo_text,state.safetensors)
+	$(RUN) eval text --checkpoint $(@D) --sft $(RLHF)/sft --out $(RLHF)/reports/text $(if $(PUBLIC),--public $(PUBLIC))
 
 BUNDLED := trainers/rlhf/bundled
 bundle-rlhf: $(RLHF)/ppo_text/manifest.json  ## ship what train-rlhf made, in the repository
