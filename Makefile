@@ -97,7 +97,7 @@ $(PUBLISHED)/policy.json: $(DATASET) configs/env.yaml configs/ppo.yaml | $(PUBLI
 RLHF := $(STATE)/rlhf
 resume = $$([ -e $(RLHF)/$(1)-training/$(2) ] && ! [ $(RLHF)/$(1)/manifest.json -nt $(RLHF)/$(1)-training/$(2) ] && echo --resume)
 
-train-rlhf: $(RLHF)/ppo_text/manifest.json  ## the writer of messages: data, SFT, reward model, PPO-text; PUBLIC=folder of real preferences
+train-rlhf: $(RLHF)/reports/rm/report.json $(RLHF)/reports/text/report.json  ## the writer of messages: data, SFT, reward model, PPO-text; PUBLIC=folder of real preferences
 
 $(RLHF)/messages/train.jsonl: | $(SETUP)
 	$(RUN) data messages --out $(@D)
@@ -110,11 +110,15 @@ $(RLHF)/sft/manifest.json: $(RLHF)/messages/train.jsonl configs/sft.yaml
 
 $(RLHF)/rm/manifest.json: $(RLHF)/preferences/train.jsonl configs/rm.yaml
 	$(RUN) train rm --data $(<D) --out $(@D) $(call resume,rm,follows_from.json)
-	$(RUN) eval rm --checkpoint $(@D) --data $(<D) --out $(RLHF)/reports/rm
 
 $(RLHF)/ppo_text/manifest.json: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.json configs/ppo_text.yaml
 	$(RUN) train ppo-text --sft $(RLHF)/sft --rm $(RLHF)/rm --data $(RLHF)/messages --out $(@D) $(call resume,ppo_text,state.safetensors)
-	$(RUN) eval text --checkpoint $(@D) --sft $(RLHF)/sft --out $(RLHF)/reports/text $(if $(PUBLIC),--public $(PUBLIC))
+
+$(RLHF)/reports/rm/report.json: $(RLHF)/rm/manifest.json
+	$(RUN) eval rm --checkpoint $(<D) --data $(RLHF)/preferences --out $(@D)
+
+$(RLHF)/reports/text/report.json: $(RLHF)/ppo_text/manifest.json
+	$(RUN) eval text --checkpoint $(<D) --sft $(RLHF)/sft --out $(@D) $(if $(PUBLIC),--public $(PUBLIC))
 
 BUNDLED := trainers/rlhf/bundled
 bundle-rlhf: $(RLHF)/ppo_text/manifest.json  ## ship what train-rlhf made, in the repository
