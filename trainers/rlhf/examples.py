@@ -45,7 +45,12 @@ Line = TypeVar("Line", bound=Frozen)
 
 
 def read_jsonl(path: Path, kind: type[Line]) -> list[Line]:
-    """Every line of a JSONL file as a `kind`; empty lines are passed over.
+    """Every line of a JSONL file as a `kind`; empty lines are passed over. BadInput as `numbered_jsonl`."""
+    return [line for _, line in numbered_jsonl(path, kind)]
+
+
+def numbered_jsonl(path: Path, kind: type[Line]) -> list[tuple[int, Line]]:
+    """Every line of a JSONL file as a `kind`, with its number from 1; empty lines are passed over.
 
     Raises:
         BadInput: the file cannot be read, is empty, or a line is no such object: the line and the field are named.
@@ -59,7 +64,7 @@ def read_jsonl(path: Path, kind: type[Line]) -> list[Line]:
         if not line.strip():
             continue
         try:
-            found.append(kind.model_validate_json(line))
+            found.append((number, kind.model_validate_json(line)))
         except ValidationError as error:
             raise BadInput(f"{path}, line {number}: {explain(error)}") from None
     if not found:

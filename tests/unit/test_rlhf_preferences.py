@@ -1,0 +1,127 @@
+"""Preferences: made pairs that only their fault tells apart, and a team's own pairs, held against the world."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from churnsaver.domain.world import World
+from churnsaver.errors import BadInput
+from churnsaver.safety.review import Policy, Review, Stage
+from churnsaver.safety.rules import review_with_rules
+from churnsaver.settings import load_world
+from trainers.rlhf.checks import read_preferences
+from trainers.rlhf.corpus import split_of
+from trainers.rlhf.corpus.grammar import phrases
+from trainers.rlhf.corruptions import MARGINS, for_part, tells
+from trainers.rlhf.examples import Preference
+from trainers.rlhf.preferences import make_preferences
+
+BRIEF = {
+    "segment": "new", "offer": "check_in", "tone": "warm", "channel": "sms", "language": "en", "reason": "price",
+}  # fmt: skip
+GOOD, BAD = "We have {offer} for you until {expiry}. {opt_out}", "Take {offer}, {expiry}. {opt_out}"
+LINE = {"brief": BRIEF, "chosen": GOOD, "rejected": BAD}
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return load_world()
+
+
+@pytest.fixture(scope="module")
+def pairs(world: World) -> dict[str, list[Preference]]:
+    return make_preferences(42, world)
+
+
+def every(pairs: dict[str, list[Preference]]) -> list[Preference]:
+    return [pair for part in pairs.values() for pair in part]
+
+
+def brief_offer(pair: Preference) -> str:
+    assert pair.brief is not None
+    return pair.brief.offer
+
+
+def test_pairs_follow_the_split_and_repeat(pairs: dict[str, list[Preference]], world: World) -> None:
+    assert len(pairs["train"]) >= 4000
+    assert min(len(pairs["valid"]), len(pairs["test"])) >= 600
+    for part, found in pairs.items():
+        assert {split_of(pair.brief, world) for pair in found if pair.brief} == {part}
+        assert set(Counter(pair.kind for pair in found)) == set(MARGINS)
+        assert all(pair.margin == MARGINS[pair.kind] for pair in found)
+    assert len({(p.chosen, p.rejected) for p in every(pairs)}) == len(every(pairs))
+    assert make_preferences(42, world) == pairs
+
+
+def test_length_tells_nothing(pairs: dict[str, list[Preference]]) -> None:
+    """A scorer that prefers the longer (or the shorter) text is right in about half of the pairs of every kind."""
+    for part, found in pairs.items():
+        for kind in MARGINS:
+            longer = [len(pair.chosen) > len(pair.rejected) for pair in found if pair.kind == kind]
+            assert 0.47 < sum(longer) / len(longer) < 0.53, (part, kind)
+
+
+def test_only_non_compliant_texts_are_blocked(pairs: dict[str, list[Preference]], world: World) -> None:
+    policy = Policy.of(world)
+
+    def findings(pair: Preference, text: str) -> int:
+        assert pair.brief is not None
+        return len(review_with_rules(Review(text, Stage.DRAFT, pair.brief.channel), policy))
+
+    for pair in every(pairs):
+        assert findings(pair, pair.chosen) == 0, pair.chosen
+        assert (findings(pair, pair.rejected) > 0) == (pair.kind == "non_compliant"), pair.rejected
+
+
+def test_wrong_offers_speak_of_another_purpose(pairs: dict[str, list[Preference]], world: World) -> None:
+    for pair in every(pairs):
+        if pair.kind == "wrong_offer":
+            own = world.offer(brief_offer(pair)).purpose
+            assert tells(pair.chosen, own)
+            assert any(tells(pair.rejected, other) for other in {"review", "discount", "gift"} - {own}), pair.rejected
+
+
+def test_held_out_pairs_use_other_phrases(pairs: dict[str, list[Preference]]) -> None:
+    held_out = [phrase for phrase in for_part(phrases("corruptions")["pushy"], "test") if "[" not in phrase]
+    assert held_out
+    assert not [p for p in pairs["train"] if any(phrase in p.rejected for phrase in held_out)]
+    assert [p for p in pairs["test"] if any(phrase in p.rejected for phrase in held_out)]
+
+
+def test_a_teams_pairs_are_read(tmp_path: Path, world: World) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(LINE) + "\n\n" + json.dumps(LINE | {"chosen": "Other {offer}"}) + "\n")
+    first, second = read_preferences(file, world)
+    assert (first.chosen, first.kind, first.margin, second.chosen) == (GOOD, "reviewers", 0.0, "Other {offer}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([], "holds no lines"),
+        ([LINE, LINE], "line 2: compares the same two texts as line 1"),
+        ([LINE, LINE | {"chosen": BAD, "rejected": GOOD}], "line 2: compares the same two texts as line 1"),
+        ([LINE | {"rejected": f" {GOOD} "}], "line 1: rejected: is the same text as chosen"),
+        ([LINE | {"chosen": ""}], "line 1: chosen: String should have at least 1 character"),
+        ([LINE | {"chosen": "  "}], "line 1: chosen: is empty"),
+        ([LINE | {"chosen": "{price} {offer}"}], "line 1: chosen: has the unknown slot {price}"),
+        ([{"chosen": GOOD, "rejected": BAD}], "line 1: brief: is missing"),
+        ([LINE | {"brief": {k: v for k, v in BRIEF.items() if k != "offer"}}], "line 1: brief.offer: Field required"),
+        (
+            [LINE | {"brief": BRIEF | {"offer": "discount_90"}}],
+            "brief.offer: is 'discount_90'; expected one of check_in",
+        ),
+        ([LINE | {"brief": BRIEF | {"tone": "rude"}}], "brief.tone: is 'rude'"),
+        ([LINE | {"margin": -1}], "line 1: margin: Input should be greater than or equal to 0"),
+    ],
+)
+def test_bad_pairs_are_refused(tmp_path: Path, world: World, lines: list[dict[str, object]], expected: str) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(BadInput, match=r"pairs\.jsonl") as refused:
+        read_preferences(file, world)
+    assert expected in str(refused.value)

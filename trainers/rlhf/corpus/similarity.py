@@ -1,0 +1,45 @@
+"""How alike two texts are, and an index that finds a text's nearest neighbour.
+
+Similarity is the Jaccard index of two texts' sets of word 3-grams (Broder 1997, "On the resemblance and containment
+of documents"): 1 for the same words in the same order, 0 where no three words in a row are shared. Slots stand as
+words of their own, so texts are compared as they would be with the same values filled in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+
+_WORD = re.compile(r"\{[a-z_]+\}|[a-z0-9']+")
+SHINGLE_WORDS = 3
+
+
+def shingles(text: str) -> frozenset[tuple[str, ...]]:
+    """The set of word 3-grams of `text`; of a shorter text, its words as one."""
+    words = _WORD.findall(text.lower())
+    if len(words) < SHINGLE_WORDS:
+        return frozenset([tuple(words)])
+    return frozenset(zip(words, words[1:], words[2:], strict=False))
+
+
+class SimilarityIndex:
+    """The texts so far, by their 3-grams: a neighbour shares at least one, so no other text is looked at."""
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+        self._holders: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+
+    def add(self, text: str) -> None:
+        """Makes `text` one of those that later ones are held against."""
+        found = shingles(text)
+        for shingle in found:
+            self._holders[shingle].append(len(self._sizes))
+        self._sizes.append(len(found))
+
+    def nearest(self, text: str) -> float:
+        """Similarity of `text` to the most similar text so far, [0, 1]; 0 where there is none."""
+        found = shingles(text)
+        shared: Counter[int] = Counter()
+        for shingle in found:
+            shared.update(self._holders.get(shingle, ()))
+        return max((n / (len(found) + self._sizes[i] - n) for i, n in shared.items()), default=0.0)
