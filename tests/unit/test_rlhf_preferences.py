@@ -63,6 +63,8 @@ def test_length_tells_nothing(pairs: dict[str, list[Preference]]) -> None:
         for kind in MARGINS:
             longer = [len(pair.chosen) > len(pair.rejected) for pair in found if pair.kind == kind]
             assert 0.47 < sum(longer) / len(longer) < 0.53, (part, kind)
+            words = [len(pair.chosen.split()) - len(pair.rejected.split()) for pair in found if pair.kind == kind]
+            assert 0.4 < sum((n > 0) + 0.5 * (n == 0) for n in words) / len(words) < 0.6, (part, kind)
 
 
 def test_only_non_compliant_texts_are_blocked(pairs: dict[str, list[Preference]], world: World) -> None:
