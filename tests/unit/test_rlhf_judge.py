@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 from churnsaver.domain.message import Brief
 from churnsaver.errors import BadInput
 from churnsaver.settings import load_world
-from trainers.rlhf.corpus import Corpus, make_corpus
+from tests.support.rlhf import SEED, seeded_corpus, seeded_preferences
+from trainers.rlhf.corpus import Corpus
 from trainers.rlhf.corruptions import MARGINS
 from trainers.rlhf.judge import Judge, judge_pairs, win_rate
 from trainers.rlhf.judge_features import FEATURES, LENGTH
-from trainers.rlhf.preferences import make_preferences
 
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
-    return make_corpus(42)
+    return seeded_corpus()
 
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    return Judge.train(42)
+    return Judge.train(SEED)
 
 
 def test_it_tells_its_own_faults_apart_on_held_out_scenarios(judge: Judge, corpus: Corpus) -> None:
@@ -35,7 +35,7 @@ def test_it_tells_its_own_faults_apart_on_held_out_scenarios(judge: Judge, corpu
 
 
 def test_it_tells_the_reward_models_faults_apart_untrained(judge: Judge) -> None:
-    accuracy = judge.accuracy(make_preferences(42)["test"])
+    accuracy = judge.accuracy(seeded_preferences()["test"])
     assert set(accuracy) == set(MARGINS)
     assert min(accuracy.values()) > 0.7, accuracy
 
@@ -59,7 +59,7 @@ def test_any_text_is_scored(judge: Judge, corpus: Corpus) -> None:
 
 
 def test_it_repeats(judge: Judge) -> None:
-    assert np.array_equal(Judge.train(42).weights, judge.weights)
+    assert np.array_equal(Judge.train(SEED).weights, judge.weights)
 
 
 def brief(i: int = 0, offer: str = "check_in") -> Brief:

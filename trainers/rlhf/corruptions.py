@@ -11,12 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from churnsaver.domain.writing import PURPOSES
+from churnsaver.errors import BadInput
+from churnsaver.safety.review import Policy
+from trainers.rlhf.corpus import fits
 from trainers.rlhf.corpus.grammar import Draft, Writer, expand, phrases
 from trainers.rlhf.corpus.scenarios import Scenario
 
 # By how much the better text is better, in the reward's units, by what is wrong with the other. A message that must
 # not be sent is worse than one about another offer; that is worse than a pushy one, and that than an unclear one.
 MARGINS = {"wrong_offer": 1.0, "vague": 0.5, "pushy": 0.75, "non_compliant": 1.25, "padded": 0.5}
+_TRIES = 2000
 
 
 def for_part(templates: Sequence[str], part: str) -> list[str]:
@@ -33,18 +37,19 @@ def tells(text: str, purpose: str) -> bool:
 class Corruptor:
     """Writes worse drafts for one part of the scenarios."""
 
-    def __init__(self, writer: Writer, part: str) -> None:
-        self._writer, self._rng, self._part = writer, writer.rng, part
+    def __init__(self, writer: Writer, part: str, policy: Policy) -> None:
+        self._writer, self._rng, self._part, self._policy = writer, writer.rng, part, policy
         self._book = phrases("corruptions")
 
     def good(self, kind: str, on: Scenario) -> Draft:
-        """A draft for the scenario that is to be preferred in a pair of `kind`."""
-        while True:
+        """A draft for the scenario, to be preferred in a pair of `kind`; BadInput where none fits the channel."""
+        for _ in range(_TRIES):
             draft = self._writer.write(on, "full")
             if kind == "pushy" and self._rng.random() < 0.35:
                 draft = replace(draft, offer=(*draft.offer, self._say("unpushy")))
-            if kind != "wrong_offer" or tells(draft.text, on.purpose):
+            if fits(draft.text, on.channel, self._policy) and (kind != "wrong_offer" or tells(draft.text, on.purpose)):
                 return draft
+        raise BadInput(f"trainers/rlhf/data/corpus.en.yaml: no message for {tuple(on)} fits; add shorter phrases")
 
     def corrupt(self, kind: str, on: Scenario, draft: Draft) -> str:
         """`draft`, or another for the same scenario, with the fault `kind` of MARGINS; KeyError for no such kind."""

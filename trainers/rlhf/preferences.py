@@ -26,7 +26,7 @@ def make_preferences(seed: int, world: World | None = None) -> dict[str, list[Pr
     """Pairs of a good text and one with a fault, by part, for the scenarios of the corpus.
 
     Both texts of a pair are for the same brief and come from the same grammar. Within each kind and part, the
-    chosen text is the longer one (in characters) about every second time, so that length tells nothing.
+    chosen text is the longer one about every second time, so that length tells nothing.
 
     Args:
         world: whose offers and channels; that of `configs/env.yaml` by default.
@@ -37,7 +37,7 @@ def make_preferences(seed: int, world: World | None = None) -> dict[str, list[Pr
     world = world or load_world()
     rng = Random(seed)  # noqa: S311 - it decides wording
     policy = Policy.of(world)
-    corruptors = {part: Corruptor(Writer(rng), part) for part in PARTS}
+    corruptors = {part: Corruptor(Writer(rng), part, policy) for part in PARTS}
     found: dict[str, list[Preference]] = {part: [] for part in PARTS}
     longer: Counter[tuple[str, str]] = Counter()  # pairs whose chosen text is the longer one, less the others
     for scenario in scenarios(world):
@@ -63,8 +63,13 @@ def _pair(rng: Random, corruptor: Corruptor, kind: str, on: Scenario, policy: Po
         chosen, rejected = draft.text, corruptor.corrupt(kind, on, base)
         if len(chosen) == len(rejected):
             continue
-        if (len(chosen) > len(rejected)) != longer and attempt < _TRIES_FOR_LENGTH:
+        if attempt < _TRIES_FOR_LENGTH and not _is_longer(*((chosen, rejected) if longer else (rejected, chosen))):
             continue
-        if fits(chosen, on.channel, policy) and fits(rejected, on.channel, policy, SLACK_WORDS):
+        if fits(rejected, on.channel, policy, SLACK_WORDS):
             return chosen, rejected
     raise BadInput(f"trainers/rlhf/data/corruptions.en.yaml: no {kind} pair of {tuple(on)} fits; shorten its phrases")
+
+
+def _is_longer(text: str, other: str) -> bool:
+    """In characters and in words."""
+    return len(text) > len(other) and len(text.split()) > len(other.split())
