@@ -16,6 +16,7 @@ from cli.apps import app
 COMMAND_MODULES = (
     "stack", "retain", "data", "models", "policy", "policy_eval", "uplift", "ope", "experiment", "calibrate",
     "shield", "generator", "registry", "launch", "model_eval",
+    "tuning",
 )  # fmt: skip
 
 for module in COMMAND_MODULES:

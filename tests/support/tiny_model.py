@@ -62,6 +62,7 @@ def tiny_model(folder: Path, seed: int = 42, **changes: Any) -> Path:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
+        initializer_range=0.2,  # with smaller embeddings no adapter could move the scores
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

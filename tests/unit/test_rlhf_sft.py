@@ -1,0 +1,175 @@
+"""Supervised fine-tuning on a tiny random model: loss falls, a cut-off training goes on, bad input is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from churnsaver.checkpoints import Manifest, open_checkpoint
+from churnsaver.errors import BadInput
+from churnsaver.settings import load_section, load_world
+from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
+from trainers.rlhf import sft
+from trainers.rlhf.corpus import Corpus, split_of
+from trainers.rlhf.examples import WrittenMessage, write_jsonl
+from trainers.rlhf.language_model import ADAPTER, load_adapter, open_base
+from trainers.rlhf.sft import LoraSettings, SftPreset, SftSettings, messages, train_sft
+from trainers.rlhf.writing_figures import Example, has_exact_slots, mean_log_probs, perplexity
+
+MESSAGES = [WrittenMessage(brief=BRIEF, text=text) for text in TEXTS]
+
+
+@pytest.fixture
+def settings() -> SftSettings:
+    """sft.yaml for a model of two layers, with a state every second step."""
+    of_file = load_section("sft", SftSettings)
+    modules = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora = LoraSettings(rank=8, alpha=16, dropout=0.1, modules=modules)
+    small = {"lora": lora, "batch_size": 4, "learning_rate": 0.02, "save_every": 2, "draft_tokens": 4}
+    return of_file.model_copy(update=small)
+
+
+@pytest.fixture
+def train(tmp_path: Path, settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Manifest]:
+    """Trains on a handful of messages, into the folder of a name."""
+    corpus = Corpus(train=MESSAGES * 8, valid=MESSAGES, test=[])
+    monkeypatch.setattr(sft, "make_corpus", lambda seed, world: corpus)
+    preset = SftPreset(texts=None, epochs=2, held_out=2, drafts=1)
+    base = tiny_model(tmp_path / "base")
+
+    def train(name: str, **options: Any) -> Manifest:
+        given = {"settings": settings, "seed": 42, "command": "churn-saver train sft", **options}
+        return train_sft(base, None, load_world(), given.pop("settings"), preset, tmp_path / name, **given)
+
+    return train
+
+
+def cut_off(done: int, total: int) -> None:
+    if done == 5:
+        raise KeyboardInterrupt
+
+
+def test_loss_falls_and_the_checkpoint_holds_what_was_trained(tmp_path: Path, train: Callable[..., Manifest]) -> None:
+    manifest = train("writer")
+    assert manifest.metrics["perplexity"] < manifest.metrics["perplexity_base"] / 1.2
+    assert manifest.gate is not None
+    assert any("slot accuracy" in sentence for sentence in manifest.gate.missed)
+    assert manifest.data_sha256
+    report = json.loads((tmp_path / "writer-training" / "report.json").read_text())
+    assert report["loss"]["loss"]["last"] < report["loss"]["loss"]["first"]
+
+    checkpoint = open_checkpoint(tmp_path / "writer", "writer")
+    loaded = open_base(tmp_path / "base")
+    model = load_adapter(loaded, checkpoint)
+    golden = checkpoint.read_json("golden.json")
+    rows = sft.examples_of([WrittenMessage(**{k: g[k] for k in ("brief", "text")}) for g in golden], loaded,
+                           load_world(), 384)  # fmt: skip
+    found = mean_log_probs(model, rows, loaded.tokenizer.pad_token_id)
+    assert found == pytest.approx([case["mean_log_prob"] for case in golden], abs=1e-4)
+
+
+def test_a_training_that_was_cut_off_goes_on_bitwise_as_if_it_had_not_been(
+    tmp_path: Path, train: Callable[..., Manifest]
+) -> None:
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", on_step=cut_off)
+    kept = sorted(path.suffix for path in (tmp_path / "cut-training" / "checkpoint-4").iterdir())
+    assert set(kept) <= {".json", ".safetensors", ".md"}  # data alone: nothing is pickled
+    steps: list[int] = []
+    resumed = train("cut", resume=True, on_step=lambda done, total: steps.append(done))
+    assert steps == [5, 6, 7, 8]
+    assert resumed.files[ADAPTER] == whole.files[ADAPTER]
+    assert resumed.version == whole.version
+
+
+def test_a_training_of_something_else_is_not_gone_on_with(
+    train: Callable[..., Manifest], settings: SftSettings
+) -> None:
+    with pytest.raises(BadInput, match="there is no training to resume"):
+        train("writer", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train("writer", on_step=cut_off)
+    other = settings.model_copy(update={"learning_rate": 0.01})
+    with pytest.raises(BadInput, match=r"differs in the settings \(sft.yaml\); restore"):
+        train("writer", resume=True, settings=other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"quantization": "nf4"}, r"quantization is nf4 \(QLoRA\).*is missing here; set it to none"),
+        ({"max_tokens": 40}, "would lose its end; shorten it or raise max_tokens"),
+        ({"lora": LoraSettings(rank=2, alpha=4, dropout=0.0, modules=("query",))}, r"lora\.modules query"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    train: Callable[..., Manifest], settings: SftSettings, changes: dict[str, Any], said: str
+) -> None:
+    if changes.get("quantization") and torch.cuda.is_available():
+        pytest.skip("this machine can")
+    with pytest.raises(BadInput, match=said):
+        train("writer", settings=settings.model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"brief": {"segment": "loyal", "tone": "warm", "channel": "sms", "language": "en"}, "text": "Hi"}', "offer"),
+        (WrittenMessage(brief=BRIEF, text="Take {ofer}").model_dump_json(), r"unknown slot \{ofer\}"),
+        (WrittenMessage(brief=BRIEF.model_copy(update={"offer": "ship"}), text="Hi").model_dump_json(), "brief.offer"),
+    ],
+)
+def test_a_teams_own_messages_are_checked(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "own.jsonl").write_text(f"{MESSAGES[0].model_dump_json()}\n{line}\n")
+    with pytest.raises(BadInput, match=rf"own\.jsonl, line 2: .*{said}"):
+        messages(tmp_path / "own.jsonl", 42, load_world())
+
+
+def test_a_teams_own_messages_join_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sft, "make_corpus", lambda seed, world: Corpus(train=MESSAGES, valid=[], test=[]))
+    parts = {"train": 0, "valid": 0, "test": 0}
+    wanted = itertools.product(("new", "settled", "loyal"), ("price", "usage", "service"), ("sms", "email"))
+    briefs = [
+        BRIEF.model_copy(update={"segment": segment, "reason": reason, "channel": channel})
+        for segment, reason, channel in wanted
+    ]
+    for brief in briefs:
+        parts[split_of(brief, load_world())] += 1
+    write_jsonl(tmp_path / "own.jsonl", [WrittenMessage(brief=brief, text=TEXTS[0]) for brief in briefs])
+    train, held_out = messages(tmp_path / "own.jsonl", 42, load_world())
+    assert (len(train), len(held_out)) == (len(MESSAGES) + parts["train"], parts["valid"])
+
+
+def test_perplexity_is_of_the_text_alone_and_padding_does_not_count(tmp_path: Path) -> None:
+    loaded = open_base(tiny_model(tmp_path / "base"))
+    pad = loaded.tokenizer.pad_token_id
+    short, long = Example([5, 6], [7, 8, 9]), Example([5, 6, 7, 8], [9, 10, 11, 12, 13])
+    apart = [mean_log_probs(loaded.model, [each], pad)[0] for each in (short, long)]
+    assert mean_log_probs(loaded.model, [short, long], pad) == pytest.approx(apart, abs=1e-5)
+    scores = loaded.model(torch.tensor([[5, 6, 7, 8, 9]])).logits[0].log_softmax(-1)
+    by_hand = sum(scores[i - 1, token].item() for i, token in ((2, 7), (3, 8), (4, 9))) / 3
+    assert apart[0] == pytest.approx(by_hand, abs=1e-5)
+    assert perplexity(loaded.model, [short], pad) == pytest.approx(2.718281828**-by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("draft", "exact"),
+    [
+        ("Hi {first_name}, {offer} until {expiry}. {opt_out}", True),
+        ("{offer} until {expiry}. {opt_out}", True),
+        ("{offer} until {expiry}.", False),
+        ("{offer} {offer} until {expiry}. {opt_out}", False),
+        ("{offer} until {expiry}. {opt_out} {price}", False),
+        ("{offer} until {expiry}. {opt_out} {Offer}", False),
+        ("{first_name} {first_name} {offer} until {expiry}. {opt_out}", False),
+    ],
+)
+def test_exact_slots(draft: str, exact: bool) -> None:
+    assert has_exact_slots(draft) is exact

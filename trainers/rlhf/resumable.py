@@ -1,0 +1,188 @@
+"""Trainings with transformers' `Trainer` that can be cut off: their state lies on disk as data, never as pickles.
+
+`Trainer` keeps its optimiser, its schedule, its generators and its arguments with torch.save. Here they are
+safetensors with JSON in the header, beside the checkpoint and not in it, as `train ppo` keeps its own (docs/adr/0014).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from churnsaver.errors import BadInput
+
+FOLLOWS = "follows_from.json"
+OPTIMISER, GENERATORS, TRAINER_STATE = "optimizer.safetensors", "generators.safetensors", "trainer_state.json"
+
+OnStep = Callable[[int, int], None]  # steps done and steps in all
+
+
+class StateAsData:
+    """Mixed into a `Trainer`: saves and loads its state without pickles, and writes no card of its own."""
+
+    def _save_optimizer_and_scheduler(self: Any, output_dir: str) -> None:
+        optimiser = self.optimizer.state_dict()
+        tensors = {
+            f"{number}.{name}": value.contiguous()
+            for number, state in optimiser["state"].items()
+            for name, value in state.items()
+        }
+        header = {"groups": optimiser["param_groups"], "schedule": self.lr_scheduler.state_dict()}
+        save_file(tensors, Path(output_dir) / OPTIMISER, {name: json.dumps(value) for name, value in header.items()})
+
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        tensors, header = _read(Path(checkpoint) / OPTIMISER)
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            number, _, field = name.partition(".")
+            state.setdefault(int(number), {})[field] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": header["groups"]})
+        self.lr_scheduler.load_state_dict(header["schedule"])
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        kind, keys, *rest = np.random.get_state()  # the generator that Trainer draws from
+        tensors = {"cpu": torch.random.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors["cuda"] = torch.cuda.random.get_rng_state()
+        header = {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
+        save_file(tensors, Path(output_dir) / GENERATORS, {name: json.dumps(value) for name, value in header.items()})
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        tensors, header = _read(Path(checkpoint) / GENERATORS)
+        version, internal, gauss = header["python"]
+        random.setstate((version, tuple(internal), gauss))
+        np.random.set_state(tuple(header["numpy"]))
+        torch.random.set_rng_state(tensors["cpu"])
+        if "cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.random.set_rng_state(tensors["cuda"])
+
+    def _save(self: Any, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        self.model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """The checkpoint has its own."""
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = {name: json.loads(value) for name, value in file.metadata().items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 - it is no mapping
+    except (SafetensorError, OSError, ValueError):
+        raise BadInput(f"{path}: is truncated or altered; leave out --resume to train anew") from None
+
+
+class _Report(TrainerCallback):
+    """Tells how far a training is, and notes its hours over all runs and its peak memory in the trainer's log."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self._on_step, self._begun, self._earlier_h = on_step, time.monotonic(), 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._begun = time.monotonic()
+        self._earlier_h = max((entry.get("hours", 0.0) for entry in state.log_history), default=0.0)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.log_history[-1] |= {
+            "hours": self._earlier_h + (time.monotonic() - self._begun) / 3600,
+            "peak_memory_gb": peak_memory_gb(),
+        }
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._on_step(state.global_step, state.max_steps)
+
+
+def peak_memory_gb() -> float:
+    """The most memory that this process has held so far, in 10⁹ bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+def fingerprints(settings: Mapping[str, BaseModel], **named: str) -> dict[str, str]:
+    """Hashes of all that a training follows from, by what a person would look for; `named` are taken as they are."""
+    hashed = {
+        name: hashlib.sha256(model.model_dump_json().encode()).hexdigest() for name, model in sorted(settings.items())
+    }
+    return {**hashed, **named}
+
+
+def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> Path | None:
+    """The saved state to go on from; None for a new training, for which older states in `training` are removed.
+
+    Raises:
+        BadInput: there is nothing to resume, or it is a training of something else.
+    """
+    if not resume:
+        try:
+            training.mkdir(parents=True, exist_ok=True)
+            for old in training.glob("checkpoint-*"):
+                shutil.rmtree(old)
+            (training / FOLLOWS).write_text(json.dumps(dict(follows_from), indent=1) + "\n")
+        except OSError as error:
+            raise BadInput(f"{training}: cannot be written ({error.strerror}); choose another --out") from None
+        return None
+    try:
+        begun_from = json.loads((training / FOLLOWS).read_text())
+    except (OSError, ValueError):
+        raise BadInput(f"{training}: there is no training to resume; leave out --resume to start one") from None
+    if changed := [name for name, value in follows_from.items() if begun_from.get(name) != value]:
+        raise BadInput(
+            f"{training}: belongs to a training that differs in {', '.join(changed)}; restore what it was trained "
+            "with, or leave out --resume to train anew"
+        )
+    # A state that was cut off while it was written lacks what is written last.
+    whole = [path for path in training.glob("checkpoint-*") if (path / TRAINER_STATE).is_file()]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def run(trainer: Any, state: Path | None, on_step: OnStep) -> list[dict[str, float]]:
+    """Trains to the end from `state`, or from the start.
+
+    Returns:
+        What was logged on the way, earlier runs included: step, loss, hours, peak_memory_gb and the trainer's own.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Report(on_step))
+    trainer.train(resume_from_checkpoint=str(state) if state else None)
+    return list(trainer.state.log_history)
+
+
+def arguments(training: Path, seed: int, save_every: int) -> dict[str, Any]:
+    """What every training of ours asks of `TrainingArguments`."""
+    return {
+        "output_dir": str(training),
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps",
+        "save_steps": save_every,
+        "save_total_limit": 2,
+        "logging_strategy": "steps",
+        "logging_first_step": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "activation_checkpointing": False,  # memory is not what is short here
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
+    }

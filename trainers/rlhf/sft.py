@@ -1,0 +1,311 @@
+"""`train sft`: a LoRA adapter that writes approved messages from briefs (TRL's SFTTrainer, PEFT)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any, Literal
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from pydantic import Field
+from transformers import BitsAndBytesConfig, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from churnsaver.checkpoints import Gate, Manifest, write_checkpoint
+from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
+from churnsaver.domain.world import Fraction, Frozen, World
+from churnsaver.errors import BadInput
+from trainers.rlhf.corpus import make_corpus, split_of
+from trainers.rlhf.examples import WrittenMessage, numbered_jsonl
+from trainers.rlhf.language_model import LoadedModel, adapter_files, open_base, prompt_ids
+from trainers.rlhf.preferences import check_brief, check_text
+from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, run
+from trainers.rlhf.training_report import training_folder, write_loss_report
+from trainers.rlhf.writing_figures import Example, mean_log_probs, perplexity, slot_accuracy
+
+WRITER = "writer"
+GOLDEN_MESSAGES = 3
+Count = Annotated[int, Field(ge=1)]
+
+CARD = """# Adapter of the language model
+
+A LoRA adapter of rank {rank} for `{base}` (sha256 `{sha256}`), which writes the whole slotted draft of a message from
+a brief without personal data: an e-mail with its subject, an SMS or a push note. Names, offers and dates are slots
+(law 3), and the shield reviews every draft.
+
+Fine-tuned on {texts:,} approved messages (sha256 `{data}`), loss on the message alone, seed {seed}:
+`{command}`. The corpus is made by a seeded grammar of our own, in English: what it knows of good writing is what that
+grammar says. {added}
+
+| on {held_out:,} messages of scenarios that no text was seen for | base | tuned |
+| --- | --- | --- |
+| perplexity a token | {perplexity_base:.2f} | {perplexity:.2f} |
+| greedy drafts with exactly the required slots (of {drafts}) | – | {slot_accuracy:.1%} |
+
+The manifest notes the hours that training took and the memory that it held.
+"""
+
+
+class LoraSettings(Frozen):
+    """The adapter's shape.
+
+    Attributes:
+        modules: the linear layers that it changes.
+        upper_layers: it sits on so many of the last layers; None is all.
+    """
+
+    rank: Count
+    alpha: Annotated[float, Field(gt=0)]
+    dropout: Fraction
+    modules: Annotated[tuple[str, ...], Field(min_length=1)]
+    upper_layers: Count | None = None
+
+
+class SftPreset(Frozen):
+    """How much is read.
+
+    Attributes:
+        texts: to train on; None is all.
+        held_out: texts to measure perplexity on.
+        drafts: held-out briefs to write a draft for.
+    """
+
+    texts: Count | None
+    epochs: Annotated[float, Field(gt=0)]
+    held_out: Count
+    drafts: Count
+
+
+class SftPresets(Frozen):
+    quick: SftPreset
+    full: SftPreset
+
+
+class SftSettings(Frozen):
+    """`configs/sft.yaml`, which says what each is."""
+
+    seed: int
+    base: str | None
+    quantization: Literal["none", "nf4"]
+    lora: LoraSettings
+    packing: bool
+    max_tokens: Count
+    batch_size: Count
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup_share: Fraction
+    save_every: Count
+    draft_tokens: Count
+    min_slot_accuracy: Fraction
+    presets: SftPresets
+
+
+class _Trainer(StateAsData, SFTTrainer):  # type: ignore[misc]
+    pass
+
+
+def messages(data: Path | None, seed: int, world: World) -> tuple[list[WrittenMessage], list[WrittenMessage]]:
+    """Messages to train on and held-out ones, apart by scenario: our corpus and a team's own of the file `data`.
+
+    Raises:
+        BadInput: a line of `data` is no message for a brief of this world.
+    """
+    corpus = make_corpus(seed, world)
+    train, held_out = list(corpus.train), list(corpus.valid)
+    for number, message in numbered_jsonl(data, WrittenMessage) if data else ():
+        where = f"{data}, line {number}"
+        check_brief(message.brief, world, where)
+        check_text(message.text, where, "text")
+        if (part := split_of(message.brief, world)) != "test":
+            (train if part == "train" else held_out).append(message)
+    return train, held_out
+
+
+def quantized(settings: SftSettings) -> Any:
+    """The configuration of QLoRA where sft.yaml asks for it; BadInput where this machine cannot."""
+    if settings.quantization == "none":
+        return None
+    lacks = [] if torch.cuda.is_available() else ["a CUDA GPU"]
+    lacks += [] if importlib.util.find_spec("bitsandbytes") else ["the package bitsandbytes"]
+    if lacks:
+        raise BadInput(
+            f"sft.yaml: quantization is nf4 (QLoRA), for which {' and '.join(lacks)} is missing here; "
+            "set it to none for LoRA"
+        )
+    configuration: Any = BitsAndBytesConfig  # pragma: no cover - needs a GPU
+    return configuration(  # pragma: no cover
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: World, limit: int) -> list[Example]:
+    """Token ids of each message's brief, and of its text with the end of text.
+
+    Raises:
+        BadInput: one is longer than `limit` tokens, so that its end would be lost.
+    """
+    examples = []
+    for message in messages:
+        prompt = prompt_ids(loaded.tokenizer, message.brief, world)
+        text = [*loaded.tokenizer(message.text, add_special_tokens=False).input_ids, loaded.tokenizer.eos_token_id]
+        if len(prompt) + len(text) > limit:
+            raise BadInput(
+                f"the message {message.text[:40]!r}… has {len(prompt) + len(text)} tokens with its brief, and would "
+                f"lose its end; shorten it or raise max_tokens ({limit}) in sft.yaml"
+            )
+        examples.append(Example(prompt, text))
+    return examples
+
+
+def new_adapter(loaded: LoadedModel, lora: LoraSettings) -> Any:
+    """A fresh adapter on `loaded.model`, which is changed in place."""
+    layers = loaded.model.config.num_hidden_layers
+    upper = min(lora.upper_layers or layers, layers)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.modules),
+        layers_to_transform=None if upper == layers else list(range(layers - upper, layers)),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(loaded.model, config)
+    except ValueError as error:
+        raise BadInput(f"sft.yaml: lora.modules {', '.join(lora.modules)} fits {loaded.name} not ({error})") from None
+
+
+def train_sft(
+    base: Path,
+    data: Path | None,
+    world: World,
+    settings: SftSettings,
+    preset: SftPreset,
+    out: Path,
+    *,
+    seed: int,
+    command: str,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    on_step: OnStep = lambda *_: None,
+) -> Manifest:
+    """Trains the adapter, or goes on with a training that was cut off, and writes the checkpoint to `out`.
+
+    Args:
+        base: the folder of the model to tune.
+        data: a team's own messages, which join the corpus.
+        command: what was typed, for the model card.
+    """
+    quantization = quantized(settings)
+    say("reading the messages")
+    everything, held_out = messages(data, seed, world)
+    read, held_out = sample(everything, preset.texts, seed), sample(held_out, preset.held_out, seed)
+    say("opening the base model")
+    loaded = open_base(base, quantization)
+    rows, unseen = (examples_of(part, loaded, world, settings.max_tokens) for part in (read, held_out))
+    data_sha256 = hashlib.sha256("".join(each.model_dump_json() for each in read).encode()).hexdigest()
+    training = training_folder(out)
+    follows_from = fingerprints(
+        {"the settings (sft.yaml)": settings, "the preset (sft.yaml)": preset, "the world (env.yaml)": world},
+        **{"the base model": loaded.sha256, "the messages": data_sha256, "--seed": str(seed)},
+    )
+    state = begin(training, follows_from, resume=resume)
+    say("measuring the base model")
+    before = perplexity(loaded.model, unseen, loaded.tokenizer.pad_token_id)
+    set_seed(seed)
+    if quantization is not None:  # pragma: no cover - needs a GPU
+        loaded = replace(loaded, model=prepare_model_for_kbit_training(loaded.model))
+    model = new_adapter(loaded, settings.lora)
+    say("training")
+    history = run(_trainer(model, loaded, rows, settings, preset, training, seed), state, on_step)
+    say("measuring the tuned model")
+    model.eval()
+    drafts = [message.brief for message in held_out][: preset.drafts]
+    metrics = {
+        "perplexity": perplexity(model, unseen, loaded.tokenizer.pad_token_id),
+        "perplexity_base": before,
+        "slot_accuracy": slot_accuracy(model, loaded.tokenizer, drafts, world, settings.draft_tokens),
+        "texts": float(len(rows)),
+        "hours": history[-1]["hours"],
+        "peak_memory_gb": max(entry["peak_memory_gb"] for entry in history),
+    }
+    gate = Gate.of(
+        (metrics["perplexity"] < before, f"perplexity {metrics['perplexity']:.2f}, the base model has {before:.2f}"),
+        (
+            metrics["slot_accuracy"] >= settings.min_slot_accuracy,
+            f"slot accuracy {metrics['slot_accuracy']:.3f}, at least {settings.min_slot_accuracy:g} is demanded",
+        ),
+    )
+    write_loss_report(training, "Supervised fine-tuning", {"loss": history}, metrics, gate)
+    golden = golden_messages(model, held_out[:GOLDEN_MESSAGES], unseen, loaded.tokenizer.pad_token_id)
+    card = CARD.format(
+        **metrics | {"texts": len(rows)},
+        rank=settings.lora.rank,
+        base=loaded.name,
+        sha256=loaded.sha256,
+        data=data_sha256,
+        seed=seed,
+        command=command,
+        held_out=len(unseen),
+        drafts=len(drafts),
+        added=f"Messages of `{data.name}` joined it." if data else "",
+    )
+    return write_checkpoint(
+        out,
+        WRITER,
+        adapter_files(model, loaded.base) | {GOLDEN: golden, MODEL_CARD: card.encode()},
+        seed=seed,
+        metrics=metrics,
+        data_sha256=data_sha256,
+        gate=gate,
+    )
+
+
+def sample(messages: Sequence[WrittenMessage], count: int | None, seed: int) -> list[WrittenMessage]:
+    """`count` of the messages drawn without replacement, all of them where there are fewer or None is asked for."""
+    shuffled = Random(seed).sample(list(messages), len(messages))  # noqa: S311 - it decides an order
+    return shuffled[:count]
+
+
+def golden_messages(model: Any, messages: Sequence[WrittenMessage], examples: Sequence[Example], pad: int) -> bytes:
+    """Held-out messages and the mean log-probability of their tokens, in nats, as JSON."""
+    scored = zip(messages, mean_log_probs(model, examples[: len(messages)], pad), strict=True)
+    golden = [{**message.model_dump(), "mean_log_prob": round(value, 6)} for message, value in scored]
+    return json.dumps(golden, indent=1).encode()
+
+
+def _trainer(
+    model: Any,
+    loaded: LoadedModel,
+    rows: Sequence[Example],
+    settings: SftSettings,
+    preset: SftPreset,
+    training: Path,
+    seed: int,
+) -> _Trainer:
+    steps = math.ceil(len(rows) / settings.batch_size * preset.epochs)
+    config = SFTConfig(
+        **arguments(training, seed, settings.save_every),
+        max_length=settings.max_tokens,
+        packing=settings.packing,
+        completion_only_loss=True,
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=preset.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup_share * steps),
+        train_sampling_strategy="group_by_length",
+        logging_steps=max(1, min(10, steps // 20)),
+    )
+    data = Dataset.from_list([row.masked() for row in rows])
+    return _Trainer(model=model, args=config, train_dataset=data, processing_class=loaded.tokenizer)
