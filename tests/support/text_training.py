@@ -58,7 +58,7 @@ def short_settings(**changes: Any) -> PpoTextSettings:
     section = load_section("ppo_text", PpoTextSettings)
     small: dict[str, Any] = {
         "threads": 1,
-        "max_tokens": {"email": 12, "sms": 8, "push": 8},
+        "max_tokens": {"email": 4, "sms": 3, "push": 3},
         "learning_rate": 0.02,
         "micro_batch": 16,
         "minibatches": 2,

@@ -10,6 +10,7 @@ that it began as; the value head stands on the policy's own trunk, so its loss h
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
@@ -128,6 +129,7 @@ class Learner:
         checks: looks at held-out briefs.
         snapshots: the adapter at each of the last looks, newest last.
         stopped: whether it was over-optimising; `policy` then is as it was before.
+        seconds: that training took so far.
     """
 
     policy: TextPolicy
@@ -139,6 +141,7 @@ class Learner:
     checks: list[Check] = field(default_factory=list)
     snapshots: list[dict[str, Tensor]] = field(default_factory=list)
     stopped: bool = False
+    seconds: float = 0.0
 
 
 def new_learner(policy: TextPolicy, settings: PpoTextSettings, seed: int) -> Learner:
@@ -191,6 +194,7 @@ def train_ppo_text(
     for number in range(len(learner.history) + 1, preset.iterations + 1):
         if learner.stopped:
             break
+        begun = time.monotonic()
         remaining = 1.0 - (number - 1) / preset.iterations
         for group in learner.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * remaining
@@ -204,6 +208,7 @@ def train_ppo_text(
         learner.history.append(_iteration(number, rollout, updated, coefficient))
         if number % settings.stop.every == 0:
             look(learner, writer, looked_at, earnings, judge, settings.stop, seed)
+        learner.seconds += time.monotonic() - begun
         on_iteration(learner)
 
 

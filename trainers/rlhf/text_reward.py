@@ -22,6 +22,7 @@ from pydantic import Field
 
 from churnsaver.domain.message import Brief
 from churnsaver.domain.world import Frozen, World
+from churnsaver.errors import BadInput
 from churnsaver.safety.review import Policy, Review, Stage
 from churnsaver.safety.rules import review_with_rules
 from trainers.rlhf.examples import WrittenMessage
@@ -119,6 +120,8 @@ class Earnings:
 
     def of(self, briefs: Sequence[Brief], drafts: Sequence[str], ended: Sequence[bool]) -> Earned:
         scores = np.asarray(self.model.scores(briefs, drafts), dtype=np.float64)
+        if not np.isfinite(scores).all():
+            raise BadInput("the reward model gives a score that is no number; train it again (`train rm`)")
         disagreement = scores.std(axis=1)
         conservative = scores.mean(axis=1) - self.settings.disagreement * disagreement
         passed = np.array([self.filter.passes(brief, draft) for brief, draft in zip(briefs, drafts, strict=True)])
