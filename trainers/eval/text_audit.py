@@ -47,7 +47,7 @@ CLAIMS = {
     "discount": re.compile(
         r"\b(?:discount\w*|(?:lower|kinder|better|softer|smaller) (?:price|bill|rate)s?|lighter (?:price|plan|on)|"
         r"(?:easier|kinder|lighter) (?:on|to) your (?:budget|wallet)|reduc\w+|sav(?:e|es|ing|ings)|cheaper|pay(?:ing)? less|"
-        r"(?:cost|ask|weigh)s? (?:you )?less|your costs|good news for your wallet|money off)\b",
+        r"(?:cost|ask|weigh)s? (?:you )?less|(?:bring|ease) your costs(?: down)?|good news for your wallet|money off)\b",
         re.IGNORECASE,
     ),
     "gift": re.compile(
