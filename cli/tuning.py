@@ -23,9 +23,7 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a train
 @train_app.command("sft")
 def train_sft(
     *,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A team's own approved messages, JSONL; they join the corpus.")
-    ] = None,
+    data: Annotated[Path, typer.Option("--data", help="Folder that `data messages` wrote.")],
     out: OutOption,
     quick: QuickOption = False,
     resume: ResumeOption = False,

@@ -23,7 +23,9 @@ from churnsaver.errors import CheckpointError
 MANIFEST = "manifest.json"
 MODEL_CARD = "MODEL_CARD.md"
 GOLDEN = "golden.json"
-KINDS = frozenset({"risk", "acceptance", "policy", "generator", "shield", "uplift", "writer", "reward"})
+KINDS = frozenset(
+    {"risk", "acceptance", "policy", "generator", "shield", "uplift", "writer", "reward", "reward_adapters"}
+)
 # `.bin` is CTranslate2's format: sizes and numbers. Whatever its name, a file that begins as a pickle does is refused.
 ALLOWED_SUFFIXES = frozenset({".bin", ".json", ".onnx", ".safetensors", ".ubj", ".md", ".txt"})
 # A pickle of protocol 2 and later begins with its version, one that torch.save wrote is a zip archive.
@@ -53,7 +55,8 @@ class Manifest(Frozen):
     """What a checkpoint is.
 
     Attributes:
-        kind: risk, acceptance, policy, shield, generator, uplift; writer (adapters of the language model), reward.
+        kind: risk, acceptance, policy, shield, generator, uplift; writer (the language model's adapter),
+            reward, and reward_adapters, which it is made of.
         version: derived from the files' hashes.
         seed: the seed that it was trained with.
         files: sha256 of every file but the manifest itself, in hexadecimal, by name.

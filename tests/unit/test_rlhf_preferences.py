@@ -13,11 +13,12 @@ from churnsaver.errors import BadInput
 from churnsaver.safety.review import Policy, Review, Stage
 from churnsaver.safety.rules import review_with_rules
 from churnsaver.settings import load_world
+from trainers.rlhf.checks import read_preferences
 from trainers.rlhf.corpus import split_of
 from trainers.rlhf.corpus.grammar import phrases
 from trainers.rlhf.corruptions import MARGINS, for_part, tells
 from trainers.rlhf.examples import Preference
-from trainers.rlhf.preferences import make_preferences, read_preferences
+from trainers.rlhf.preferences import make_preferences
 
 BRIEF = {
     "segment": "new", "offer": "check_in", "tone": "warm", "channel": "sms", "language": "en", "reason": "price",

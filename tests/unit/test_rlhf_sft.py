@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,16 @@ from churnsaver.errors import BadInput
 from churnsaver.settings import load_section, load_world
 from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
 from trainers.rlhf import sft
-from trainers.rlhf.corpus import Corpus, split_of
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
 from trainers.rlhf.language_model import ADAPTER, load_adapter, open_base
-from trainers.rlhf.sft import LoraSettings, SftPreset, SftSettings, messages, train_sft
+from trainers.rlhf.lora import LoraSettings
+from trainers.rlhf.sft import SftPreset, SftSettings, messages, train_sft
 from trainers.rlhf.writing_figures import Example, has_exact_slots, mean_log_probs, perplexity
 
 MESSAGES = [WrittenMessage(brief=BRIEF, text=text) for text in TEXTS]
+STARTS = ("Hello.", "Good day.", "Dear customer.", "Thank you.", "How are you?", "It is spring.", "Welcome.")
+NUMBERED = [WrittenMessage(brief=BRIEF, text=f"{start} {text}") for text in TEXTS for start in STARTS]
+HELD_OUT = [message.model_copy(update={"brief": BRIEF.model_copy(update={"tone": "plain"})}) for message in MESSAGES]
 
 
 @pytest.fixture
@@ -36,16 +38,17 @@ def settings() -> SftSettings:
 
 
 @pytest.fixture
-def train(tmp_path: Path, settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Manifest]:
+def train(tmp_path: Path, settings: SftSettings) -> Callable[..., Manifest]:
     """Trains on a handful of messages, into the folder of a name."""
-    corpus = Corpus(train=MESSAGES * 8, valid=MESSAGES, test=[])
-    monkeypatch.setattr(sft, "make_corpus", lambda seed, world: corpus)
+    data = tmp_path / "data"
+    write_jsonl(data / "train.jsonl", [*MESSAGES, *NUMBERED])
+    write_jsonl(data / "valid.jsonl", HELD_OUT)
     preset = SftPreset(texts=None, epochs=2, held_out=2, drafts=1)
     base = tiny_model(tmp_path / "base")
 
     def train(name: str, **options: Any) -> Manifest:
         given = {"settings": settings, "seed": 42, "command": "churn-saver train sft", **options}
-        return train_sft(base, None, load_world(), given.pop("settings"), preset, tmp_path / name, **given)
+        return train_sft(base, data, load_world(), given.pop("settings"), preset, tmp_path / name, **given)
 
     return train
 
@@ -106,7 +109,7 @@ def test_a_training_of_something_else_is_not_gone_on_with(
     [
         ({"quantization": "nf4"}, r"quantization is nf4 \(QLoRA\).*is missing here; set it to none"),
         ({"max_tokens": 40}, "would lose its end; shorten it or raise max_tokens"),
-        ({"lora": LoraSettings(rank=2, alpha=4, dropout=0.0, modules=("query",))}, r"lora\.modules query"),
+        ({"lora": LoraSettings(rank=2, alpha=4, dropout=0.0, modules=("query",))}, r"lora\.modules is query"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(
@@ -126,25 +129,17 @@ def test_what_cannot_be_trained_is_refused(
         (WrittenMessage(brief=BRIEF.model_copy(update={"offer": "ship"}), text="Hi").model_dump_json(), "brief.offer"),
     ],
 )
-def test_a_teams_own_messages_are_checked(tmp_path: Path, line: str, said: str) -> None:
-    (tmp_path / "own.jsonl").write_text(f"{MESSAGES[0].model_dump_json()}\n{line}\n")
-    with pytest.raises(BadInput, match=rf"own\.jsonl, line 2: .*{said}"):
-        messages(tmp_path / "own.jsonl", 42, load_world())
+def test_messages_are_checked(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "train.jsonl").write_text(f"{MESSAGES[0].model_dump_json()}\n{line}\n")
+    with pytest.raises(BadInput, match=rf"train\.jsonl, line 2: .*{said}"):
+        messages(tmp_path, load_world())
 
 
-def test_a_teams_own_messages_join_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sft, "make_corpus", lambda seed, world: Corpus(train=MESSAGES, valid=[], test=[]))
-    parts = {"train": 0, "valid": 0, "test": 0}
-    wanted = itertools.product(("new", "settled", "loyal"), ("price", "usage", "service"), ("sms", "email"))
-    briefs = [
-        BRIEF.model_copy(update={"segment": segment, "reason": reason, "channel": channel})
-        for segment, reason, channel in wanted
-    ]
-    for brief in briefs:
-        parts[split_of(brief, load_world())] += 1
-    write_jsonl(tmp_path / "own.jsonl", [WrittenMessage(brief=brief, text=TEXTS[0]) for brief in briefs])
-    train, held_out = messages(tmp_path / "own.jsonl", 42, load_world())
-    assert (len(train), len(held_out)) == (len(MESSAGES) + parts["train"], parts["valid"])
+def test_a_scenario_is_either_trained_on_or_held_out(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        write_jsonl(tmp_path / f"{part}.jsonl", MESSAGES)
+    with pytest.raises(BadInput, match=r"loyal/price/discount/warm/sms stands in train.jsonl and in valid.jsonl"):
+        messages(tmp_path, load_world())
 
 
 def test_perplexity_is_of_the_text_alone_and_padding_does_not_count(tmp_path: Path) -> None:

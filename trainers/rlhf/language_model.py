@@ -142,7 +142,7 @@ def open_base(folder: Path, quantization: Any = None) -> LoadedModel:
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{folder}: has no tokenizer that can be read ({_first_line(error)})") from None
     check_tokenizer(tokenizer, folder)
-    base = _identify(folder)
+    base = identify(folder)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, quantization_config=quantization
@@ -258,7 +258,7 @@ def put_adapter(model: PeftModel, checkpoint: Checkpoint, name: str) -> None:
         raise CheckpointError(f"{where}: does not fit the model ({_first_line(error)})") from None
 
 
-def _identify(folder: Path) -> Base:
+def identify(folder: Path) -> Base:
     """Which model a folder holds: as `prepare_base` said it, else by the hash of its weights."""
     weights = weights_sha256(folder)
     if not (folder / BASE).is_file():

@@ -1,21 +1,18 @@
-"""Preferences that the reward model learns from: pairs of our own making, and those of a team's reviewers."""
+"""Preferences of our own making that the reward model learns from; `checks` reads those of a team's reviewers."""
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from random import Random
 
-from churnsaver.domain.message import SLOTS, Brief, slots_in
 from churnsaver.domain.world import World
-from churnsaver.domain.writing import CUSTOMERS, REASONS, TONES
 from churnsaver.errors import BadInput
 from churnsaver.safety.review import Policy
 from churnsaver.settings import load_world
 from trainers.rlhf.corpus import PARTS, Scenario, fits, scenarios
 from trainers.rlhf.corpus.grammar import Writer
 from trainers.rlhf.corruptions import MARGINS, Corruptor
-from trainers.rlhf.examples import Preference, numbered_jsonl
+from trainers.rlhf.examples import Preference
 
 # More of the kind that only the brief tells: a text for another offer is as good as any in itself.
 PAIRS_PER_SCENARIO = {"wrong_offer": 5, "vague": 3, "pushy": 3, "non_compliant": 3, "padded": 3}
@@ -71,50 +68,3 @@ def _pair(rng: Random, corruptor: Corruptor, kind: str, on: Scenario, policy: Po
         if fits(chosen, on.channel, policy) and fits(rejected, on.channel, policy, SLACK_WORDS):
             return chosen, rejected
     raise BadInput(f"trainers/rlhf/data/corruptions.en.yaml: no {kind} pair of {tuple(on)} fits; shorten its phrases")
-
-
-def read_preferences(path: Path, world: World) -> list[Preference]:
-    """A team's own reviewers' pairs, one JSON object a line: `chosen`, `rejected` and the `brief` of both.
-
-    Raises:
-        BadInput: the file is empty, or a line is no such pair: file, line and field are named.
-    """
-    seen: dict[tuple[str, ...], int] = {}
-    pairs = []
-    for number, pair in numbered_jsonl(path, Preference):
-        where = f"{path}, line {number}"
-        if pair.brief is None:
-            raise BadInput(f"{where}: brief: is missing; expected the brief that both texts were written for")
-        check_brief(pair.brief, world, where)
-        for field, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-            check_text(text, where, field)
-        if " ".join(pair.chosen.split()) == " ".join(pair.rejected.split()):
-            raise BadInput(f"{where}: rejected: is the same text as chosen; leave the line out where neither is better")
-        texts = (pair.brief.model_dump_json(), *sorted((pair.chosen, pair.rejected)))
-        if texts in seen:
-            raise BadInput(f"{where}: compares the same two texts as line {seen[texts]}; keep one of them")
-        seen[texts] = number
-        pairs.append(pair)
-    return pairs
-
-
-def check_brief(brief: Brief, world: World, where: str) -> None:
-    """BadInput names the field of `brief` that this world or its writer does not know."""
-    known = {
-        "offer": [offer.id for offer in world.offers],
-        "channel": list(world.channels),
-        "segment": list(CUSTOMERS),
-        "reason": list(REASONS),
-        "tone": list(TONES),
-    }
-    for field, values in known.items():
-        if (value := getattr(brief, field)) not in values:
-            raise BadInput(f"{where}: brief.{field}: is {value!r}; expected one of {', '.join(values)}")
-
-
-def check_text(text: str, where: str, field: str) -> None:
-    """BadInput where `text` says nothing or has a slot that nothing fills."""
-    if not text.strip():
-        raise BadInput(f"{where}: {field}: is empty; expected a slotted text")
-    if unknown := [name for name in slots_in(text) if name not in SLOTS]:
-        raise BadInput(f"{where}: {field}: has the unknown slot {{{unknown[0]}}}; the slots are {', '.join(SLOTS)}")

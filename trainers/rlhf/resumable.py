@@ -126,8 +126,8 @@ def fingerprints(settings: Mapping[str, BaseModel], **named: str) -> dict[str, s
     return {**hashed, **named}
 
 
-def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> Path | None:
-    """The saved state to go on from; None for a new training, for which older states in `training` are removed.
+def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> None:
+    """Begins a new training in the folder, where older states are removed; or makes sure that one can go on.
 
     Raises:
         BadInput: there is nothing to resume, or it is a training of something else.
@@ -135,12 +135,12 @@ def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> P
     if not resume:
         try:
             training.mkdir(parents=True, exist_ok=True)
-            for old in training.glob("checkpoint-*"):
+            for old in training.rglob("checkpoint-*"):
                 shutil.rmtree(old)
             (training / FOLLOWS).write_text(json.dumps(dict(follows_from), indent=1) + "\n")
         except OSError as error:
             raise BadInput(f"{training}: cannot be written ({error.strerror}); choose another --out") from None
-        return None
+        return
     try:
         begun_from = json.loads((training / FOLLOWS).read_text())
     except (OSError, ValueError):
@@ -150,8 +150,11 @@ def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> P
             f"{training}: belongs to a training that differs in {', '.join(changed)}; restore what it was trained "
             "with, or leave out --resume to train anew"
         )
-    # A state that was cut off while it was written lacks what is written last.
-    whole = [path for path in training.glob("checkpoint-*") if (path / TRAINER_STATE).is_file()]
+
+
+def latest_state(folder: Path) -> Path | None:
+    """The last state that was saved whole in `folder`; one that was cut off lacks what is written last."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / TRAINER_STATE).is_file()]
     return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 

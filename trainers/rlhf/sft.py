@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import prepare_model_for_kbit_training
 from pydantic import Field
 from transformers import BitsAndBytesConfig, set_seed
 from trl import SFTConfig, SFTTrainer
@@ -23,11 +23,11 @@ from churnsaver.checkpoints import Gate, Manifest, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
 from churnsaver.domain.world import Fraction, Frozen, World
 from churnsaver.errors import BadInput
-from trainers.rlhf.corpus import make_corpus, split_of
-from trainers.rlhf.examples import WrittenMessage, numbered_jsonl
+from trainers.rlhf.checks import check_apart, read_approved
+from trainers.rlhf.examples import WrittenMessage
 from trainers.rlhf.language_model import LoadedModel, adapter_files, open_base, prompt_ids
-from trainers.rlhf.preferences import check_brief, check_text
-from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, run
+from trainers.rlhf.lora import LoraSettings, new_adapter
+from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
 from trainers.rlhf.training_report import training_folder, write_loss_report
 from trainers.rlhf.writing_figures import Example, mean_log_probs, perplexity, slot_accuracy
 
@@ -42,8 +42,8 @@ a brief without personal data: an e-mail with its subject, an SMS or a push note
 (law 3), and the shield reviews every draft.
 
 Fine-tuned on {texts:,} approved messages (sha256 `{data}`), loss on the message alone, seed {seed}:
-`{command}`. The corpus is made by a seeded grammar of our own, in English: what it knows of good writing is what that
-grammar says. {added}
+`{command}`. Where they are the corpus of `data messages`, a seeded grammar of our own made them, in English: what the
+adapter knows of good writing is what that grammar says.
 
 | on {held_out:,} messages of scenarios that no text was seen for | base | tuned |
 | --- | --- | --- |
@@ -52,21 +52,6 @@ grammar says. {added}
 
 The manifest notes the hours that training took and the memory that it held.
 """
-
-
-class LoraSettings(Frozen):
-    """The adapter's shape.
-
-    Attributes:
-        modules: the linear layers that it changes.
-        upper_layers: it sits on so many of the last layers; None is all.
-    """
-
-    rank: Count
-    alpha: Annotated[float, Field(gt=0)]
-    dropout: Fraction
-    modules: Annotated[tuple[str, ...], Field(min_length=1)]
-    upper_layers: Count | None = None
 
 
 class SftPreset(Frozen):
@@ -111,20 +96,15 @@ class _Trainer(StateAsData, SFTTrainer):  # type: ignore[misc]
     pass
 
 
-def messages(data: Path | None, seed: int, world: World) -> tuple[list[WrittenMessage], list[WrittenMessage]]:
-    """Messages to train on and held-out ones, apart by scenario: our corpus and a team's own of the file `data`.
+def messages(data: Path, world: World) -> tuple[list[WrittenMessage], list[WrittenMessage]]:
+    """The messages to train on and the held-out ones, in a folder that `data messages` wrote.
 
     Raises:
-        BadInput: a line of `data` is no message for a brief of this world.
+        BadInput: a file is missing, or a line of it is no message for a brief of this world that the
+            shield passes, or a scenario stands in both.
     """
-    corpus = make_corpus(seed, world)
-    train, held_out = list(corpus.train), list(corpus.valid)
-    for number, message in numbered_jsonl(data, WrittenMessage) if data else ():
-        where = f"{data}, line {number}"
-        check_brief(message.brief, world, where)
-        check_text(message.text, where, "text")
-        if (part := split_of(message.brief, world)) != "test":
-            (train if part == "train" else held_out).append(message)
+    train, held_out = (read_approved(data / f"{part}.jsonl", world) for part in ("train", "valid"))
+    check_apart({"train": [m.brief for m in train], "valid": [m.brief for m in held_out]}, data, world)
     return train, held_out
 
 
@@ -167,27 +147,9 @@ def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: 
     return examples
 
 
-def new_adapter(loaded: LoadedModel, lora: LoraSettings) -> Any:
-    """A fresh adapter on `loaded.model`, which is changed in place."""
-    layers = loaded.model.config.num_hidden_layers
-    upper = min(lora.upper_layers or layers, layers)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.modules),
-        layers_to_transform=None if upper == layers else list(range(layers - upper, layers)),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(loaded.model, config)
-    except ValueError as error:
-        raise BadInput(f"sft.yaml: lora.modules {', '.join(lora.modules)} fits {loaded.name} not ({error})") from None
-
-
 def train_sft(
     base: Path,
-    data: Path | None,
+    data: Path,
     world: World,
     settings: SftSettings,
     preset: SftPreset,
@@ -203,12 +165,12 @@ def train_sft(
 
     Args:
         base: the folder of the model to tune.
-        data: a team's own messages, which join the corpus.
+        data: the folder that `data messages` wrote.
         command: what was typed, for the model card.
     """
     quantization = quantized(settings)
     say("reading the messages")
-    everything, held_out = messages(data, seed, world)
+    everything, held_out = messages(data, world)
     read, held_out = sample(everything, preset.texts, seed), sample(held_out, preset.held_out, seed)
     say("opening the base model")
     loaded = open_base(base, quantization)
@@ -219,15 +181,15 @@ def train_sft(
         {"the settings (sft.yaml)": settings, "the preset (sft.yaml)": preset, "the world (env.yaml)": world},
         **{"the base model": loaded.sha256, "the messages": data_sha256, "--seed": str(seed)},
     )
-    state = begin(training, follows_from, resume=resume)
+    begin(training, follows_from, resume=resume)
     say("measuring the base model")
     before = perplexity(loaded.model, unseen, loaded.tokenizer.pad_token_id)
     set_seed(seed)
     if quantization is not None:  # pragma: no cover - needs a GPU
         loaded = replace(loaded, model=prepare_model_for_kbit_training(loaded.model))
-    model = new_adapter(loaded, settings.lora)
+    model = new_adapter(loaded, settings.lora, "CAUSAL_LM")
     say("training")
-    history = run(_trainer(model, loaded, rows, settings, preset, training, seed), state, on_step)
+    history = run(_trainer(model, loaded, rows, settings, preset, training, seed), latest_state(training), on_step)
     say("measuring the tuned model")
     model.eval()
     drafts = [message.brief for message in held_out][: preset.drafts]
@@ -258,7 +220,6 @@ def train_sft(
         command=command,
         held_out=len(unseen),
         drafts=len(drafts),
-        added=f"Messages of `{data.name}` joined it." if data else "",
     )
     return write_checkpoint(
         out,

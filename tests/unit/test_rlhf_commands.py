@@ -1,0 +1,170 @@
+"""`data messages`, `data preferences`, `label`: files that training reads, and a person's verdicts that survive."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from churnsaver.errors import BadInput
+from churnsaver.settings import load_world
+from cli.main import app
+from trainers.rlhf.checks import read_approved, read_preferences
+from trainers.rlhf.corpus import PARTS, briefs
+from trainers.rlhf.examples import Preference, WrittenMessage, read_jsonl, write_jsonl
+from trainers.rlhf.labelling import ties_beside
+
+TEXT = "Hi {first_name}, you can have {offer} until {expiry}. {opt_out}"
+
+
+def run(*arguments: object, stdin: str = "") -> dict[str, Any]:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"], input=stdin)
+    if result.exception is not None:
+        raise result.exception
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_messages_are_written_by_part(tmp_path: Path) -> None:
+    found = run("data", "messages", "--out", tmp_path, "--seed", 7)
+    assert found["max_similarity"] <= 0.5
+    for part in PARTS:
+        assert len(read_jsonl(tmp_path / f"{part}.jsonl", WrittenMessage)) == found[part]
+    card = (tmp_path / "DATA_CARD.md").read_text()
+    assert "--seed 7" in card
+    assert "| channels, sms | 1890 |" in card
+    world = load_world()
+    assert read_approved(tmp_path / "test.jsonl", world)  # what is made would be accepted of a team
+
+
+def test_preferences_without_public_data_say_so(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["data", "preferences", "--out", str(tmp_path), "--json"])
+    assert result.exit_code == 0
+    assert "no folder of public data was named: no pairs from upworthy_headlines.csv.gz" in result.stderr
+    found = json.loads(result.stdout)
+    assert found["kinds"]["wrong_offer"] > 1000
+    assert "headline_noise_ceiling" not in found
+    assert read_preferences(tmp_path / "test.jsonl", load_world())
+    assert "| longer_preferred, pushy | 0.4" in (tmp_path / "DATA_CARD.md").read_text()
+
+
+def approved(tmp_path: Path, *changes: dict[str, object]) -> Path:
+    world = load_world()
+    lines = [WrittenMessage(brief=brief, text=TEXT).model_dump() for part in PARTS for brief in briefs(world, part)[:3]]
+    lines += [lines[0] | change for change in changes]
+    file = tmp_path / "ours.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def test_a_teams_own_messages_are_split(tmp_path: Path) -> None:
+    found = run("data", "messages", "--out", tmp_path / "out", "--approved", approved(tmp_path))
+    assert [found[part] for part in PARTS] == [3, 3, 3]
+    assert "ours.jsonl" in (tmp_path / "out" / "DATA_CARD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "line 10: text: is the same as in line 1"),
+        ({"text": "Hi! {offer} {expiry} {opt_out} {price}"}, "line 10: text: has the unknown slot {price}"),
+        ({"text": "Hi! You get {offer} until {expiry}."}, "rule required_element: {opt_out} must stand exactly once"),
+        ({"text": f"Act now! {TEXT}"}, "rule phrase: forbidden wording: urgency ('act now')"),
+        ({"text": " "}, "line 10: text: is empty"),
+        ({"brief": {"segment": "new"}}, "line 10: brief.offer: Field required"),
+        ({"channel": "sms"}, "line 10: channel: Extra inputs are not permitted"),
+    ],
+)
+def test_unusable_messages_are_refused(tmp_path: Path, change: dict[str, object], expected: str) -> None:
+    with pytest.raises(BadInput, match=r"ours\.jsonl, line 10") as refused:
+        run("data", "messages", "--out", tmp_path / "out", "--approved", approved(tmp_path, change))
+    assert expected in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_brief_of_another_world_is_refused(tmp_path: Path) -> None:
+    file = approved(tmp_path)
+    file.write_text(file.read_text().replace('"channel": "email"', '"channel": "fax"', 1))
+    with pytest.raises(BadInput, match=r"brief\.channel: is 'fax'; expected one of email, sms, push"):
+        read_approved(file, load_world())
+
+
+def test_a_part_without_messages_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "few.jsonl"
+    write_jsonl(file, [WrittenMessage(brief=briefs(load_world(), "train")[0], text=TEXT)])
+    with pytest.raises(BadInput, match="leaves the part 'valid' empty"):
+        run("data", "messages", "--out", tmp_path / "out", "--approved", file)
+
+
+def pairs_file(tmp_path: Path, n: int = 12) -> Path:
+    file = tmp_path / "pairs.jsonl"
+    found = [
+        Preference(brief=brief, chosen=f"Good {i}: {TEXT}", rejected=f"Bad {i}: {TEXT}")
+        for i, brief in enumerate(briefs(load_world(), "test")[:n])
+    ]
+    write_jsonl(file, found)
+    return file
+
+
+def test_labelling_is_resumed_and_read_by_training(tmp_path: Path) -> None:
+    """One, a slip, two, a tie, a skip, quit; then the rest, the skipped one among them; then nothing is left."""
+    file, out = pairs_file(tmp_path), tmp_path / "labels" / "ours.jsonl"
+    command = ("label", "--pairs", file, "--out", out)
+    first = run(*command, stdin="1\nwhat?\n2\nT\ns\nq\n1\n")
+    assert {k: first[k] for k in ("labelled", "ties", "skipped", "left")} == {
+        "labelled": 2, "ties": 1, "skipped": 1, "left": 9,
+    }  # fmt: skip
+    written = out.read_text()
+    second = run(*command, stdin="1\n" * 100)
+    assert (second["labelled"], second["left"]) == (9, 0)
+    assert out.read_text().startswith(written)
+    assert run(*command)["labelled"] == 0
+    labelled = read_preferences(out, load_world())
+    assert len(labelled) == 11
+    assert {pair.kind for pair in labelled} == {"reviewers"}
+    assert len(read_preferences(ties_beside(out), load_world())) == 1
+
+
+def test_the_order_shown_gives_nothing_away(tmp_path: Path) -> None:
+    """Whoever always answers 1 picks the file's chosen text about half the time, and another seed shows otherwise."""
+    file = pairs_file(tmp_path, 40)
+    picked = []
+    for seed in (1, 2):
+        out = tmp_path / f"{seed}.jsonl"
+        run("label", "--pairs", file, "--out", out, "--seed", seed, stdin="1\n" * 40)
+        picked.append({pair.chosen for pair in read_preferences(out, load_world())})
+        assert 8 < sum(text.startswith("Good") for text in picked[-1]) < 32
+    assert picked[0] != picked[1]
+
+
+def test_the_end_of_input_is_quitting(tmp_path: Path) -> None:
+    found = run("label", "--pairs", pairs_file(tmp_path), "--out", tmp_path / "o.jsonl", stdin="1\n")
+    assert (found["labelled"], found["left"]) == (1, 11)
+
+
+def test_messages_of_one_brief_are_compared(tmp_path: Path) -> None:
+    first, second = briefs(load_world(), "test")[:2]
+    file = tmp_path / "texts.jsonl"
+    write_jsonl(
+        file,
+        [WrittenMessage(brief=first, text=f"{TEXT} {i}") for i in "ab"] + [WrittenMessage(brief=second, text=TEXT)],
+    )
+    result = CliRunner().invoke(
+        app, ["label", "--messages", str(file), "--out", str(tmp_path / "o.jsonl")], input="2\n"
+    )
+    assert result.exit_code == 0
+    assert "[1 of 1]" in result.stderr
+    assert f"channel: {first.channel}" in result.stderr
+    label = load_world().offer(first.offer).label["en"]
+    assert f"Hi Ana, you can have {label} until 24 Dec 2026." in result.stderr
+    write_jsonl(file, [WrittenMessage(brief=first, text=TEXT)])
+    with pytest.raises(BadInput, match="no two different texts for one brief"):
+        run("label", "--messages", file, "--out", tmp_path / "o.jsonl")
+
+
+def test_one_source_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="expected either --pairs or --messages"):
+        run("label", "--out", tmp_path / "o.jsonl")

@@ -1,0 +1,101 @@
+"""What must hold of briefs and texts that a team brings along, so that nothing unusable is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from churnsaver.domain.message import SLOTS, Brief, slots_in
+from churnsaver.domain.world import World
+from churnsaver.domain.writing import CUSTOMERS, REASONS, TONES
+from churnsaver.errors import BadInput
+from churnsaver.safety.review import Policy, Review, Stage
+from churnsaver.safety.rules import review_with_rules
+from trainers.rlhf.corpus import Scenario, scenario_of
+from trainers.rlhf.examples import Preference, WrittenMessage, numbered_jsonl
+
+
+def read_approved(path: Path, world: World) -> list[WrittenMessage]:
+    """A team's own approved messages, one JSON object a line: `brief` and `text`.
+
+    Raises:
+        BadInput: the file is empty, or a line is no such message, repeats one or is blocked by the shield's rules:
+            file, line and field are named.
+    """
+    policy, messages = Policy.of(world), []
+    seen: dict[tuple[str, str], int] = {}
+    for number, message in numbered_jsonl(path, WrittenMessage):
+        where = f"{path}, line {number}"
+        check_brief(message.brief, world, where)
+        check_text(message.text, where, "text")
+        key = (message.brief.model_dump_json(), " ".join(message.text.split()))
+        if key in seen:
+            raise BadInput(f"{where}: text: is the same as in line {seen[key]}, for the same brief; keep one of them")
+        review = Review(message.text, Stage.DRAFT, message.brief.channel, message.brief.language)
+        if findings := review_with_rules(review, policy):
+            first = findings[0]
+            found = f" ({first.excerpt!r})" if first.excerpt else ""
+            raise BadInput(f"{where}: text: the shield would block it by its rule {first.rule}: {first.message}{found}")
+        seen[key] = number
+        messages.append(message)
+    return messages
+
+
+def read_preferences(path: Path, world: World) -> list[Preference]:
+    """A team's own reviewers' pairs, one JSON object a line: `chosen`, `rejected` and the `brief` of both.
+
+    Raises:
+        BadInput: the file is empty, or a line is no such pair: file, line and field are named.
+    """
+    pairs = []
+    seen: dict[tuple[str, ...], int] = {}
+    for number, pair in numbered_jsonl(path, Preference):
+        where = f"{path}, line {number}"
+        if pair.brief is None:
+            raise BadInput(f"{where}: brief: is missing; expected the brief that both texts were written for")
+        check_brief(pair.brief, world, where)
+        for field, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+            check_text(text, where, field)
+        if " ".join(pair.chosen.split()) == " ".join(pair.rejected.split()):
+            raise BadInput(f"{where}: rejected: is the same text as chosen; leave the line out where neither is better")
+        texts = (pair.brief.model_dump_json(), *sorted((pair.chosen, pair.rejected)))
+        if texts in seen:
+            raise BadInput(f"{where}: compares the same two texts as line {seen[texts]}; keep one of them")
+        seen[texts] = number
+        pairs.append(pair)
+    return pairs
+
+
+def check_apart(parts: Mapping[str, Iterable[Brief]], data: Path, world: World) -> None:
+    """BadInput where a scenario stands in two parts of a folder: figures on held-out texts would flatter."""
+    seen: dict[Scenario, str] = {}
+    for part, briefs in parts.items():
+        for brief in briefs:
+            scenario = scenario_of(brief, world)
+            if seen.setdefault(scenario, part) != part:
+                raise BadInput(
+                    f"{data}: the scenario {'/'.join(scenario)} stands in {seen[scenario]}.jsonl and in {part}.jsonl, "
+                    "so that what is held out is not; let `churn-saver data` write the folder"
+                )
+
+
+def check_brief(brief: Brief, world: World, where: str) -> None:
+    """BadInput names the field of `brief` that this world or its writer does not know."""
+    known = {
+        "offer": [offer.id for offer in world.offers],
+        "channel": list(world.channels),
+        "segment": list(CUSTOMERS),
+        "reason": list(REASONS),
+        "tone": list(TONES),
+    }
+    for field, values in known.items():
+        if (value := getattr(brief, field)) not in values:
+            raise BadInput(f"{where}: brief.{field}: is {value!r}; expected one of {', '.join(values)}")
+
+
+def check_text(text: str, where: str, field: str) -> None:
+    """BadInput where `text` says nothing or has a slot that nothing fills."""
+    if not text.strip():
+        raise BadInput(f"{where}: {field}: is empty; expected a slotted text")
+    if unknown := [name for name in slots_in(text) if name not in SLOTS]:
+        raise BadInput(f"{where}: {field}: has the unknown slot {{{unknown[0]}}}; the slots are {', '.join(SLOTS)}")

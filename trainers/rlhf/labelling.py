@@ -1,0 +1,166 @@
+"""A person compares two messages in the terminal; what they prefer is appended to a file that `train rm` reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from churnsaver.domain.message import Brief, MessageBook, fill
+from churnsaver.domain.world import World
+from churnsaver.domain.writing import conversation
+from churnsaver.errors import BadInput
+from trainers.rlhf.checks import check_brief, check_text, read_preferences
+from trainers.rlhf.examples import Preference, WrittenMessage, numbered_jsonl
+
+KIND, TIE = "reviewers", "tie"
+PROMPT = "better: 1, 2, t tie, s skip (asked again next time), q quit > "
+_EXAMPLE_NAME, _EXAMPLE_DATE = "Ana", "24 Dec 2026"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two texts for one brief, in the order in which they are shown."""
+
+    brief: Brief
+    first: str
+    second: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The same in either order."""
+        return (self.brief.model_dump_json(), *sorted((self.first, self.second)))
+
+
+def comparisons_of_pairs(path: Path, world: World, seed: int) -> list[Comparison]:
+    """The pairs of a preferences file, each in an order that the seed decides and that does not give them away."""
+    pairs = read_preferences(path, world)
+    return _mixed([_shown(pair.brief, pair.chosen, pair.rejected, seed) for pair in pairs if pair.brief], seed)
+
+
+def comparisons_of_messages(path: Path, world: World, seed: int) -> list[Comparison]:
+    """Messages of one brief two by two, in an order that the seed decides; a text left over is compared with none.
+
+    Raises:
+        BadInput: a line cannot be used, or no brief has two different texts.
+    """
+    by_brief: defaultdict[str, dict[str, WrittenMessage]] = defaultdict(dict)
+    for number, message in numbered_jsonl(path, WrittenMessage):
+        where = f"{path}, line {number}"
+        check_brief(message.brief, world, where)
+        check_text(message.text, where, "text")
+        by_brief[message.brief.model_dump_json()][message.text] = message
+    rng = Random(seed)  # noqa: S311 - it decides what is compared
+    found = []
+    for messages in by_brief.values():
+        texts = list(messages)
+        rng.shuffle(texts)
+        brief = messages[texts[0]].brief
+        found += [_shown(brief, a, b, seed) for a, b in zip(texts[::2], texts[1::2], strict=False)]
+    if not found:
+        raise BadInput(f"{path}: has no two different texts for one brief; expected at least one such pair")
+    return _mixed(found, seed)
+
+
+def label(
+    comparisons: Sequence[Comparison],
+    out: Path,
+    world: World,
+    book: MessageBook,
+    ask: Callable[[str], str | None],
+    show: Callable[[str], None],
+) -> dict[str, int]:
+    """Asks about every comparison that `out`, or the ties beside it, does not hold yet.
+
+    Each answer is written at once, so that whoever quits goes on where they stopped.
+
+    Args:
+        ask: given a prompt, a line that the person typed; None where there are no more.
+        show: prints for the person.
+
+    Returns:
+        Counts: `labelled`, `ties` and `skipped` now, and how many are `left`.
+    """
+    ties = ties_beside(out)
+    done = {_key(pair) for path in (out, ties) if path.exists() for pair in read_preferences(path, world)}
+    waiting = [comparison for comparison in comparisons if comparison.key not in done]
+    counts: Counter[str] = Counter()
+    for i, comparison in enumerate(waiting, start=1):
+        show(_page(comparison, world, book, f"{i} of {len(waiting)}"))
+        answer = _answer(ask, show)
+        if answer == "q":
+            break
+        if answer == "s":
+            counts["skipped"] += 1
+            continue
+        chosen, rejected = comparison.first, comparison.second
+        if answer == "2":
+            chosen, rejected = rejected, chosen
+        pair = Preference(brief=comparison.brief, chosen=chosen, rejected=rejected, kind=TIE if answer == "t" else KIND)
+        _append(ties if answer == "t" else out, pair)
+        counts["ties" if answer == "t" else "labelled"] += 1
+    found = {name: counts[name] for name in ("labelled", "ties", "skipped")}
+    return found | {"left": len(waiting) - counts["labelled"] - counts["ties"]}
+
+
+def ties_beside(out: Path) -> Path:
+    """Where ties are remembered: nothing is learned from them, and they are not asked again."""
+    return out.with_name(f"{out.stem}.ties.jsonl")
+
+
+def _answer(ask: Callable[[str], str | None], show: Callable[[str], None]) -> str:
+    while True:
+        line = ask(PROMPT)
+        if line is None:
+            return "q"
+        if (answer := line.strip().lower()[:1]) in tuple("12tsq"):
+            return answer
+        show("please answer 1, 2, t, s or q")
+
+
+def _page(comparison: Comparison, world: World, book: MessageBook, where: str) -> str:
+    brief = comparison.brief
+    values = {
+        "first_name": _EXAMPLE_NAME,
+        "offer": world.offer(brief.offer).label_in(brief.language),
+        "expiry": _EXAMPLE_DATE,
+        "opt_out": book.opt_out[brief.channel],
+    }
+    told = conversation(brief, world)[-1]["content"]
+    texts = [
+        f"── {i} ──\n{fill(text, values)}" for i, text in enumerate((comparison.first, comparison.second), start=1)
+    ]
+    return "\n\n".join([f"\n[{where}]\n{told}", *texts, ""])
+
+
+def _mixed(comparisons: list[Comparison], seed: int) -> list[Comparison]:
+    """In an order that the seed decides, so that whoever quits early has seen briefs of all sorts."""
+    return sorted(comparisons, key=lambda comparison: _digest(comparison.key, seed))
+
+
+def _digest(key: tuple[str, ...], seed: int) -> bytes:
+    return hashlib.sha256("\0".join((str(seed), *key)).encode()).digest()
+
+
+def _shown(brief: Brief, a: str, b: str, seed: int) -> Comparison:
+    """By a hash and not by chance, so that a pair is shown in the same order whenever it is asked."""
+    first, second = sorted((a, b))
+    comparison = Comparison(brief, first, second)
+    return Comparison(brief, second, first) if _digest(comparison.key, seed)[-1] % 2 else comparison
+
+
+def _key(pair: Preference) -> tuple[str, ...]:
+    brief = pair.brief.model_dump_json() if pair.brief is not None else ""
+    return (brief, *sorted((pair.chosen, pair.rejected)))
+
+
+def _append(path: Path, pair: Preference) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(pair.model_dump_json() + "\n")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror}); choose another --out") from None

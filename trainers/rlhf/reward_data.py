@@ -1,0 +1,85 @@
+"""The preferences that the reward model is trained and measured on: read, checked, drawn, tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from churnsaver.domain.message import Brief
+from churnsaver.domain.world import World
+from churnsaver.errors import BadInput
+from churnsaver.reward.encoding import PairEncoder
+from trainers.rlhf.checks import check_apart, check_brief, read_preferences
+from trainers.rlhf.corpus import PARTS, split_of
+from trainers.rlhf.examples import Preference, numbered_jsonl
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Preferences by part, no scenario and no public test in two of them."""
+
+    train: list[Preference]
+    valid: list[Preference]
+    test: list[Preference]
+
+
+def preferences(data: Path, reviewers: Path | None, world: World) -> Pairs:
+    """The pairs in a folder that `data preferences` wrote, and a team's own reviewers' pairs of a file.
+
+    Raises:
+        BadInput: a file is missing or empty, or a line of it is no pair; or a scenario stands in two parts.
+    """
+    parts = {part: _read(data / f"{part}.jsonl", world) for part in PARTS}
+    briefs = {part: [pair.brief for pair in pairs if pair.brief is not None] for part, pairs in parts.items()}
+    check_apart(briefs, data, world)
+    for pair in read_preferences(reviewers, world) if reviewers else ():
+        assert pair.brief is not None  # read_preferences asks for it
+        parts[split_of(pair.brief, world)].append(pair)
+    return Pairs(**parts)
+
+
+def _read(path: Path, world: World) -> list[Preference]:
+    pairs = []
+    for number, pair in numbered_jsonl(path, Preference):
+        if pair.brief is not None:
+            check_brief(pair.brief, world, f"{path}, line {number}")
+        pairs.append(pair)
+    return pairs
+
+
+def check_pairs(pairs: Sequence[Preference]) -> None:
+    """BadInput where nothing can be learned from the pairs: none, the same twice, or no difference."""
+    if not pairs:
+        raise BadInput("there are no preferences to train on; expected pairs of a chosen and a rejected text")
+    seen: set[tuple[Brief | None, str, str]] = set()
+    for pair in pairs:
+        if pair.chosen == pair.rejected:
+            raise BadInput(f"a preference has the same text as chosen and rejected: {pair.chosen[:60]!r}; leave it out")
+        if (key := (pair.brief, pair.chosen, pair.rejected)) in seen:
+            raise BadInput(f"a preference is there twice: {pair.chosen[:60]!r} over {pair.rejected[:60]!r}; keep one")
+        seen.add(key)
+
+
+def bootstrap(pairs: Sequence[Preference], count: int, seed: int) -> list[Preference]:
+    """`count` pairs drawn with replacement, each as often as its weight says."""
+    weights = np.array([pair.weight for pair in pairs])
+    drawn = np.random.default_rng(seed).choice(len(pairs), size=count, p=weights / weights.sum())
+    return [pairs[i] for i in drawn]
+
+
+def tokenised(pairs: Sequence[Preference], encoder: PairEncoder) -> Dataset:
+    """The pairs as TRL's RewardTrainer takes tokenised ones."""
+    briefs = [pair.brief for pair in pairs]
+    chosen = encoder.encode(briefs, [pair.chosen for pair in pairs])
+    rejected = encoder.encode(briefs, [pair.rejected for pair in pairs])
+    return Dataset.from_dict(
+        {
+            "chosen_ids": [each.ids for each in chosen],
+            "rejected_ids": [each.ids for each in rejected],
+            "margin": [pair.margin for pair in pairs],
+        }
+    )
