@@ -25,7 +25,7 @@ from trainers.rlhf.ppo_text import Iteration, Learner, PpoTextSettings, Preset, 
 from trainers.rlhf.ppo_text_card import CARD
 from trainers.rlhf.ppo_text_log import TextTensorBoard, write_text_report
 from trainers.rlhf.ppo_text_resume import STATE, restore_learner, save_learner
-from trainers.rlhf.preferences import check_brief
+from trainers.rlhf.checks import check_brief
 from trainers.rlhf.resumable import fingerprints, peak_memory_gb
 from trainers.rlhf.rollout import Writer
 from trainers.rlhf.sft import GOLDEN_MESSAGES, WRITER, examples_of, golden_messages

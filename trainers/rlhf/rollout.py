@@ -116,9 +116,9 @@ def roll_out(
     """Writes, scores, and says what each token is owed."""
     drafts = writer.write(briefs, generator)
     earned = earnings.of(drafts.briefs, drafts.texts, drafts.ended)
-    log_probs, values, entropy = _scored(writer.policy, drafts.tokens, micro_batch)
+    log_probs, values, entropy = scored(writer.policy, drafts.tokens, micro_batch)
     with writer.policy.as_reference():
-        reference, _, _ = _scored(writer.policy, drafts.tokens, micro_batch)
+        reference, _, _ = scored(writer.policy, drafts.tokens, micro_batch)
     mask = drafts.tokens.draft_mask
     rewards = token_rewards(log_probs, reference, torch.as_tensor(earned.reward), mask, kl_coefficient)
     # Whitened without moving the mean, which would pay for each further token (Ziegler et al. 2019's code).
@@ -162,7 +162,7 @@ def by_length(rows: np.ndarray[Any, np.dtype[np.int64]], lengths: Sequence[int],
 
 
 @torch.no_grad()
-def _scored(policy: TextPolicy, tokens: Tokens, micro_batch: int) -> tuple[Tensor, Tensor, Tensor]:
+def scored(policy: TextPolicy, tokens: Tokens, micro_batch: int) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and entropies, 0 at padding."""
     shape = tokens.drafts.shape
     found = tuple(torch.zeros(shape, device=policy.device) for _ in range(3))
