@@ -28,6 +28,7 @@ SETUP := .venv/.setup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up down test test-stack lint coverage summary protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: train-rlhf bundle-rlhf
 .PHONY: images wheels sbom compose-up compose-down compose-upgrade
 .PHONY: check-build checkout scan push digests sign deploy smoke promote
 .DELETE_ON_ERROR:
@@ -89,6 +90,36 @@ $(PUBLISHED)/acceptance.json: $(CONTACTS) configs/schemas/contacts.yaml configs/
 # A risk model that somebody publishes by hand is no reason to train the policy again.
 $(PUBLISHED)/policy.json: $(DATASET) configs/env.yaml configs/ppo.yaml | $(PUBLISHED)/risk.json $(PUBLISHED)/acceptance.json
 	$(RUN) train ppo --quick --data $(DATA) --schema $(SCHEMA) --out $(CHECKPOINTS)/policy --publish
+
+# -- RLHF: messages and preferences, SFT, reward model, PPO on texts ------------------------------------
+
+# Hours on two cores. What was cut off goes on: a training whose state is newer than its checkpoint is resumed.
+RLHF := $(STATE)/rlhf
+resume = $$([ -e $(RLHF)/$(1)-training/$(2) ] && ! [ $(RLHF)/$(1)/manifest.json -nt $(RLHF)/$(1)-training/$(2) ] && echo --resume)
+
+train-rlhf: $(RLHF)/ppo_text/manifest.json  ## the writer of messages: data, SFT, reward model, PPO-text; PUBLIC=folder of real preferences
+
+$(RLHF)/messages/train.jsonl: | $(SETUP)
+	$(RUN) data messages --out $(@D)
+
+$(RLHF)/preferences/train.jsonl: | $(SETUP)
+	$(RUN) data preferences $(if $(PUBLIC),--public $(PUBLIC)) --out $(@D)
+
+$(RLHF)/sft/manifest.json: $(RLHF)/messages/train.jsonl configs/sft.yaml
+	$(RUN) train sft --data $(<D) --out $(@D) $(call resume,sft,follows_from.json)
+
+$(RLHF)/rm/manifest.json: $(RLHF)/preferences/train.jsonl configs/rm.yaml
+	$(RUN) train rm --data $(<D) --out $(@D) $(call resume,rm,follows_from.json)
+	$(RUN) eval rm --checkpoint $(@D) --data $(<D) --out $(RLHF)/reports/rm
+
+$(RLHF)/ppo_text/manifest.json: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.json configs/ppo_text.yaml
+	$(RUN) train ppo-text --sft $(RLHF)/sft --rm $(RLHF)/rm --data $(RLHF)/messages --out $(@D) $(call resume,ppo_text,state.safetensors)
+
+BUNDLED := trainers/rlhf/bundled
+bundle-rlhf: $(RLHF)/ppo_text/manifest.json  ## ship what train-rlhf made, in the repository
+	rm -rf $(BUNDLED)/writer $(BUNDLED)/reward
+	cp -r $(RLHF)/ppo_text $(BUNDLED)/writer
+	cp -r $(RLHF)/rm $(BUNDLED)/reward
 
 # -- checks ----------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.apps import train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, progress, stderr
+from cli.apps import eval_app, train_app
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress, stderr
 from cli.registry import PublishOption, describe
 
 if TYPE_CHECKING:
@@ -58,6 +58,81 @@ def train_sft(
         )
     described = describe(manifest, out, publish=publish) | {"training": str(training_folder(out))}
     emit(described, as_json=as_json, title="Language model's adapter")
+
+
+@train_app.command("rm")
+def train_rm(
+    *,
+    data: Annotated[Path, typer.Option("--data", help="Folder that `data preferences` wrote.")],
+    reviewers: Annotated[
+        Path | None, typer.Option("--reviewers", help="JSONL of your own reviewers' pairs, as `label` writes them.")
+    ] = None,
+    out: OutOption,
+    quick: QuickOption = False,
+    resume: ResumeOption = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the reward model on preferences: an ensemble of Bradley-Terry models, calibrated on held-out pairs.
+
+    Beside --out, the folder OUT-training holds the loss curves (report.html) and the state that --resume needs.
+    """
+    from churnsaver.settings import load_section, load_serve_settings, load_world
+    from trainers.rlhf.encoders import prepare_encoder
+    from trainers.rlhf.reward_data import preferences
+    from trainers.rlhf.reward_model import RmSettings, train_rm
+    from trainers.rlhf.training_report import training_folder
+
+    settings, world = load_section("rm", RmSettings), load_world()
+    pairs = preferences(data, reviewers, world)
+    base = prepare_encoder(load_serve_settings().models, settings.base, say=_say)
+    with progress() as bar:
+        manifest = train_rm(
+            base,
+            pairs,
+            world,
+            settings,
+            settings.presets.quick if quick else settings.presets.full,
+            out,
+            seed=seed,
+            command=command_line(),
+            resume=resume,
+            say=_say,
+            on_step=_steps(bar, "training the reward model"),
+        )
+    described = describe(manifest, out, publish=False) | {"training": str(training_folder(out))}
+    emit(described, as_json=as_json, title="Reward model")
+
+
+@eval_app.command("rm")
+def eval_rm(
+    *,
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder that `train rm` wrote.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder that `data preferences` wrote; its test part is used.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the reward model, as it is served, on held-out preferences: accuracy by kind, length bias, rivals."""
+    from churnsaver.errors import GateFailed
+    from churnsaver.reward import RewardModel
+    from churnsaver.settings import load_section, load_serve_settings, load_world
+    from trainers.eval.report import write_report
+    from trainers.rlhf.reward_data import preferences
+    from trainers.rlhf.reward_evaluation import evaluate, plots
+    from trainers.rlhf.reward_model import RmSettings
+    from trainers.rlhf.reward_serving import served_reward
+
+    settings, world = load_section("rm", RmSettings), load_world()
+    pairs = preferences(data, None, world)
+    served = served_reward(checkpoint, load_serve_settings().models, settings, say=_say)
+    result = evaluate(RewardModel.load(served), served, pairs, world, settings, seed)
+    if out is not None:
+        write_report(out, "Reward model", result, plots(result))
+    emit(result if as_json else flatten(result), as_json=as_json, title="Reward model")
+    if gate and result["missed"]:
+        raise GateFailed("; ".join(result["missed"]))
 
 
 def command_line() -> str:

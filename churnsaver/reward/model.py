@@ -25,7 +25,7 @@ ENCODER_CONFIG, VOCABULARY = "encoder.json", "vocabulary.json"
 BATCH = 32
 # Kernels of other processors round otherwise, int8 ones most; another model is further away.
 GOLDEN_TOLERANCE = 0.1
-MEND = "run `churn-saver model prepare-reward`"
+MEND = "delete the folder and run this again, so that it is converted anew"
 
 
 def member_file(number: int) -> str:

