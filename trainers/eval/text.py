@@ -1,4 +1,4 @@
-"""`eval text`: what tuning did to the texts, on briefs of scenarios that neither SFT, reward model, PPO nor judge saw."""
+"""`eval text`: what tuning did to the texts, on briefs of scenarios that nothing was trained on."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / max(len(grams), 1)
 
 
-def interval(values: NDArray[np.float64], briefs: Sequence[Brief], seed: int, resamples: int = 1000) -> dict[str, float]:
+def interval(
+    values: NDArray[np.float64], briefs: Sequence[Brief], seed: int, resamples: int = 1000
+) -> dict[str, float]:
     """A mean and its 95 % interval, by a bootstrap over briefs."""
     _, cluster = np.unique([brief.model_dump_json(exclude={"offer"}) for brief in briefs], return_inverse=True)
     n = int(cluster.max()) + 1
@@ -132,16 +134,14 @@ def missed(result: Mapping[str, Any]) -> list[str]:
     demands: tuple[tuple[Callable[[], bool], str], ...] = (
         (
             lambda: against_sft["length_controlled_low"] > 0.5,
-            f"win rate against SFT {against_sft['length_controlled']:.3f}, its lower bound "
-            f"{against_sft['length_controlled_low']:.3f} is to be above 0.5",
+            f"win rate against SFT: lower bound {against_sft['length_controlled_low']:.3f}, above 0.5 is demanded",
         ),
         (lambda: off <= KL_TOLERANCE, f"KL {kl['value']:.2f} nats a text, within 20 % of {kl['target']:g} is demanded"),
         (lambda: checked["violations"] == 0, f"{checked['violations']} violations in {checked['messages']} messages"),
         (lambda: checked["messages"] > 0, "no draft passed the shield, so that there was nothing to audit"),
         (
             lambda: figures[PPO]["shield_pass"]["value"] >= figures[SFT]["shield_pass"]["low"],
-            f"the shield passes {figures[PPO]['shield_pass']['value']:.3f} of PPO's drafts, of SFT's "
-            f"{figures[SFT]['shield_pass']['value']:.3f}",
+            f"the shield passes {figures[PPO]['shield_pass']['value']:.3f} of PPO's drafts, fewer than of SFT's",
         ),
     )
     return [said for holds, said in demands if not holds()]

@@ -27,8 +27,8 @@ _FORBIDDEN = {
         re.IGNORECASE,
     ),
     "pressure": re.compile(
-        r"\b(?:last chance|final (?:notice|warning)|act (?:now|fast)|hurry|urgent(?:ly)?|immediately|before it.s too late|"
-        r"don.t miss|limited time|only hours?|expires? soon|once[- ]in[- ]a[- ]lifetime)\b",
+        r"\b(?:last chance|final (?:notice|warning)|act (?:now|fast)|hurry|urgent(?:ly)?|immediately|"
+        r"before it.s too late|don.t miss|limited time|only hours?|expires? soon|once[- ]in[- ]a[- ]lifetime)\b",
         re.IGNORECASE,
     ),
     "a promise that nobody can keep": re.compile(
@@ -40,18 +40,21 @@ _FORBIDDEN = {
     ),
     "an insult": re.compile(r"\b(?:stupid|idiot|dumb|shut up|damn|hell|crap|loser|pathetic)\b", re.IGNORECASE),
     "markup or a special token": re.compile(r"<[^>]*>|<\||\|>|\]\(|```|&\w+;"),
-    "a character that cannot be seen": re.compile(r"[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e]"),
+    "a character that cannot be seen": re.compile(
+        r"[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e]"
+    ),
 }
 # What a text says that it offers, by the purpose of the offer in the brief.
 CLAIMS = {
     "discount": re.compile(
         r"\b(?:discount\w*|(?:lower|kinder|better|softer|smaller) (?:price|bill|rate)s?|lighter (?:price|plan|on)|"
-        r"(?:easier|kinder|lighter) (?:on|to) your (?:budget|wallet)|reduc\w+|sav(?:e|es|ing|ings)|cheaper|pay(?:ing)? less|"
-        r"(?:cost|ask|weigh)s? (?:you )?less|(?:bring|ease) your costs(?: down)?|good news for your wallet|money off)\b",
+        r"(?:easier|kinder|lighter) (?:on|to) your (?:budget|wallet)|reduc\w+|sav(?:e|es|ing|ings)|cheaper|"
+        r"pay(?:ing)? less|(?:cost|ask|weigh)s? (?:you )?less|(?:bring|ease) your costs(?: down)?|good news for your wallet|"
+        r"money off)\b",
         re.IGNORECASE,
     ),
     "gift": re.compile(
-        r"\b(?:gifts?|bonus\w*|(?:little|small|something|an|as an|of) extra|a little something|treat|surprise|on the house)\b",
+        r"\b(?:gifts?|bonus\w*|(?:little|small|something|an|of) extra|a little something|treat|surprise)\b",
         re.IGNORECASE,
     ),
     "review": re.compile(

@@ -1,4 +1,4 @@
-"""When to stop: the reward still rises on held-out briefs, and a judge that shares nothing with it likes the texts less.
+"""When to stop: the reward still rises on held-out briefs, and a judge that shares nothing with it likes them less.
 
 Gao et al. 2023, "Scaling Laws for Reward Model Overoptimization": whatever a policy optimises long enough, the proxy
 and what it stands for part ways. The judge has a veto only. It never chooses among policies, so that its verdict on

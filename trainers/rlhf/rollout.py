@@ -124,7 +124,9 @@ def roll_out(
     # Whitened without moving the mean, which would pay for each further token (Ziegler et al. 2019's code).
     scale = rewards[mask].std(correction=0).clamp(min=1e-8)
     advantages, returns = token_advantages(rewards / scale, values, mask, gae_lambda)
-    return Rollout(drafts, earned, log_probs, reference, values, entropy, rewards, standardised(advantages, mask), returns)
+    return Rollout(
+        drafts, earned, log_probs, reference, values, entropy, rewards, standardised(advantages, mask), returns
+    )
 
 
 def token_rewards(log_probs: Tensor, reference: Tensor, earned: Tensor, mask: Tensor, kl_coefficient: float) -> Tensor:

@@ -175,9 +175,7 @@ def sample(
         drawn = torch.multinomial(probabilities, 1, generator=generator)
         for row, token in zip(rows, drawn[:, 0].tolist(), strict=True):
             drafts[row].append(token)
-        going = [
-            i for i, row in enumerate(rows) if drafts[row][-1] != policy.end_id and len(drafts[row]) < limits[row]
-        ]
+        going = [i for i, row in enumerate(rows) if drafts[row][-1] != policy.end_id and len(drafts[row]) < limits[row]]
         if len(going) < len(rows):
             kept = torch.tensor(going, device=policy.device, dtype=torch.long)
             rows = [rows[i] for i in going]

@@ -1,4 +1,4 @@
-"""The writers that are compared: the base model, the fine-tuned one and the one that PPO tuned, on one base in memory."""
+"""The writers that are compared: base, fine-tuned and PPO-tuned, on one base in memory."""
 
 from __future__ import annotations
 
