@@ -115,7 +115,7 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(base: Path, sft: C
 
 def test_what_cannot_be_trained_is_refused_before_it_starts(base: Path, sft: Checkpoint, tmp_path: Path) -> None:
     other = fine_tuned(tmp_path / "other-writer", tiny_model(tmp_path / "other", seed=1))
-    with pytest.raises(CheckpointError, match="the adapter is for other.*the base is model"):
+    with pytest.raises(CheckpointError, match=r"the adapter is for other.*the base is model"):
         train(base, other, tmp_path / "out")
     with pytest.raises(SettingsError, match="max_tokens: has no push"):
         train(base, sft, tmp_path / "out", settings=short_settings(max_tokens={"email": 4, "sms": 4}))

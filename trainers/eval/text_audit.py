@@ -49,8 +49,8 @@ CLAIMS = {
     "discount": re.compile(
         r"\b(?:discount\w*|(?:lower|kinder|better|softer|smaller) (?:price|bill|rate)s?|lighter (?:price|plan|on)|"
         r"(?:easier|kinder|lighter) (?:on|to) your (?:budget|wallet)|reduc\w+|sav(?:e|es|ing|ings)|cheaper|"
-        r"pay(?:ing)? less|(?:cost|ask|weigh)s? (?:you )?less|(?:bring|ease) your costs(?: down)?|good news for your wallet|"
-        r"money off)\b",
+        r"pay(?:ing)? less|(?:cost|ask|weigh)s? (?:you )?less|(?:bring|ease) your costs(?: down)?|"
+        r"good news for your wallet|money off)\b",
         re.IGNORECASE,
     ),
     "gift": re.compile(
