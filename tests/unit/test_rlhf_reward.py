@@ -21,7 +21,7 @@ from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
 from trainers.rlhf.encoders import backend, open_encoder, prepare_encoder
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.lora import LoraSettings
-from trainers.rlhf.reward_data import Pairs, bootstrap, tokenised
+from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, tokenised
 from trainers.rlhf.reward_evaluation import evaluate, plots
 from trainers.rlhf.reward_model import REWARD_ADAPTERS, RmPreset, RmSettings, train_rm
 from trainers.rlhf.reward_scores import fitted_temperature, torch_scores
@@ -132,6 +132,11 @@ def test_preferences_that_teach_nothing_are_refused(
     with pytest.raises(BadInput, match=said):
         train("rm", Pairs(train=pairs, valid=PAIRS, test=[]))
     assert not (tmp_path / "rm-training").exists()
+
+
+def test_headlines_of_two_tests_are_two_observations() -> None:
+    headline = Preference(chosen="Ten things", rejected="A thing", kind="headline")
+    check_pairs([headline, headline])
 
 
 def test_a_base_that_would_score_by_its_padding_is_refused(tmp_path: Path) -> None:

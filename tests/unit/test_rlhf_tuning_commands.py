@@ -1,0 +1,84 @@
+"""`train sft`, `train rm` and `eval rm` from files to checkpoints, on tiny random models and a folder of settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from churnsaver.checkpoints import open_checkpoint
+from churnsaver.errors import GateFailed
+from churnsaver.settings import load_world
+from cli.main import app
+from tests.support.tiny_encoder import tiny_encoder
+from tests.support.tiny_model import TEXTS, tiny_model
+from trainers.rlhf.corpus import briefs
+from trainers.rlhf.examples import Preference, WrittenMessage, write_jsonl
+
+PRESET = {"texts": 8, "epochs": 1, "held_out": 2, "drafts": 1}
+SMALL = {
+    "sft": {
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.0, "modules": ["q_proj"], "upper_layers": 1},
+        "batch_size": 4,
+        "draft_tokens": 4,
+        "presets": {"quick": PRESET, "full": PRESET},
+    },
+    "rm": {
+        "lora": {"rank": 2, "alpha": 4, "dropout": 0.0, "modules": ["query"], "upper_layers": 1},
+        "batch_size": 4,
+        "quantization": "none",
+        "presets": {"quick": {"pairs": 8, "epochs": 1}, "full": {"pairs": 8, "epochs": 1}},
+    },
+}
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's settings, those of the two trainings for tiny models."""
+    shutil.copytree("configs", tmp_path / "configs")
+    bases = {"sft": tiny_model(tmp_path / "llama"), "rm": tiny_encoder(tmp_path / "bert")}
+    for name, changes in SMALL.items():
+        path = tmp_path / "configs" / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes, "base": str(bases[name])}))
+    monkeypatch.setenv("CHURN_SAVER_CONFIGS", str(tmp_path / "configs"))
+    monkeypatch.setenv("CHURN_SAVER_MODELS", str(tmp_path / "models"))
+
+
+def run(*arguments: object) -> dict[str, Any]:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    if result.exception is not None:
+        raise result.exception
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_messages_become_an_adapter(tmp_path: Path, configs: None) -> None:
+    for part, count in (("train", 12), ("valid", 3)):
+        those = [brief for brief in briefs(load_world(), part) if brief.channel == "sms"][:count]
+        write_jsonl(tmp_path / "data" / f"{part}.jsonl", [WrittenMessage(brief=b, text=TEXTS[0]) for b in those])
+    found = run("train", "sft", "--data", tmp_path / "data", "--out", tmp_path / "sft", "--quick")
+    assert found["texts"] == 8
+    assert found["kind"] == "writer"
+    assert (Path(found["training"]) / "report.html").is_file()
+    assert open_checkpoint(tmp_path / "sft", "writer").manifest.data_sha256
+
+
+def test_preferences_become_a_reward_model_whose_gate_can_fail(tmp_path: Path, configs: None) -> None:
+    for part in ("train", "valid", "test"):
+        those = [brief for brief in briefs(load_world(), part) if brief.channel == "sms"][:8]
+        pairs = [Preference(brief=b, chosen=TEXTS[0], rejected=f"Act now! {TEXTS[1]}", kind="pushy") for b in those]
+        write_jsonl(tmp_path / "data" / f"{part}.jsonl", pairs)
+    found = run("train", "rm", "--data", tmp_path / "data", "--out", tmp_path / "rm")
+    assert found["kind"] == "reward_adapters"
+    asked = ("eval", "rm", "--checkpoint", tmp_path / "rm", "--data", tmp_path / "data", "--out", tmp_path / "report")
+    figures = run(*asked)
+    assert figures["by_kind"]["pushy"]["pairs"] == 8
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == figures
+    # A bag of words knows these pairs by heart, so nothing can be a tenth better.
+    with pytest.raises(GateFailed, match="better of a length-only and a bag-of-words scorer"):
+        run(*asked, "--gate")
