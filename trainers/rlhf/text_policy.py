@@ -101,7 +101,8 @@ class TextPolicy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.head.weight.device
+        device: torch.device = self.head.weight.device
+        return device
 
     def forward(self, tokens: Tokens) -> Scores:
         """The adapter's scores; (n, d) each."""
