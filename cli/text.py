@@ -44,8 +44,8 @@ def train_ppo_text(
     from churnsaver.settings import load_section, load_serve_settings, load_world
     from trainers.rlhf.judge import Judge
     from trainers.rlhf.language_model import prepare_base
-    from trainers.rlhf.ppo_text import PpoTextSettings
     from trainers.rlhf.ppo_text_run import read_task, train_text_policy
+    from trainers.rlhf.ppo_text_settings import PpoTextSettings
     from trainers.rlhf.sft import WRITER, SftSettings
     from trainers.rlhf.training_report import training_folder
 
@@ -110,7 +110,7 @@ def eval_text(
     from trainers.rlhf.corpus import briefs as briefs_of
     from trainers.rlhf.judge import Judge
     from trainers.rlhf.language_model import open_base, prepare_base
-    from trainers.rlhf.ppo_text import PpoTextSettings
+    from trainers.rlhf.ppo_text_settings import PpoTextSettings
     from trainers.rlhf.sft import WRITER, SftSettings
     from trainers.rlhf.text_reward import ShieldFilter
     from trainers.rlhf.writers import Writers

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from churnsaver.domain.message import Brief
 from churnsaver.settings import load_section, load_world
 from tests.support.tiny_model import tiny_model
-from trainers.rlhf.ppo_text import Learner, PpoTextSettings, new_learner
+from trainers.rlhf.ppo_text import Learner, new_learner
+from trainers.rlhf.ppo_text_settings import PpoTextSettings
 from trainers.rlhf.rollout import Writer
 from trainers.rlhf.text_policy import TextPolicy
 from trainers.rlhf.text_reward import Earnings

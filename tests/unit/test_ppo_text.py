@@ -27,8 +27,9 @@ from tests.support.text_training import (
 from trainers.rlhf.examples import WrittenMessage
 from trainers.rlhf.kl_control import KlController, KlSettings
 from trainers.rlhf.over_optimisation import Check, StopSettings, over_optimised
-from trainers.rlhf.ppo_text import Learner, PpoTextSettings, Preset, minibatch_loss, train_ppo_text, update
+from trainers.rlhf.ppo_text import Learner, minibatch_loss, train_ppo_text, update
 from trainers.rlhf.ppo_text_resume import STATE, restore_learner, save_learner
+from trainers.rlhf.ppo_text_settings import PpoTextSettings, Preset
 from trainers.rlhf.rollout import roll_out, token_advantages, token_rewards
 from trainers.rlhf.text_policy import TextPolicy, Tokens, sample
 from trainers.rlhf.text_reward import Earnings, ShieldFilter, length_bands

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from churnsaver.checkpoints import open_checkpoint
 from churnsaver.errors import CheckpointError, GateFailed, SettingsError
 from cli.main import app
-from tests.support.text_training import Vowels
+from tests.support.text_training import Judge, Vowels
 from tests.support.tiny_model import tiny_model
 from tests.unit.test_ppo_text_pipeline import fine_tuned
 from trainers.rlhf.sft import WRITER
@@ -50,6 +50,7 @@ def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeyp
     """The quick preset, then the comparison with its page; random texts miss their targets, and --gate says so."""
     monkeypatch.setattr("cli.text._reward", lambda _: SimpleNamespace(version="reward-1"))
     monkeypatch.setattr("churnsaver.reward.RewardModel.load", lambda _: Vowels())
+    monkeypatch.setattr("trainers.rlhf.judge.Judge.train", lambda *_, **__: Judge())
     tuning = ("train", "ppo-text", "--sft", tmp_path / "sft", "--rm", tmp_path / "rm", "--out", tmp_path / "ppo")
     trained = run(*tuning, "--quick")
     assert trained["iterations"] == 3

@@ -26,8 +26,8 @@ from trainers.rlhf.corpus import make_corpus
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
 from trainers.rlhf.language_model import adapter_files, open_base
 from trainers.rlhf.lora import LoraSettings, new_adapter
-from trainers.rlhf.ppo_text import Preset
 from trainers.rlhf.ppo_text_run import Task, open_policy, read_task, train_text_policy
+from trainers.rlhf.ppo_text_settings import Preset
 from trainers.rlhf.sft import WRITER
 from trainers.rlhf.text_reward import ShieldFilter
 from trainers.rlhf.training_report import training_folder

@@ -13,63 +13,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from churnsaver.domain.message import Brief
-from churnsaver.domain.world import Fraction, Frozen
 from churnsaver.errors import BadInput
-from trainers.rlhf.kl_control import KlController, KlSettings
+from trainers.rlhf.kl_control import KlController
 from trainers.rlhf.over_optimisation import Check, StopSettings, over_optimised
+from trainers.rlhf.ppo_text_settings import PpoTextSettings, Preset
 from trainers.rlhf.rollout import Rollout, Writer, by_length, roll_out
 from trainers.rlhf.text_policy import TextPolicy
-from trainers.rlhf.text_reward import Earnings, RewardSettings
+from trainers.rlhf.text_reward import Earnings
 from trainers.rlhf.win_rate import Scorer
-
-PositiveInt = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Preset(Frozen):
-    """How much is trained: iterations, and drafts in each."""
-
-    iterations: PositiveInt
-    drafts: Annotated[int, Field(ge=2)]
-
-
-class Presets(Frozen):
-    quick: Preset
-    full: Preset
-
-
-class PpoTextSettings(Frozen):
-    """`configs/ppo_text.yaml`; what each number means stands there."""
-
-    seed: Annotated[int, Field(ge=0)]
-    threads: PositiveInt
-    device: str
-    dtype: Literal["float32", "bfloat16"]
-    max_tokens: Annotated[dict[str, PositiveInt], Field(min_length=1)]
-    sample_batch: PositiveInt
-    micro_batch: PositiveInt
-    learning_rate: Positive
-    value_learning_rate: Positive
-    gae_lambda: Fraction
-    clip_epsilon: Positive
-    value_clip: Positive
-    value_coefficient: Positive
-    max_grad_norm: Positive
-    epochs: PositiveInt
-    minibatches: PositiveInt
-    save_every: PositiveInt
-    kl: KlSettings
-    reward: RewardSettings
-    stop: StopSettings
-    presets: Presets
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +265,3 @@ def _iteration(number: int, rollout: Rollout, updated: Updated, coefficient: flo
         explained_variance=1.0 - float(unexplained / variance),
         **asdict(updated),
     )
-
-
-def figures_of(iteration: Iteration) -> dict[str, Any]:
-    """All but its number, by name."""
-    return {name: value for name, value in asdict(iteration).items() if name != "number"}

@@ -14,7 +14,7 @@ from churnsaver.errors import BadInput
 from trainers.eval.figures import new_axes, svg
 from trainers.eval.report import write_report
 from trainers.rlhf.over_optimisation import Check
-from trainers.rlhf.ppo_text import Iteration, Learner, figures_of
+from trainers.rlhf.ppo_text import Iteration, Learner
 
 TENSORBOARD = "tensorboard"
 
@@ -40,7 +40,7 @@ class TextTensorBoard:
     def write(self, learner: Learner) -> None:
         """The last iteration, and the look at held-out briefs where one followed it."""
         iteration = learner.history[-1]
-        for name, value in figures_of(iteration).items():
+        for name, value in asdict(iteration).items():
             self._writer.add_scalar(f"training/{name}", value, iteration.number)
         if (check := learner.checks[-1]).iteration == iteration.number:
             self._writer.add_scalar("held_out/proxy", check.proxy, check.iteration)

@@ -22,10 +22,11 @@ from trainers.rlhf.corpus import briefs as briefs_of_part
 from trainers.rlhf.corpus import make_corpus, split_of
 from trainers.rlhf.examples import WrittenMessage, numbered_jsonl, read_jsonl
 from trainers.rlhf.language_model import LoadedModel, adapter_files, check_base, load_adapter, open_base
-from trainers.rlhf.ppo_text import Iteration, Learner, PpoTextSettings, Preset, new_learner, train_ppo_text
+from trainers.rlhf.ppo_text import Iteration, Learner, new_learner, train_ppo_text
 from trainers.rlhf.ppo_text_card import CARD
 from trainers.rlhf.ppo_text_log import TextTensorBoard, write_text_report
 from trainers.rlhf.ppo_text_resume import STATE, restore_learner, save_learner
+from trainers.rlhf.ppo_text_settings import PpoTextSettings, Preset
 from trainers.rlhf.resumable import fingerprints, peak_memory_gb
 from trainers.rlhf.rollout import Writer
 from trainers.rlhf.sft import GOLDEN_MESSAGES, WRITER, examples_of, golden_messages

@@ -15,8 +15,8 @@ from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from churnsaver.errors import CheckpointError
 from trainers.rlhf.language_model import ADAPTER, LoadedModel, check_base, put_adapter
-from trainers.rlhf.ppo_text import PpoTextSettings
 from trainers.rlhf.ppo_text_run import open_policy
+from trainers.rlhf.ppo_text_settings import PpoTextSettings
 from trainers.rlhf.rollout import Writer, scored
 from trainers.rlhf.sft import WRITER
 
