@@ -51,7 +51,7 @@ class Judge:
     sign: float = 1.0
 
     def score(self, briefs: Sequence[Brief], texts: Sequence[str]) -> NDArray[np.float64]:
-        return self.sign * Vowels().scores(briefs, texts).mean(axis=1)
+        return np.asarray(self.sign * Vowels().scores(briefs, texts).mean(axis=1))
 
 
 def short_settings(**changes: Any) -> PpoTextSettings:

@@ -52,7 +52,11 @@ def moved(policy: TextPolicy, by: float = 0.3) -> TextPolicy:
 
 def trained(folder: Path, settings: PpoTextSettings, iterations: int, **arguments: Any) -> Learner:
     learner, writer = tiny_learner(folder, settings)
-    given = {"judge": Judge(), "seed": 7, "preset": Preset(iterations=iterations, drafts=16)} | arguments
+    given: dict[str, Any] = {
+        "judge": Judge(),
+        "seed": 7,
+        "preset": Preset(iterations=iterations, drafts=16),
+    } | arguments
     train_ppo_text(learner, writer, BRIEFS, BRIEFS, vowel_earnings(settings), settings=settings, **given)
     return learner
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import cli.text  # noqa: F401 - adds its commands
 from churnsaver.checkpoints import open_checkpoint
 from churnsaver.errors import CheckpointError, GateFailed, SettingsError
-from cli.main import app
+from cli.apps import app
 from tests.support.text_training import Judge, Vowels
 from tests.support.tiny_model import tiny_model
 from tests.unit.test_ppo_text_pipeline import fine_tuned
