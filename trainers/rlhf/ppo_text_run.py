@@ -62,8 +62,8 @@ def read_task(data: Path | None, seed: int, world: World) -> Task:
     Raises:
         BadInput: a brief is none of this world's, or there is none to train on.
     """
-    corpus = make_corpus(seed, world)
     if data is None:
+        corpus = make_corpus(seed, world)
         return Task(briefs_of_part(world, "train"), briefs_of_part(world, "valid"), corpus.train, corpus.valid)
     if data.is_dir():
         train, valid = (read_jsonl(data / f"{part}.jsonl", WrittenMessage) for part in ("train", "valid"))
@@ -81,6 +81,7 @@ def read_task(data: Path | None, seed: int, world: World) -> Task:
             f"{data}: has no brief of a training scenario (briefs are split by segment, reason, purpose of the offer, "
             "tone and channel); add some"
         )
+    corpus = make_corpus(seed, world)
     held_out = parts["valid"] or briefs_of_part(world, "valid")
     return Task(parts["train"], held_out, corpus.train, corpus.valid)
 
