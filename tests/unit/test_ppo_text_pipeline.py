@@ -75,6 +75,10 @@ def ppo(base: Path, sft: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -
     return open_checkpoint(out, WRITER)
 
 
+def subject(brief: Brief) -> str:
+    return "Subject: Hello\n\n" if brief.channel == "email" else ""
+
+
 # -- train ---------------------------------------------------------------------------------------------
 
 
@@ -150,11 +154,13 @@ def test_briefs_are_read_and_refused(tmp_path: Path) -> None:
 
 def test_a_folder_of_messages_gives_briefs_and_lengths(tmp_path: Path) -> None:
     world = load_world()
-    parts = {part: [WrittenMessage(brief=brief, text=GOOD) for brief in briefs_of(world, part)[:3]] for part in (
-        "train", "valid"
-    )}  # fmt: skip
+    parts = {
+        part: [WrittenMessage(brief=brief, text=subject(brief) + GOOD) for brief in briefs_of(world, part)[:3]]
+        for part in ("train", "valid")
+    }
     for part, messages in parts.items():
-        write_jsonl(tmp_path / f"{part}.jsonl", [*messages, messages[0]])
+        again = messages[0].model_copy(update={"text": messages[0].text.replace("Hi", "Hello")})
+        write_jsonl(tmp_path / f"{part}.jsonl", [*messages, again])
     task = read_task(tmp_path, 42, world)
     assert task.briefs == [message.brief for message in parts["train"]]
     assert task.held_out == [message.brief for message in parts["valid"]]

@@ -20,7 +20,7 @@ from churnsaver.errors import BadInput, SettingsError
 from trainers.rlhf.checks import check_brief
 from trainers.rlhf.corpus import briefs as briefs_of_part
 from trainers.rlhf.corpus import make_corpus, split_of
-from trainers.rlhf.examples import WrittenMessage, numbered_jsonl, read_jsonl
+from trainers.rlhf.examples import WrittenMessage, numbered_jsonl
 from trainers.rlhf.language_model import LoadedModel, adapter_files, check_base, load_adapter, open_base
 from trainers.rlhf.ppo_text import Iteration, Learner, new_learner, train_ppo_text
 from trainers.rlhf.ppo_text_card import CARD
@@ -29,7 +29,7 @@ from trainers.rlhf.ppo_text_resume import STATE, restore_learner, save_learner
 from trainers.rlhf.ppo_text_settings import PpoTextSettings, Preset
 from trainers.rlhf.resumable import fingerprints, peak_memory_gb
 from trainers.rlhf.rollout import Writer
-from trainers.rlhf.sft import GOLDEN_MESSAGES, WRITER, examples_of, golden_messages
+from trainers.rlhf.sft import GOLDEN_MESSAGES, WRITER, examples_of, golden_messages, messages
 from trainers.rlhf.text_policy import TextPolicy
 from trainers.rlhf.text_reward import Earnings, Reward, ShieldFilter, length_bands
 from trainers.rlhf.training_report import training_folder
@@ -66,10 +66,7 @@ def read_task(data: Path | None, seed: int, world: World) -> Task:
         corpus = make_corpus(seed, world)
         return Task(briefs_of_part(world, "train"), briefs_of_part(world, "valid"), corpus.train, corpus.valid)
     if data.is_dir():
-        train, valid = (read_jsonl(data / f"{part}.jsonl", WrittenMessage) for part in ("train", "valid"))
-        for part, messages in (("train", train), ("valid", valid)):
-            for number, message in enumerate(messages, start=1):
-                check_brief(message.brief, world, f"{data / part}.jsonl, message {number}")
+        train, valid = messages(data, world)
         return Task(_once([m.brief for m in train]), _once([m.brief for m in valid]), train, valid)
     briefs = []
     for number, brief in numbered_jsonl(data, Brief):
