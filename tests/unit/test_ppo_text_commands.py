@@ -58,12 +58,14 @@ def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeyp
     assert trained["version"] == open_checkpoint(tmp_path / "ppo", WRITER).version
     assert run(*tuning, "--quick", "--resume")["version"] == trained["version"]
     comparing = ("eval", "text", "--checkpoint", tmp_path / "ppo", "--sft", tmp_path / "sft", "--drafts", 1)
-    compared = run(*comparing, "--audit", 4, "--out", tmp_path / "report")
+    options = map(str, (*comparing, "--audit", 4, "--out", tmp_path / "report", "--gate", "--json"))
+    result = CliRunner().invoke(app, list(options))
+    assert isinstance(result.exception, GateFailed)
+    assert "nats a text" in str(result.exception)
+    compared = json.loads(result.stdout)
     assert compared["checkpoint"] == trained["version"]
     assert set(compared["writers"]) == {"base", "SFT", "PPO", "reference"}
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
-    with pytest.raises(GateFailed, match="nats a text"):
-        run(*comparing, "--audit", 4, "--gate")
 
 
 def test_bad_input_is_refused(configs: Path, tmp_path: Path) -> None:
