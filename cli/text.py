@@ -1,0 +1,156 @@
+"""`train ppo-text` and `eval text`: the language model's writer, tuned for what people prefer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.apps import eval_app, train_app
+from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress, stderr
+from cli.registry import PublishOption, describe
+from cli.tuning import QuickOption, ResumeOption, command_line
+
+if TYPE_CHECKING:
+    from churnsaver.checkpoints import Checkpoint
+
+SftOption = Annotated[Path, typer.Option("--sft", help="Folder that `train sft` wrote: what PPO goes on from.")]
+
+
+@train_app.command("ppo-text")
+def train_ppo_text(
+    *,
+    sft: SftOption,
+    rm: Annotated[Path, typer.Option("--rm", help="Folder that `train rm` wrote: what says how good a draft is.")],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Briefs as JSONL, or a folder of `data messages`; default: the built-in briefs."),
+    ] = None,
+    out: OutOption,
+    quick: QuickOption = False,
+    resume: ResumeOption = False,
+    publish: PublishOption = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Tune the writer by PPO: paid by the reward model, held near to the fine-tuned one, stopped by an own judge.
+
+    Briefs of the test part are left out, so that `eval text` can judge on them. Beside --out, the folder
+    OUT-training holds the curves (report.html), TensorBoard events and the state that --resume needs.
+    """
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.reward import RewardModel
+    from churnsaver.settings import load_section, load_serve_settings, load_world
+    from trainers.rlhf.judge import Judge
+    from trainers.rlhf.language_model import prepare_base
+    from trainers.rlhf.ppo_text_run import read_task, train_text_policy
+    from trainers.rlhf.ppo_text_settings import PpoTextSettings
+    from trainers.rlhf.sft import WRITER, SftSettings
+    from trainers.rlhf.training_report import training_folder
+
+    world, settings = load_world(), load_section("ppo_text", PpoTextSettings)
+    writer, reward = open_checkpoint(sft, WRITER), _reward(rm)
+    task = read_task(data, seed, world)
+    base = prepare_base(load_serve_settings(), load_section("sft", SftSettings).base, say=_say)
+    preset = settings.presets.quick if quick else settings.presets.full
+    _say("training the judge")
+    judge = Judge.train(seed, world=world)
+    with progress() as bar:
+        drawn = bar.add_task("training the writer", total=preset.iterations)
+        manifest = train_text_policy(
+            base,
+            writer,
+            RewardModel.load(reward),
+            reward.version,
+            task,
+            judge,
+            world,
+            settings,
+            preset,
+            out,
+            seed=seed,
+            command=command_line(),
+            resume=resume,
+            say=_say,
+            on_iteration=lambda iteration: bar.update(drawn, completed=iteration.number),
+        )
+    described = describe(manifest, out, publish=publish) | {"training": str(training_folder(out))}
+    emit(described, as_json=as_json, title="Writer")
+
+
+@eval_app.command("text")
+def eval_text(
+    *,
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder that `train ppo-text` wrote.")],
+    sft: SftOption,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for report.html (texts side by side) and report.json.")
+    ] = None,
+    drafts: Annotated[int, typer.Option("--drafts", min=1, help="Drafts of each writer for each held-out brief.")] = 2,
+    audit: Annotated[int, typer.Option("--audit", min=1, help="Drafts to audit, of any brief.")] = 3000,
+    public: Annotated[
+        Path | None, typer.Option("--public", help="Folder with sms_spam.csv, for the judge's sense of spam.")
+    ] = None,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare base, fine-tuned and PPO-tuned writer, and approved texts, on briefs that none of them was trained on.
+
+    Required elements, right offer, the shield's verdict, length, variety, divergence, win rates by an independent
+    judge, and an audit by checks that share nothing with the shield.
+    """
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.errors import GateFailed
+    from churnsaver.settings import load_section, load_serve_settings, load_world
+    from trainers.eval.text import REFERENCE, evaluate_text, references
+    from trainers.eval.text_page import write_page
+    from trainers.rlhf.corpus import PARTS, make_corpus
+    from trainers.rlhf.corpus import briefs as briefs_of
+    from trainers.rlhf.judge import Judge
+    from trainers.rlhf.language_model import open_base, prepare_base
+    from trainers.rlhf.ppo_text_settings import PpoTextSettings
+    from trainers.rlhf.sft import WRITER, SftSettings
+    from trainers.rlhf.text_reward import ShieldFilter
+    from trainers.rlhf.writers import Writers
+
+    world, settings = load_world(), load_section("ppo_text", PpoTextSettings)
+    fine_tuned, tuned = open_checkpoint(sft, WRITER), open_checkpoint(checkpoint, WRITER)
+    base = prepare_base(load_serve_settings(), load_section("sft", SftSettings).base, say=_say)
+    writers = Writers(open_base(base), fine_tuned, tuned, world, settings)
+    briefs = briefs_of(world, "test") * drafts
+    reference = references(briefs, make_corpus(seed, world).test, world)
+    written = writers.write(briefs, seed, _say)
+    everything = [brief for part in PARTS for brief in briefs_of(world, part)]
+    audited = [everything[i % len(everything)] for i in range(audit)]
+    _say(f"writing {audit} drafts to audit")
+    messages, rules = writers.write_ppo(audited, seed), ShieldFilter.of(world)
+    judge = Judge.train(seed, public, world)
+    result = evaluate_text(
+        written, reference, (audited, messages), judge, rules, world, tuned.manifest.metrics["kl_target"], seed
+    )
+    result = {"checkpoint": tuned.version, "sft": fine_tuned.version, **result}
+    if out is not None:
+        texts = {**written.texts, REFERENCE: reference}
+        passed = {
+            name: [rules.passes(brief, draft) for brief, draft in zip(briefs, each, strict=True)]
+            for name, each in texts.items()
+        }
+        _say(f"page: {write_page(out, result, briefs, texts, passed)}")
+    emit(result if as_json else flatten(result), as_json=as_json, title="Texts")
+    if gate and result["missed"]:
+        raise GateFailed("; ".join(result["missed"]))
+
+
+def _reward(path: Path) -> Checkpoint:
+    """The served reward model of what `train rm` wrote."""
+    from churnsaver.settings import load_section, load_serve_settings
+    from trainers.rlhf.reward_model import RmSettings
+    from trainers.rlhf.reward_serving import served_reward
+
+    return served_reward(path, load_serve_settings().models, load_section("rm", RmSettings), say=_say)
+
+
+def _say(what: str) -> None:
+    stderr.print(f"{what} …", soft_wrap=True, style="dim")

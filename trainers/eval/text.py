@@ -1,0 +1,147 @@
+"""`eval text`: what tuning did to the texts, on briefs of scenarios that nothing was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from churnsaver.domain.message import Brief
+from churnsaver.domain.world import World
+from trainers.eval.shield import wilson
+from trainers.eval.text_audit import audit, is_right_offer, missing_elements, told
+from trainers.rlhf.corpus import scenario_of
+from trainers.rlhf.examples import WrittenMessage
+from trainers.rlhf.text_reward import Filter
+from trainers.rlhf.win_rate import Scorer, win_rate
+from trainers.rlhf.writers import BASE, PPO, SFT, Written
+
+REFERENCE = "reference"
+# TRL's PPO example on TL;DR with Pythia 1B, preferred to the reference texts by its judge (TARGETS.md).
+TRL_AGAINST_REFERENCE = {PPO: 0.647, SFT: 0.330}
+KL_TOLERANCE = 0.2
+MAX_SHOWN = 20
+
+
+def references(briefs: Sequence[Brief], approved: Sequence[WrittenMessage], world: World) -> list[str]:
+    """For each brief an approved text of its scenario, another one each time the scenario comes again."""
+    by_scenario: dict[Any, list[str]] = {}
+    for message in approved:
+        by_scenario.setdefault(scenario_of(message.brief, world), []).append(message.text)
+    used: dict[Any, int] = {}
+    found = []
+    for brief in briefs:
+        scenario = scenario_of(brief, world)
+        texts, number = by_scenario[scenario], used.get(scenario, 0)
+        found.append(texts[number % len(texts)])
+        used[scenario] = number + 1
+    return found
+
+
+def evaluate_text(
+    written: Written,
+    reference: Sequence[str],
+    audited: tuple[Sequence[Brief], Sequence[str]],
+    judge: Scorer,
+    rules: Filter,
+    world: World,
+    kl_target: float,
+    seed: int,
+) -> dict[str, Any]:
+    """All figures, and under "missed" the targets that were missed.
+
+    Args:
+        reference: an approved text for each brief.
+        audited: briefs and drafts of PPO's writer to audit; those that the shield stops are no messages.
+    """
+    briefs, texts = written.briefs, {**written.texts, REFERENCE: list(reference)}
+    figures = {
+        name: writer_figures(briefs, drafts, rules, world) | {"ended": written.ended.get(name, 1.0)}
+        for name, drafts in texts.items()
+    }
+    pairs = ((PPO, SFT), (PPO, REFERENCE), (SFT, REFERENCE), (SFT, BASE), (PPO, BASE))
+    rates = {
+        f"{ours} against {theirs}": win_rate(judge, briefs, texts[ours], texts[theirs], seed) for ours, theirs in pairs
+    }
+    result = {
+        "briefs": len({brief.model_dump_json() for brief in briefs}),
+        "drafts": len(briefs),
+        "writers": figures,
+        "win_rates": rates,
+        "trl_against_reference": TRL_AGAINST_REFERENCE,
+        "kl": {**interval(written.kl, briefs, seed), "target": kl_target},
+        "audit": audit_figures(*audited, rules, world),
+    }
+    return {**result, "missed": missed(result)}
+
+
+def writer_figures(briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter, world: World) -> dict[str, Any]:
+    """What can be counted in one writer's drafts; shares with their 95 % intervals (Wilson)."""
+    complete = [not missing_elements(draft) for draft in drafts]
+    claims = [is_right_offer(brief, draft, world) for brief, draft in zip(briefs, drafts, strict=True)]
+    passed = [rules.passes(brief, draft) for brief, draft in zip(briefs, drafts, strict=True)]
+    return {
+        "required_elements": wilson(sum(complete), len(drafts)).as_dict(),
+        "names_its_offer": wilson(claims.count(True), len(drafts)).as_dict(),
+        "names_another_offer": wilson(claims.count(False), len(drafts)).as_dict(),
+        "shield_pass": wilson(sum(passed), len(drafts)).as_dict(),
+        "words": float(np.mean([len(draft.split()) for draft in drafts])),
+        "distinct_1": distinct(drafts, 1),
+        "distinct_2": distinct(drafts, 2),
+        "distinct_texts": len(set(drafts)) / len(drafts),
+    }
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Distinct n-grams of words among all (Li et al. 2016, "A Diversity-Promoting Objective Function")."""
+    grams = [tuple(words[i : i + n]) for text in texts if (words := text.split()) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / max(len(grams), 1)
+
+
+def interval(
+    values: NDArray[np.float64], briefs: Sequence[Brief], seed: int, resamples: int = 1000
+) -> dict[str, float]:
+    """A mean and its 95 % interval, by a bootstrap over briefs."""
+    _, cluster = np.unique([brief.model_dump_json(exclude={"offer"}) for brief in briefs], return_inverse=True)
+    n = int(cluster.max()) + 1
+    sums, counts = np.bincount(cluster, weights=values, minlength=n), np.bincount(cluster, minlength=n)
+    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"value": float(values.mean()), "low": float(low), "high": float(high)}
+
+
+def audit_figures(briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter, world: World) -> dict[str, Any]:
+    """What independent checks find in the drafts that the shield lets pass: those would be sent."""
+    sent = [(brief, draft) for brief, draft in zip(briefs, drafts, strict=True) if rules.passes(brief, draft)]
+    found = audit([brief for brief, _ in sent], [draft for _, draft in sent], world)
+    messages = [draft for _, draft in sent]
+    return {
+        "written": len(drafts),
+        "messages": len(sent),
+        "violations": len(found),
+        "examples": [told(violation, messages) for violation in found[:MAX_SHOWN]],
+    }
+
+
+def missed(result: Mapping[str, Any]) -> list[str]:
+    """A sentence for each target of TARGETS.md, row PPO-text, that these figures miss."""
+    against_sft, kl = result["win_rates"][f"{PPO} against {SFT}"], result["kl"]
+    off = abs(kl["value"] / kl["target"] - 1.0)
+    checked, figures = result["audit"], result["writers"]
+    demands: tuple[tuple[Callable[[], bool], str], ...] = (
+        (
+            lambda: against_sft["length_controlled_low"] > 0.5,
+            f"win rate against SFT: lower bound {against_sft['length_controlled_low']:.3f}, above 0.5 is demanded",
+        ),
+        (lambda: off <= KL_TOLERANCE, f"KL {kl['value']:.2f} nats a text, within 20 % of {kl['target']:g} is demanded"),
+        (lambda: checked["violations"] == 0, f"{checked['violations']} violations in {checked['messages']} messages"),
+        (lambda: checked["messages"] > 0, "no draft passed the shield, so that there was nothing to audit"),
+        (
+            lambda: figures[PPO]["shield_pass"]["value"] >= figures[SFT]["shield_pass"]["low"],
+            f"the shield passes {figures[PPO]['shield_pass']['value']:.3f} of PPO's drafts, fewer than of SFT's",
+        ),
+    )
+    return [said for holds, said in demands if not holds()]

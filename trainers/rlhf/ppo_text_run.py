@@ -1,0 +1,241 @@
+"""`train ppo-text`: briefs, a fine-tuned writer and a reward model in, a writer that people would rather read out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from churnsaver.checkpoints import Checkpoint, Gate, Manifest, write_checkpoint
+from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
+from churnsaver.domain.message import Brief
+from churnsaver.domain.world import World
+from churnsaver.errors import BadInput, SettingsError
+from trainers.rlhf.checks import check_brief
+from trainers.rlhf.corpus import briefs as briefs_of_part
+from trainers.rlhf.corpus import make_corpus, split_of
+from trainers.rlhf.examples import WrittenMessage, numbered_jsonl
+from trainers.rlhf.language_model import LoadedModel, adapter_files, check_base, load_adapter, open_base
+from trainers.rlhf.ppo_text import Iteration, Learner, new_learner, train_ppo_text
+from trainers.rlhf.ppo_text_card import CARD
+from trainers.rlhf.ppo_text_log import TextTensorBoard, write_text_report
+from trainers.rlhf.ppo_text_resume import STATE, restore_learner, save_learner
+from trainers.rlhf.ppo_text_settings import PpoTextSettings, Preset
+from trainers.rlhf.resumable import fingerprints, peak_memory_gb
+from trainers.rlhf.rollout import Writer
+from trainers.rlhf.sft import GOLDEN_MESSAGES, WRITER, examples_of, golden_messages, messages
+from trainers.rlhf.text_policy import TextPolicy
+from trainers.rlhf.text_reward import Earnings, Reward, ShieldFilter, length_bands
+from trainers.rlhf.training_report import training_folder
+from trainers.rlhf.win_rate import Scorer
+
+KL_TOLERANCE = 0.2  # of the target, for the mean of the last third of iterations
+MAX_MESSAGE_TOKENS = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is written for.
+
+    Attributes:
+        briefs: to train on; those of the test part are in neither list.
+        held_out: to tell over-optimisation by.
+        approved: texts that say how long a message is.
+        unseen: held-out messages, for golden log-probabilities.
+    """
+
+    briefs: list[Brief]
+    held_out: list[Brief]
+    approved: list[WrittenMessage]
+    unseen: list[WrittenMessage]
+
+
+def read_task(data: Path | None, seed: int, world: World) -> Task:
+    """The built-in corpus' task, or that of `data`: a folder of `data messages`, or a JSONL of briefs.
+
+    Raises:
+        BadInput: a brief is none of this world's, or there is none to train on.
+    """
+    if data is None:
+        corpus = make_corpus(seed, world)
+        return Task(briefs_of_part(world, "train"), briefs_of_part(world, "valid"), corpus.train, corpus.valid)
+    if data.is_dir():
+        train, valid = messages(data, world)
+        return Task(_once([m.brief for m in train]), _once([m.brief for m in valid]), train, valid)
+    briefs = []
+    for number, brief in numbered_jsonl(data, Brief):
+        check_brief(brief, world, f"{data}, line {number}")
+        briefs.append(brief)
+    parts = {part: _once([b for b in briefs if split_of(b, world) == part]) for part in ("train", "valid")}
+    if not parts["train"]:
+        raise BadInput(
+            f"{data}: has no brief of a training scenario (briefs are split by segment, reason, purpose of the offer, "
+            "tone and channel); add some"
+        )
+    corpus = make_corpus(seed, world)
+    held_out = parts["valid"] or briefs_of_part(world, "valid")
+    return Task(parts["train"], held_out, corpus.train, corpus.valid)
+
+
+def _once(briefs: Sequence[Brief]) -> list[Brief]:
+    return list({brief.model_dump_json(): brief for brief in briefs}.values())
+
+
+def open_policy(loaded: LoadedModel, sft: Checkpoint, settings: PpoTextSettings) -> TextPolicy:
+    """The policy that begins as the writer `sft`, on the device of the settings.
+
+    Raises:
+        CheckpointError: the adapter is for another base.
+        SettingsError: there is no such device.
+    """
+    check_base(loaded.base, sft)
+    try:
+        loaded.model.to(device=settings.device, dtype=getattr(torch, settings.dtype))
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(
+            f"ppo_text.yaml: device {settings.device!r} cannot be used here ({str(error).splitlines()[0]}); "
+            "expected cpu, or cuda where torch finds one"
+        ) from None
+    model = load_adapter(loaded, sft, trainable=True)
+    return TextPolicy(model, loaded.tokenizer.pad_token_id, loaded.tokenizer.eos_token_id)
+
+
+def train_text_policy(
+    base: Path,
+    sft: Checkpoint,
+    reward: Reward,
+    reward_version: str,
+    task: Task,
+    judge: Scorer,
+    world: World,
+    settings: PpoTextSettings,
+    preset: Preset,
+    out: Path,
+    *,
+    seed: int,
+    command: str,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    on_iteration: Callable[[Iteration], None] = lambda _: None,
+) -> Manifest:
+    """Trains the writer, or goes on with a training that was cut off, and writes the checkpoint to `out`.
+
+    Args:
+        base: the folder of the model that `sft` is an adapter for.
+        reward_version: of the reward model's checkpoint.
+        command: what was typed, for the model card.
+    """
+    if missing := [channel for channel in world.channels if channel not in settings.max_tokens]:
+        raise SettingsError(f"ppo_text.yaml: max_tokens: has no {missing[0]}; every channel of env.yaml needs a number")
+    say("opening the base model")
+    loaded = open_base(base)
+    set_seed(seed)
+    policy = open_policy(loaded, sft, settings)
+    learner = new_learner(policy, settings, seed)
+    writer = Writer(policy, loaded.tokenizer, world, settings.max_tokens, settings.sample_batch)
+    bands = length_bands(task.approved, settings.reward)
+    earnings = Earnings(reward, ShieldFilter.of(world), bands, settings.reward)
+    training = training_folder(out)
+    data_sha256 = _digest([*task.briefs, *task.held_out])
+    follows_from = fingerprints(
+        {"the settings (ppo_text.yaml)": settings, "the preset (ppo_text.yaml)": preset, "the world (env.yaml)": world},
+        **{
+            "the base model": loaded.sha256,
+            "--sft": sft.version,
+            "--rm": reward_version,
+            "the briefs": data_sha256,
+            "--seed": str(seed),
+        },
+    )
+    if resume:
+        restore_learner(training / STATE, learner, follows_from)
+    board = TextTensorBoard(training, len(learner.history))
+
+    def keep(learner: Learner) -> None:
+        board.write(learner)
+        if len(learner.history) % settings.save_every == 0:
+            save_learner(training / STATE, learner, follows_from)
+        on_iteration(learner.history[-1])
+
+    say("training")
+    train_ppo_text(learner, writer, task.briefs, task.held_out, earnings, judge, settings, preset, seed, keep)
+    board.close()
+    metrics, gate = measured(learner, settings)
+    write_text_report(
+        training, learner.history, learner.checks, settings.kl.target, {**metrics, "missed": list(gate.missed)}
+    )
+    unseen = examples_of(task.unseen[:GOLDEN_MESSAGES], loaded, world, MAX_MESSAGE_TOKENS)
+    golden = golden_messages(policy.model, task.unseen[:GOLDEN_MESSAGES], unseen, policy.pad_id)
+    card = CARD.format(
+        **metrics,
+        base=loaded.name,
+        sha256=loaded.sha256,
+        sft=sft.version,
+        reward=reward_version,
+        briefs=len(task.briefs),
+        seed=seed,
+        command=command,
+        drafts=preset.drafts,
+        target=settings.kl.target,
+        stopped_said="It was stopped as over-optimising." if learner.stopped else "The judge raised no veto.",
+        missed="; ".join(gate.missed) or "met",
+    )
+    return write_checkpoint(
+        out,
+        WRITER,
+        adapter_files(policy.model, loaded.base) | {GOLDEN: golden, MODEL_CARD: card.encode()},
+        seed=seed,
+        metrics=metrics,
+        parents={WRITER: sft.version, "reward": reward_version},
+        data_sha256=data_sha256,
+        gate=gate,
+    )
+
+
+def measured(learner: Learner, settings: PpoTextSettings) -> tuple[dict[str, float], Gate]:
+    """What the manifest says, and whether it is good enough.
+
+    The last look that counts is the one that the kept policy was at: the last, or where training was stopped, the
+    last before the judge's fall.
+    """
+    first = learner.checks[0]
+    kept = learner.checks[-1 - settings.stop.window // 2 if learner.stopped else -1]
+    recent = [each for each in learner.history if each.number <= kept.iteration or not learner.stopped]
+    recent = recent[-max(1, len(recent) // 3) :]
+    kl = float(np.mean([iteration.kl for iteration in recent])) if recent else 0.0
+    metrics = {
+        "held_out_reward_before": first.proxy,
+        "held_out_reward": kept.proxy,
+        "held_out_judge_before": first.judge,
+        "held_out_judge": kept.judge,
+        "kl": kl,
+        "kl_target": settings.kl.target,
+        "tokens": float(np.mean([iteration.tokens for iteration in recent])) if recent else 0.0,
+        "passed": float(np.mean([iteration.passed for iteration in recent])) if recent else 0.0,
+        "iterations": float(len(learner.history)),
+        "stopped": float(learner.stopped),
+        "hours": learner.seconds / 3600.0,
+        "peak_memory_gb": peak_memory_gb(),
+    }
+    gate = Gate.of(
+        (kept.proxy > first.proxy, f"reward on held-out briefs {kept.proxy:.3f}, the SFT writer has {first.proxy:.3f}"),
+        (
+            kept.judge >= first.judge - 2.0 * max(kept.judge_error, first.judge_error),
+            f"the judge's score on held-out briefs {kept.judge:.3f}, the SFT writer has {first.judge:.3f}",
+        ),
+        (
+            abs(kl / settings.kl.target - 1.0) <= KL_TOLERANCE,
+            f"KL {kl:.2f} nats a text over the last third, within 20 % of {settings.kl.target:g} is demanded",
+        ),
+    )
+    return metrics, gate
+
+
+def _digest(briefs: Sequence[Any]) -> str:
+    return hashlib.sha256("".join(brief.model_dump_json() for brief in briefs).encode()).hexdigest()
