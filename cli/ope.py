@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RecordsOption = Annotated[
     Path | None,
-    typer.Option(help="Folder with decisions/ and outcomes/ as Pub/Sub writes them; or else --data."),
+    typer.Option(help="Folder with decisions/ and outcomes/ as Pub/Sub writes them; default: the local stack's."),
 ]
 
 
@@ -64,16 +64,18 @@ def eval_ope(
 
     One-step claims only: what weeks under another policy would change is for `eval policy` and `eval experiment`.
     """
+    from churnsaver.events.records import records_dir
+    from churnsaver.settings import load_serve_settings
     from trainers.eval.ope import ope_plots
     from trainers.eval.report import write_report
 
-    if (records is None) == (data is None):
+    if records is not None and data is not None:
         raise BadInput("give either --records (the gateway's) or --data (a CSV of logged actions)")
-    result = (
-        _on_records(records, checkpoint, baseline, campaign, follow_days, min_effective, seed)
-        if records is not None
-        else _on_csv(data, schema, target, min_effective, seed)
-    )
+    if data is not None:
+        result = _on_csv(data, schema, target, min_effective, seed)
+    else:
+        folder = records_dir(load_serve_settings()) if records is None else records
+        result = _on_records(folder, checkpoint, baseline, campaign, follow_days, min_effective, seed)
     if out is not None:
         write_report(out, f"Off-policy evaluation of {result['target']}", result, ope_plots(result))
     emit(result if as_json else _for_a_person(result), as_json=as_json, title="Off-policy evaluation")
