@@ -151,13 +151,12 @@ def _target(checkpoint: Path | None, baseline: str | None, world: World) -> tupl
     return f"{baseline} of {opened.version}", known[baseline]
 
 
-def _on_csv(data: Path | None, schema: Path | None, target: str, min_effective: float, seed: int) -> dict[str, Any]:
+def _on_csv(data: Path, schema: Path | None, target: str, min_effective: float, seed: int) -> dict[str, Any]:
     from churnsaver.settings import load_world
     from trainers.data.load import load_dataset_as
     from trainers.eval.ope import evaluate_logged, missed_targets
     from trainers.ope.from_csv import logged_from_csv
 
-    assert data is not None
     logged, models = logged_from_csv(load_dataset_as(data, schema), load_world(), target, seed)
     result = evaluate_logged(logged, models, seed, min_effective)
     targets = "the gain over the logging policy; no cost has a limit here"
@@ -165,6 +164,8 @@ def _on_csv(data: Path | None, schema: Path | None, target: str, min_effective: 
         "target": f"{target} on {data.name}",
         "targets": targets,
         **result,
+        "scope": f"{result['scope']}; each row is taken as another customer, so where customers come more than once "
+        "intervals are too narrow",
         "missed": missed_targets(result, {}, 1.0),
     }
 
