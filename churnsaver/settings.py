@@ -50,12 +50,13 @@ class ExperimentSettings(Frozen):
         return max(0.0, 1.0 - self.baseline - self.holdout)
 
     def budget_cents(self, arm: str, campaign_cents: int) -> int:
-        """An arm's part of a campaign's budget: by its share among the arms that contact, rounded down.
+        """An arm's part of a campaign's budget: by its share of all customers, rounded down.
 
-        So that what one arm spends does not change what another can do. The holdout spends nothing and is shown all.
+        So that what one arm spends does not change what another can do, and each has the money for its customers that
+        it would have for all of them. The holdout's part stays unspent; who spends nothing is shown all.
         """
         shares = {"champion": self.champion, "baseline": self.baseline}
-        return int(campaign_cents * (shares[arm] / sum(shares.values()))) if shares.get(arm) else campaign_cents
+        return int(campaign_cents * shares[arm]) if shares.get(arm) else campaign_cents
 
 
 class GatewaySettings(Frozen):

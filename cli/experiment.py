@@ -37,9 +37,13 @@ def eval_experiment(
     ] = None,
     campaign: Annotated[str | None, typer.Option("--campaign", help="Only decisions of this campaign.")] = None,
     since: Annotated[
-        datetime | None, typer.Option("--since", help="Only decisions from then on, in UTC; such as 2026-01-31.")
+        datetime | None,
+        typer.Option("--since", help="Only customers who came in from then on, UTC; such as 2026-01-31."),
     ] = None,
-    until: Annotated[datetime | None, typer.Option("--until", help="Only decisions before then, in UTC.")] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--until", help="Only customers who came in before then, UTC; they are followed on."),
+    ] = None,
     alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="Intervals hold at every look but for this.")] = 0.05,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 on an alarm, or where an arm is not shown to earn.")] = (
@@ -69,7 +73,7 @@ def eval_experiment(
     del seed
     world = load_world()
     folder = records_dir(load_serve_settings()) if records is None else records
-    log = read_log(folder, world).only(campaign, _in_utc(since), _in_utc(until))
+    log = read_log(folder, world).entered(campaign, _in_utc(since), _in_utc(until))
     result = evaluate_experiment(log, world, load_dynamics(), _scored(risk), follow_days or world.episode_days, alpha)
     if out is not None:
         write_report(out, f"Experiment in {folder.name}", result, experiment_plots(result))
@@ -107,7 +111,9 @@ def _for_a_person(result: Mapping[str, Any]) -> dict[str, Any]:
     """The lines that answer what was asked."""
     shown: dict[str, Any] = {key: result[key] for key in ("customers", "followed_customers", "follow_days", "alpha")}
     for arm, told in result["arms"].items():
-        shown[arm] = f"{told['followed']} followed, {told['contacts']} contacts, {told['opt_outs']} opt-outs"
+        reported = f"an outcome reported of {told['reported']:.0%}"
+        done = f"{told['contacts']} contacts, {told['opt_outs']} opt-outs"
+        shown[arm] = f"{told['followed']} followed, {done}, {reported}"
     for arm, found in result["against_holdout"].items():
         for what in ("incremental_churn", "incremental_net_value_usd"):
             told = found[what]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 RecordsOption = Annotated[
     Path | None,
-    typer.Option(help="Folder with decisions/ and outcomes/ as Pub/Sub writes them; or else --data."),
+    typer.Option(help="Folder with decisions/ and outcomes/ as Pub/Sub writes them; default: the local stack's."),
 ]
 
 
@@ -64,16 +64,18 @@ def eval_ope(
 
     One-step claims only: what weeks under another policy would change is for `eval policy` and `eval experiment`.
     """
+    from churnsaver.events.records import records_dir
+    from churnsaver.settings import load_serve_settings
     from trainers.eval.ope import ope_plots
     from trainers.eval.report import write_report
 
-    if (records is None) == (data is None):
+    if records is not None and data is not None:
         raise BadInput("give either --records (the gateway's) or --data (a CSV of logged actions)")
-    result = (
-        _on_records(records, checkpoint, baseline, campaign, follow_days, min_effective, seed)
-        if records is not None
-        else _on_csv(data, schema, target, min_effective, seed)
-    )
+    if data is not None:
+        result = _on_csv(data, schema, target, min_effective, seed)
+    else:
+        folder = records_dir(load_serve_settings()) if records is None else records
+        result = _on_records(folder, checkpoint, baseline, campaign, follow_days, min_effective, seed)
     if out is not None:
         write_report(out, f"Off-policy evaluation of {result['target']}", result, ope_plots(result))
     emit(result if as_json else _for_a_person(result), as_json=as_json, title="Off-policy evaluation")
@@ -149,13 +151,12 @@ def _target(checkpoint: Path | None, baseline: str | None, world: World) -> tupl
     return f"{baseline} of {opened.version}", known[baseline]
 
 
-def _on_csv(data: Path | None, schema: Path | None, target: str, min_effective: float, seed: int) -> dict[str, Any]:
+def _on_csv(data: Path, schema: Path | None, target: str, min_effective: float, seed: int) -> dict[str, Any]:
     from churnsaver.settings import load_world
     from trainers.data.load import load_dataset_as
     from trainers.eval.ope import evaluate_logged, missed_targets
     from trainers.ope.from_csv import logged_from_csv
 
-    assert data is not None
     logged, models = logged_from_csv(load_dataset_as(data, schema), load_world(), target, seed)
     result = evaluate_logged(logged, models, seed, min_effective)
     targets = "the gain over the logging policy; no cost has a limit here"
@@ -163,6 +164,8 @@ def _on_csv(data: Path | None, schema: Path | None, target: str, min_effective: 
         "target": f"{target} on {data.name}",
         "targets": targets,
         **result,
+        "scope": f"{result['scope']}; each row is taken as another customer, so where customers come more than once "
+        "intervals are too narrow",
         "missed": missed_targets(result, {}, 1.0),
     }
 

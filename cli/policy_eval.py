@@ -58,7 +58,7 @@ def eval_policy(
     from trainers.data import Part
     from trainers.data.load import load_dataset_as
     from trainers.env.params import load_dynamics, load_soft_limits
-    from trainers.eval.judged_under import judged_under, other_limits, other_models
+    from trainers.eval.judged_under import judged_under, other_dynamics, other_limits, other_models, unchecked
     from trainers.eval.play import Setting
     from trainers.eval.policy import Judging, enough_campaigns, evaluate_policy
     from trainers.eval.policy_report import policy_sections
@@ -72,16 +72,16 @@ def eval_policy(
     policy.check_golden(opened)
     dataset = load_dataset_as(data, schema)
     scorers = models(risk, accept)
-    require_unseen(dataset.take(Part.TEST), opened, RiskModel.from_checkpoint(scorers[0]).schema, UNSEEN)
     fitting, judging_customers = populations(dataset, scorers, seed)
+    require_unseen(dataset.take(Part.TEST), opened, RiskModel.from_checkpoint(scorers[0]).schema, UNSEEN)
     setting = Setting(world, params, judging_customers)
     judging = Judging(campaigns or enough_campaigns(world, len(judging_customers)))
     if gate:
         _require_enough(world, len(judging_customers), judging.campaigns)
     if out is not None:
         require_writable(out)
-    changed = other_limits(policy.limits, limits)
-    warnings = [*other_models(opened, scorers), *changed]
+    changed = [*other_limits(policy.limits, limits), *other_dynamics(opened, params)]
+    warnings = [*other_models(opened, scorers), *changed, *unchecked(opened)]
     for warning in warnings:
         stderr.print(f"warning: {warning}", soft_wrap=True)
     with progress() as bar:
@@ -164,7 +164,10 @@ def _in_short(report: dict[str, Any]) -> dict[str, Any]:
     for name, gain in report["gain_over"].items():
         short[f"gain over {name}, $ a customer"] = interval_text(gain["equal_spend"])
     for name, found in report["stress"].items():
-        gains = ", ".join(f"{rival} {interval_text(gain['equal_spend'])}" for rival, gain in found["gain_over"].items())
+        gains = ", ".join(
+            f"{rival} {interval_text(gain['equal_spend'])} at {_ratio(gain['spend_ratio'])} of its spend"
+            for rival, gain in found["gain_over"].items()
+        )
         short[f"{name}: violations"] = found["hard_rule_violations"]
         short[f"{name}: gain over"] = gains
         short[f"{name}: gain over never"] = interval_text(found["gain_usd"])
@@ -172,4 +175,9 @@ def _in_short(report: dict[str, Any]) -> dict[str, Any]:
         short[f"{name}: costs over their limits"] = shares
     for name, cost in report["constraints"].items():
         short[f"{name} a customer-month"] = f"{interval_text(cost)}, limit {cost['limit']:g}"
+    short["remarks"] = "; ".join([*report["warnings"], *report["remarks"]]) or "none"
     return {**short, "missed": "; ".join(report["missed"]) or "nothing"}
+
+
+def _ratio(value: float | None) -> str:
+    return "no share" if value is None else f"{value:.2f}"

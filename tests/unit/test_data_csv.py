@@ -68,6 +68,7 @@ def test_editors_leave_traces(tmp_path: Path, variant: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        (GOOD.replace("2,No", "2,NaN"), "f.csv, column left, row 4: is 'NaN', which is no answer"),
         ("", "f.csv: is empty; expected a header and at least one row"),
         ("\n\n", "f.csv: is empty; expected a header and at least one row"),
         (HEADER, "f.csv: has a header but no rows; expected at least one customer"),

@@ -18,7 +18,7 @@ from churnsaver.errors import BadInput
 from churnsaver.settings import load_schema, load_world
 from cli import experiment as command
 from cli.main import app
-from tests.support.records import Experiment, decision, scored, write_experiment, write_lines
+from tests.support.records import START, Experiment, decision, scored, write_experiment, write_lines
 from trainers.env.params import load_dynamics
 from trainers.eval.experiment import evaluate_experiment, missed_targets
 from trainers.eval.experiment_plots import experiment_plots
@@ -293,6 +293,33 @@ def test_one_campaign_and_period(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert told["against_holdout"]["champion"]["incremental_churn"]["low"] is not None
     nobody = CliRunner().invoke(app, [*arguments, "--campaign", "winter"])
     assert "the records hold the campaigns default, spring" in str(nobody.exception)
+
+
+def test_a_period_is_of_customers_not_of_decisions(tmp_path: Path) -> None:
+    """Who came in before it has been treated before; of who came in within it, later decisions count too."""
+    days = {"early": (0, 20), "within": (10, 30), "late": (25,)}
+    lines = [
+        decision(100 * i + day, "champion", 0.7, 0, 0.5, START + timedelta(days=day)) | {"customer_ref": who}
+        for i, (who, on) in enumerate(days.items())
+        for day in on
+    ]
+    write_lines(tmp_path / "decisions/a.jsonl", lines)
+    log = read_log(tmp_path, WORLD).entered(None, START + timedelta(days=5), START + timedelta(days=24))
+    assert [(one.customer_ref, (one.decided_at - START).days) for one in log.decisions] == [
+        ("within", 10),
+        ("within", 30),
+    ]
+
+
+def test_so_few_outcomes_are_a_topic_that_was_read_in_part(tmp_path: Path) -> None:
+    """Four reports of a thousand customers say nothing of who stayed; and each arm's share is told."""
+    folder = write_experiment(tmp_path, Experiment(customers=1_000), 1)
+    result = evaluate_experiment(read_log(folder, WORLD), WORLD, PARAMS, scored, 14, 0.05)
+    assert all(0.0 < arm["reported"] <= 1.0 for arm in result["arms"].values())
+    path = folder / "outcomes/2026/a.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    with pytest.raises(BadInput, match=r"outcomes of only 0.\d\d% of the customers .* at least 1%"):
+        evaluate_experiment(read_log(folder, WORLD), WORLD, PARAMS, scored, 14, 0.05)
 
 
 def test_schemas_that_are_shipped() -> None:

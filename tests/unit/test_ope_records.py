@@ -310,7 +310,7 @@ class TestCsv:
             ({"propensity": "0"}, r"row 4, column propensity: is 0.0; expected a probability in \(0, 1\]"),
             ({"propensity": "1.5"}, "row 4, column propensity: is 1.5"),
             ({"offer": "discount_90"}, "row 4, column offer: is 'discount_90'; expected one of env.yaml's offers"),
-            ({"accepted": "nan"}, "column accepted: a outcome needs two values, found 3: '0', '1', 'nan'"),
+            ({"accepted": "nan"}, "column accepted, row 4: is 'nan', which is no answer"),
             ({"accepted": ""}, "row 4, column accepted: is missing"),
         ],
     )

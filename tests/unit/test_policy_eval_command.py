@@ -17,6 +17,8 @@ from tests.support.decision import SCHEMAS
 from trainers.data import Part
 from trainers.data.load import load_dataset_as
 from trainers.data.simulate import simulate_population
+from trainers.env.params import load_dynamics
+from trainers.eval.judged_under import TRAINED_UNDER, trained_under
 from trainers.eval.policy import PolicyReport
 from trainers.models.seen import TRAINED_ON, trained_on
 
@@ -78,6 +80,41 @@ def test_what_the_policy_was_not_trained_with_is_warned_of(
     gated = evaluated(decision_checkpoints, customers, "--json", "--gate")
     assert isinstance(gated.exception, GateFailed)
     assert str(gated.exception) == "; ".join(limits)
+
+
+def test_customers_that_the_risk_model_does_not_know_are_refused(
+    decision_checkpoints: Path, customers: Path, tmp_path: Path, played: list[Any]
+) -> None:
+    """A category that it never saw, or a column that it needs: before anything is scored."""
+    schema = (SCHEMAS / "default.yaml").read_text()
+    renamed = tmp_path / "renamed.csv"
+    renamed.write_text(customers.read_text().replace("month_to_month", "monthly"))
+    for text, data, said in (
+        (schema.replace("  plan: {role: categorical, categories: [basic, plus, premium]}\n", ""), customers, "plan"),
+        (schema.replace(", categories: [month_to_month, one_year, two_year]", ""), renamed, "contract"),
+    ):
+        (tmp_path / "schema.yaml").write_text(text)
+        answer = evaluated(decision_checkpoints, data, "--schema", str(tmp_path / "schema.yaml"))
+        assert isinstance(answer.exception, BadInput), answer.output
+        assert said in str(answer.exception)
+        assert "with --risk" in str(answer.exception)
+    assert not played
+
+
+def test_other_dynamics_than_in_training_are_a_miss(
+    decision_checkpoints: Path, customers: Path, tmp_path: Path, played: list[Any]
+) -> None:
+    """Customers who respond better flatter a policy as moved limits do; a checkpoint that says nothing is warned of."""
+    contents = open_checkpoint(decision_checkpoints / "policy", "policy").contents
+    for dynamics, missed in ((trained_under(load_dynamics()), False), (b'{"dynamics": "other"}', True)):
+        folder = tmp_path / str(missed)
+        write_checkpoint(folder / "policy", "policy", {**contents, TRAINED_UNDER: dynamics}, seed=1, metrics={})
+        for kind in ("risk", "acceptance"):
+            (folder / kind).symlink_to(decision_checkpoints / kind)
+        report = json.loads(evaluated(folder, customers, "--json").stdout)
+        assert any("the dynamics in env.yaml are not those" in each for each in report["missed"]) == missed
+        assert any("has no trained_on.json, so" in each for each in report["warnings"])
+    assert len(played) == 2
 
 
 def test_customers_of_the_training_are_not_judged_on(

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from churnsaver.checkpoints import open_checkpoint, write_checkpoint
-from churnsaver.errors import CheckpointError
+from churnsaver.errors import CheckpointError, SchemaError
 from churnsaver.models.uplift import Learner, UpliftModel
 from churnsaver.settings import load_schema
 from cli.main import app, main
@@ -414,3 +414,14 @@ def test_hillstrom_womens_visit_gains_over_propensity(tmp_path: Path) -> None:
     assert manifest.gate is not None
     assert manifest.gate.passed, manifest.gate.missed
     assert manifest.metrics["held_out_qini_gain_over_propensity_low"] > 0.0
+
+
+def test_an_experiment_that_was_not_drawn_as_stated_is_refused(tmp_path: Path) -> None:
+    """Half of the mailed are gone, so contact was not by the lot that the schema tells of."""
+    frame = planted(3600, 42)
+    mailed = frame["offer"] == "mail"
+    frame.filter(~mailed | (pl.int_range(pl.len()) % 2 == 0)).write_csv(tmp_path / "planted.csv")
+    (tmp_path / "planted.yaml").write_text(SCHEMA)
+    comparison = compare(load_dataset(tmp_path / "planted.csv", load_schema(tmp_path / "planted.yaml")), "mail")
+    with pytest.raises(SchemaError, match=r"column offer: .* 50%, .* standard deviations away"):
+        trial_of(comparison, 42)

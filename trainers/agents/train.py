@@ -12,6 +12,7 @@ from churnsaver.checkpoints import Checkpoint, Gate, Manifest
 from churnsaver.checkpoints.checkpoint import MODEL_CARD
 from churnsaver.domain.observation import CustomerFeatures
 from churnsaver.domain.world import World
+from churnsaver.errors import BadInput
 from churnsaver.models.baselines import BASELINES
 from churnsaver.models.trees import ACCEPTANCE, RISK, AcceptanceModel, RiskModel
 from trainers.agents.baselines import bundle_baselines, equal_spend_baselines
@@ -24,6 +25,7 @@ from trainers.agents.training_log import TensorBoardLog, write_training_report
 from trainers.data import Dataset
 from trainers.env.params import DynamicsParams, SoftLimits
 from trainers.env.population import Population, with_channels
+from trainers.eval.judged_under import TRAINED_UNDER, trained_under
 from trainers.eval.policy import quick_gate
 from trainers.models.seen import TRAINED_ON
 
@@ -53,11 +55,18 @@ def score_population(
     """The dataset's customers as the models see them, and the versions of these models by kind.
 
     Raises:
-        CheckpointError: a checkpoint was made for another schema or world.
+        CheckpointError: a checkpoint was made for another world.
+        BadInput: a customer is none of those that the risk model knows: the field is named.
     """
     risk_model = RiskModel.from_checkpoint(risk)
     acceptance_model = AcceptanceModel.from_checkpoint(accept, world)
     rows = dataset.rows()
+    for number, row in enumerate(rows, start=1):
+        if errors := risk_model.schema.check_row(row):
+            raise BadInput(
+                f"{dataset.source}: customer {number} of those read: {errors[0].field} {errors[0].message}; the risk "
+                f"model {risk.version} knows no such customers; name the one of these customers' schema with --risk"
+            )
     risks = risk_model.risk(rows)
     monthly_usd = np.array([dataset.schema.monthly_usd(row) for row in rows])
     tenure_months = np.array([dataset.schema.tenure_months(row) for row in rows])
@@ -138,6 +147,7 @@ def train_policy(
         {
             BASELINES: bundle_baselines(baselines, world, params, population, seed),
             TRAINED_ON: provenance.trained_on,
+            TRAINED_UNDER: trained_under(params),
             MODEL_CARD: policy_card(trained, limits, alarms, provenance.source, len(population)).encode(),
         },
         seed=seed,

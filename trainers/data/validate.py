@@ -20,6 +20,7 @@ MAX_ERRORS_SHOWN = 10
 MAX_ROWS_SHOWN = 5
 MAX_CATEGORIES = 100
 NUMBER_ROLES = NUMERIC_ROLES | {Role.PROPENSITY, Role.OUTCOME_USD}
+NO_NUMBERS = frozenset({"nan", "inf", "-inf", "null"})
 LEARNED_ROLES = frozenset({Role.CATEGORICAL, Role.TREATMENT})
 
 
@@ -78,6 +79,12 @@ def _check_classes(raw: RawCsv, schema: DatasetSchema, name: str) -> None:
     yes = schema.columns[name].yes
     shown = ", ".join(map(repr, values[:5])) or "nothing but blanks"
     where = f"{raw.path}, column {name}"
+    for value in values:
+        if value != yes and value.lower() in NO_NUMBERS:
+            row = raw.row_number(int((raw.cells[name] == value).arg_max() or 0))
+            raise SchemaError(
+                f"{where}, row {row}: is {value!r}, which is no answer; leave the row out, or say what it is"
+            )
     if len(values) > 2:
         raise SchemaError(f"{where}: a {schema.columns[name].role} needs two values, found {len(values)}: {shown}")
     if yes not in values:

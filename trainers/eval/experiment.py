@@ -68,7 +68,7 @@ def evaluate_experiment(
         "follow_days": follow_days,
         "alpha": alpha,
         "tuned_for_customers": TUNED_FOR,
-        "arms": {arm: _describe(cohort, arm) for arm in (*arms, HOLDOUT)},
+        "arms": {arm: _describe(cohort, arm) | {"reported": _reported(cohort, log, arm)} for arm in (*arms, HOLDOUT)},
         "sample_ratio": ratio,
         "shared_budget": shared_budget(log, arms),
         "orphans": orphans(log),
@@ -100,6 +100,13 @@ def _describe(cohort: Cohort, arm: str) -> dict[str, Any]:
         "contacts": int(cohort.contacts[members].sum()),
         "opt_outs": int(cohort.opted_out[members].sum()),
     }
+
+
+def _reported(cohort: Cohort, log: Log, arm: str) -> float:
+    """Share of an arm's customers with any outcome reported: no report counts as staying."""
+    entries = [log.decisions[first] for first in cohort.first[cohort.arm == arm]]
+    whose = {(entry.campaign, entry.customer_ref) for entry in entries}
+    return log.reported_share([each for each in log.decisions if (each.campaign, each.customer_ref) in whose])
 
 
 def against_holdout(cohort: Cohort, arm: str, alpha: float, members: np.ndarray | None = None) -> dict[str, Any]:

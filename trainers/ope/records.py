@@ -32,6 +32,8 @@ TOTAL_TOLERANCE = 1e-6  # of a product of three probabilities
 CLOCK_SKEW = timedelta(minutes=5)  # by which two machines may differ
 MAX_CONTACT_COST_CENTS = 100_000
 BOOKED = frozenset({"booked", "released"})
+# Of the customers followed; so few reports are a topic that was read in part rather than customers who stayed.
+LEAST_REPORTED = 0.01
 Line = TypeVar("Line", bound="Lines")
 
 
@@ -111,30 +113,48 @@ class Log:
     until: datetime
     orphans: int
 
-    def only(self, campaign: str | None, since: datetime | None, until: datetime | None) -> Log:
-        """The decisions of `campaign` made from `since` on and before `until`; what is None leaves nothing out.
+    def entered(self, campaign: str | None, since: datetime | None, until: datetime | None) -> Log:
+        """Everything of the customers who came into `campaign` from `since` on and before `until`; None sets no bound.
+
+        A customer comes in with the first decision in a campaign. All their later decisions are kept, or what was
+        spent on them would be lost; and whoever had come in before has been treated before, so is left out whole.
 
         Raises:
-            BadInput: none is left.
+            BadInput: nobody is left.
         """
+        entry: dict[tuple[str, str], datetime] = {}
+        for decision in self.decisions:
+            entry.setdefault((decision.campaign, decision.customer_ref), decision.decided_at)
         chosen = [
             decision
             for decision in self.decisions
             if (campaign is None or decision.campaign == campaign)
-            and (since is None or decision.decided_at >= since)
-            and (until is None or decision.decided_at < until)
+            and (since is None or entry[decision.campaign, decision.customer_ref] >= since)
+            and (until is None or entry[decision.campaign, decision.customer_ref] < until)
         ]
         if not chosen:
             names = ", ".join(sorted({decision.campaign for decision in self.decisions}))
             first, last = (self.decisions[end].decided_at.isoformat() for end in (0, -1))
             raise BadInput(
-                f"none of {len(self.decisions)} decisions is of that campaign and time; the records hold the campaigns "
-                f"{names}, from {first} to {last}"
+                f"no customer of {len(self.decisions)} decisions came into that campaign then; the records hold "
+                f"the campaigns {names}, from {first} to {last}"
             )
         return replace(self, decisions=chosen)
 
+    def reported_share(self, decisions: Sequence[Decision]) -> float:
+        """Of the customers of these decisions, the share with an outcome of any of them; 0 of none."""
+        customers = {decision.customer_ref for decision in decisions}
+        reported = {decision.customer_ref for decision in decisions if decision.decision_id in self.outcomes}
+        return len(reported) / len(customers) if customers else 0.0
+
     def require_outcomes(self, followed: Sequence[Decision]) -> None:
-        """BadInput where no outcome of any of these was reported: staying cannot be told from a missing topic."""
+        """BadInput where hardly any outcome was reported: staying cannot be told from a topic that is missing."""
+        if followed and 0.0 < (share := self.reported_share(followed)) < LEAST_REPORTED:
+            raise BadInput(
+                f"outcomes of only {share:.2%} of the customers who were followed were reported, at least "
+                f"{LEAST_REPORTED:.0%} are needed: that the others stayed cannot be told from missing outcomes; "
+                "put the outcomes/ of these decisions into the folder"
+            )
         if followed and not any(decision.decision_id in self.outcomes for decision in followed):
             raise BadInput(
                 f"no outcome of any of the {len(followed)} decisions that were followed was reported; that all stayed "
@@ -175,7 +195,7 @@ def _why_empty(folder: Path, root: Path) -> str:
         return f"holds no decisions/**/*.jsonl, but {packed.name}; unpack it (gunzip)"
     return (
         "holds no decisions; expected decisions/**/*.jsonl and outcomes/**/*.jsonl, as Pub/Sub writes them (the local "
-        "stack into .churn-saver/state/records)"
+        "stack where `churn-saver up` says)"
     )
 
 

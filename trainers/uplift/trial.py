@@ -19,6 +19,7 @@ MIN_TEST_ROWS = 10
 SAME_PROPENSITY = 1e-9
 # An estimated propensity is kept this far from 0 and 1, so that no row weighs more than twenty.
 CLIP = 0.05
+MAX_DEVIATIONS = 4.5  # of a share drawn in the stated proportion: 7 in a million trials are farther away
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,7 @@ def trial_of(comparison: Comparison, seed: int) -> Trial:
     treatment = (rows.column(Role.TREATMENT) == comparison.arm).to_numpy()
     outcome, matrix, types = rows.yes(Role.OUTCOME), rows.matrix(), rows.schema.feature_types()
     if (known := _by_design(comparison)) is not None:
+        _require_drawn_so(comparison, treatment, known)
         return Trial(matrix, treatment, outcome, np.full(len(rows), known), types, "by design")
     if _is_logged(rows.schema):
         return Trial(matrix, treatment, outcome, _logged(comparison, treatment), types, "logged")
@@ -190,6 +192,19 @@ def _by_design(comparison: Comparison) -> float | None:
         return None
     arm, control = column.propensities[comparison.arm], column.propensities[comparison.control]
     return arm / (arm + control)
+
+
+def _require_drawn_so(comparison: Comparison, treatment: Bools, propensity: float) -> None:
+    """SchemaError where the arm's share is another than stated, beyond chance: then it was not drawn so."""
+    n, stray = len(treatment), float(treatment.mean()) - propensity
+    deviations = abs(stray) / float(np.sqrt(propensity * (1.0 - propensity) / n))
+    if deviations > MAX_DEVIATIONS:
+        column = comparison.rows.column(Role.TREATMENT).name
+        raise SchemaError(
+            f"{comparison.rows.source}, column {column}: {int(treatment.sum())} of {n} rows are {comparison.arm!r} "
+            f"where its proportions say {propensity:.0%}, {deviations:.0f} standard deviations away: this is "
+            "not that experiment; give all its rows, or take `proportions` out, so that propensities are estimated"
+        )
 
 
 def _is_logged(schema: DatasetSchema) -> bool:
