@@ -71,6 +71,8 @@ def eval_ope(
 
     if records is not None and data is not None:
         raise BadInput("give either --records (the gateway's) or --data (a CSV of logged actions)")
+    if data is None and (schema is not None or target != "uniform"):
+        raise BadInput("--schema and --target go with --data; name the CSV of logged actions")
     if data is not None:
         result = _on_csv(data, schema, target, min_effective, seed)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ class TestExperiment:
         starved = decision(5_000, "champion", 0.4, 3, 0.5, read_log(tmp_path, WORLD).decisions[0].decided_at)
         write_lines(tmp_path / "decisions/b.jsonl", [starved | {"booking": "budget"}])
         result = evaluate_experiment(read_log(tmp_path, WORLD), WORLD, PARAMS, scored, 14, 0.05)
-        assert "leave these records out" in result["shared_budget"]["alarm"]
+        assert "leave out who came in then, by --since" in result["shared_budget"]["alarm"]
         assert result["shared_budget"]["short"] == {"champion": 1}
         own = starved["contact_state"] | {"budget_shared": False}
         (tmp_path / "decisions/b.jsonl").unlink()
@@ -311,6 +312,19 @@ def test_a_period_is_of_customers_not_of_decisions(tmp_path: Path) -> None:
     ]
 
 
+def test_shares_that_changed_later_are_not_those_of_the_draw(tmp_path: Path) -> None:
+    """Who came in under the old shares goes on deciding under the new ones; --until takes them all the same."""
+    write_experiment(tmp_path, Experiment(customers=600), 1)
+    log = read_log(tmp_path, WORLD)
+    entry = next(one for one in log.decisions if one.arm == "champion")
+    changed = entry.propensity.model_copy(update={"arm": entry.propensity.arm / 2, "total": entry.propensity.total / 2})
+    later = entry.model_copy(
+        update={"decision_id": "d-later", "decided_at": log.decisions[-1].decided_at, "propensity": changed}
+    )
+    result = evaluate_experiment(replace(log, decisions=[*log.decisions, later]), WORLD, PARAMS, scored, 14, 0.05)
+    assert result["sample_ratio"]["alarm"] is None
+
+
 def test_so_few_outcomes_are_a_topic_that_was_read_in_part(tmp_path: Path) -> None:
     """Four reports of a thousand customers say nothing of who stayed; and each arm's share is told."""
     folder = write_experiment(tmp_path, Experiment(customers=1_000), 1)
@@ -318,7 +332,7 @@ def test_so_few_outcomes_are_a_topic_that_was_read_in_part(tmp_path: Path) -> No
     assert all(0.0 < arm["reported"] <= 1.0 for arm in result["arms"].values())
     path = folder / "outcomes/2026/a.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
-    with pytest.raises(BadInput, match=r"outcomes of only 0.\d\d% of the customers .* at least 1%"):
+    with pytest.raises(BadInput, match=r"outcomes of only 0.\d\d% of the customers .* at least 1% or 20"):
         evaluate_experiment(read_log(folder, WORLD), WORLD, PARAMS, scored, 14, 0.05)
 
 

@@ -22,6 +22,7 @@ from cli.main import app, main
 from tests.conftest import SHARED_DATA
 from trainers.data import Dataset, Part, load_dataset
 from trainers.data.prepare import write_prepared
+from trainers.eval.metrics import Interval
 from trainers.eval.uplift import evaluate_checkpoint
 from trainers.eval.uplift_metrics import Judge
 from trainers.eval.uplift_peers import ClassTransformation, Dummies
@@ -31,7 +32,7 @@ from trainers.uplift import LEARNERS
 from trainers.uplift.boosting import EFFECT, QUICK, Forester
 from trainers.uplift.choose import choose_learner
 from trainers.uplift.response import fit_response
-from trainers.uplift.train import train_uplift
+from trainers.uplift.train import train_uplift, uplift_gate
 from trainers.uplift.trial import Trial, compare, trial_of
 
 TINY = BoostSettings(depths=(2,), max_rounds=30, patience=5, eta=0.2)
@@ -425,3 +426,11 @@ def test_an_experiment_that_was_not_drawn_as_stated_is_refused(tmp_path: Path) -
     comparison = compare(load_dataset(tmp_path / "planted.csv", load_schema(tmp_path / "planted.yaml")), "mail")
     with pytest.raises(SchemaError, match=r"column offer: .* 50%, .* standard deviations away"):
         trial_of(comparison, 42)
+
+
+def test_an_order_that_is_no_better_than_chance_fails_however_bad_propensity_is() -> None:
+    """Both lower bounds are asked."""
+    above, open_question = Interval(0.05, 0.01, 0.09), Interval(0.02, -0.03, 0.07)
+    assert uplift_gate(above, above).passed
+    assert "that of chance" in uplift_gate(above, open_question).missed[0]
+    assert "gain over propensity" in uplift_gate(open_question, above).missed[0]

@@ -20,7 +20,7 @@ MAX_ERRORS_SHOWN = 10
 MAX_ROWS_SHOWN = 5
 MAX_CATEGORIES = 100
 NUMBER_ROLES = NUMERIC_ROLES | {Role.PROPENSITY, Role.OUTCOME_USD}
-NO_NUMBERS = frozenset({"nan", "inf", "-inf", "null"})
+NO_NUMBERS = frozenset({"nan", "inf", "-inf", "null", "na", "n/a", "#n/a", "?"})
 LEARNED_ROLES = frozenset({Role.CATEGORICAL, Role.TREATMENT})
 
 

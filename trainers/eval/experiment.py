@@ -26,7 +26,7 @@ from trainers.env.params import DynamicsParams
 from trainers.eval.experiment_cohort import HOLDOUT, Cohort, Scored, enrol
 from trainers.eval.experiment_offers import offer_effects
 from trainers.eval.experiment_sequences import MIN_CUSTOMERS, MIN_TERMS, TUNED_FOR, difference, sample_ratio_p_values
-from trainers.ope.records import Log
+from trainers.ope.records import Decision, Log
 
 SAMPLE_RATIO_ALPHA = 0.001
 SHARES_TOLERANCE = 1e-6
@@ -142,13 +142,19 @@ def _sequence(values: np.ndarray, treated: np.ndarray, alpha: float) -> dict[str
 
 def sample_ratio(cohort: Cohort, log: Log) -> dict[str, Any]:
     """Whether customers came to the arms in the shares that the records state (Lindon & Malek 2022)."""
-    stated: dict[str, set[float]] = defaultdict(set)
+    entries: dict[tuple[str, str], Decision] = {}  # a customer's first record that states a share: that of their draw
     for decision in log.decisions:
         if decision.arm == HOLDOUT or decision.baseline_reason in (None, "experiment"):
-            stated[decision.arm].add(round(decision.propensity.arm, 9))
+            entries.setdefault((decision.campaign, decision.customer_ref), decision)
+    stated: dict[str, set[float]] = defaultdict(set)
+    for decision in entries.values():
+        stated[decision.arm].add(round(decision.propensity.arm, 9))
     counts = Counter(cohort.arm.tolist())
     if changed := sorted(arm for arm, shares in stated.items() if len(shares) > 1):
-        said = f"the shares of {', '.join(changed)} changed in these records; analyse each period alone"
+        said = (
+            f"the shares of {', '.join(changed)} changed; analyse who came in before and after apart, by --until and "
+            "--since"
+        )
         return {"p_value": None, "alarm": said, "counts": dict(counts)}
     names = sorted(stated)
     shares = np.array([next(iter(stated[name])) for name in names])
@@ -200,8 +206,8 @@ def shared_budget(log: Log, arms: Sequence[str]) -> dict[str, Any]:
     if short and len(arms) > 1:
         alarm = (
             f"the budget ran short in {sum(short.values())} decisions while {', '.join(arms)} drew on it: one arm's "
-            "spending changed what another could do; leave these records out, which are from before it was split, or "
-            "from shares that were set when much of it was spent"
+            "spending changed what another could do; leave out who came in then, by --since: it was not split yet, or "
+            "shares were set when much of it was spent"
         )
     return {"short": dict(short), "alarm": alarm}
 

@@ -30,8 +30,9 @@ class UpliftReport:
 def evaluate_checkpoint(model: UpliftModel, test: Comparison, prices: Prices | None, seed: int) -> UpliftReport:
     """Measures a checkpoint on `test`, which it must not have been trained on.
 
-    Gate: its Qini is above that of the response model on the same rows, paired. How many customers to contact at
-    `prices` was read off the checkpoint's cross-validated gains; what that earns is measured here.
+    Gate: its Qini is above that of the response model on the same rows, paired, and above that of chance. How many
+    customers to contact at `prices` was read off the checkpoint's cross-validated gains; what that earns is measured
+    here.
     """
     trial = trial_of(test, seed)
     judge = Judge(trial.outcome, trial.treatment, trial.mass)
@@ -57,7 +58,8 @@ def evaluate_checkpoint(model: UpliftModel, test: Comparison, prices: Prices | N
     if prices is not None:
         percent = best_percent(np.array(model.spec.gains), prices)
         result["policy_value"] = policy_value(trial, ours, propensity, percent, prices, seed)
-    result["missed"] = missed_gain({"propensity": gain})
+    by_chance = judge.qini_gain(ours, np.zeros(len(trial)), seed)
+    result["missed"] = missed_gain({"propensity": gain, "chance": by_chance})
     curves = {
         name: judge.ranking(score).qini_curve() for name, score in {"uplift": ours, "propensity": propensity}.items()
     }

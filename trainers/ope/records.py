@@ -33,7 +33,7 @@ CLOCK_SKEW = timedelta(minutes=5)  # by which two machines may differ
 MAX_CONTACT_COST_CENTS = 100_000
 BOOKED = frozenset({"booked", "released"})
 # Of the customers followed; so few reports are a topic that was read in part rather than customers who stayed.
-LEAST_REPORTED = 0.01
+LEAST_REPORTED, FEW_REPORTED = 0.01, 20
 Line = TypeVar("Line", bound="Lines")
 
 
@@ -142,20 +142,27 @@ class Log:
         return replace(self, decisions=chosen)
 
     def reported_share(self, decisions: Sequence[Decision]) -> float:
-        """Of the customers of these decisions, the share with an outcome of any of them; 0 of none."""
+        """Of the customers of these decisions, the share with an outcome of any of them, or known to have churned."""
         customers = {decision.customer_ref for decision in decisions}
-        reported = {decision.customer_ref for decision in decisions if decision.decision_id in self.outcomes}
-        return len(reported) / len(customers) if customers else 0.0
+        return len(self._reported(decisions)) / len(customers) if customers else 0.0
+
+    def _reported(self, decisions: Sequence[Decision]) -> set[str]:
+        return {
+            decision.customer_ref
+            for decision in decisions
+            if decision.decision_id in self.outcomes or decision.customer_ref in self.churned_at
+        }
 
     def require_outcomes(self, followed: Sequence[Decision]) -> None:
         """BadInput where hardly any outcome was reported: staying cannot be told from a topic that is missing."""
-        if followed and 0.0 < (share := self.reported_share(followed)) < LEAST_REPORTED:
+        share, known = self.reported_share(followed), len(self._reported(followed))
+        if 0.0 < share < LEAST_REPORTED and known < FEW_REPORTED:
             raise BadInput(
-                f"outcomes of only {share:.2%} of the customers who were followed were reported, at least "
-                f"{LEAST_REPORTED:.0%} are needed: that the others stayed cannot be told from missing outcomes; "
-                "put the outcomes/ of these decisions into the folder"
+                f"outcomes of only {share:.2%} of the customers who were followed were reported, {known} of them; at "
+                f"least {LEAST_REPORTED:.0%} or {FEW_REPORTED} are needed, as that others stayed cannot be told from "
+                "missing outcomes; put all outcomes/ of these decisions into the folder"
             )
-        if followed and not any(decision.decision_id in self.outcomes for decision in followed):
+        if followed and not known:
             raise BadInput(
                 f"no outcome of any of the {len(followed)} decisions that were followed was reported; that all stayed "
                 "cannot be told from outcomes that are missing: put the outcomes/ of these decisions into the folder"

@@ -58,7 +58,7 @@ def train_uplift(
     model = _fit(comparison, trial, choice, forester, response.booster)
     test_trial = trial_of(test, seed)
     measured, gain = _measure(model, test_trial, seed)
-    gain_held_out = _gain_held_out(model, trial, choice.held_out, response.held_out, test_trial, seed)
+    gain_held_out, qini_held_out = _held_out(model, trial, choice.held_out, response.held_out, test_trial, seed)
     files = {
         **{f"{name}.ubj": bytes(booster.save_raw("ubj")) for name, booster in model.trees.boosters.items()},
         f"{RESPONSE}.ubj": bytes(model.response.save_raw("ubj")),
@@ -71,20 +71,22 @@ def train_uplift(
     metrics = {f"test_{name}": interval.value for name, interval in measured.items()}
     metrics |= {f"test_{GAIN}": gain.value, f"test_{GAIN}_low": gain.low}
     metrics |= {f"held_out_{GAIN}": gain_held_out.value, f"held_out_{GAIN}_low": gain_held_out.low}
-    gate = uplift_gate(gain_held_out)
+    gate = uplift_gate(gain_held_out, qini_held_out)
     return write_checkpoint(out, UPLIFT, files, seed=seed, metrics=metrics, data_sha256=dataset.sha256, gate=gate)
 
 
-def uplift_gate(gain: Interval) -> Gate:
+def uplift_gate(gain: Interval, qini: Interval) -> Gate:
     """A model may decide whom to contact that orders customers provably better than how likely they respond does.
 
-    `gain` is measured on every row, each scored by trees that it was held out from: cross-validated ones on the train
-    and valid rows, the checkpoint's own on the test rows. The test rows alone are too few: Hillstrom's 5,800 leave an
-    interval of ± 0.05 around a gain of 0.04. Without a provable gain, a response model is simpler and as good; where
-    effects hardly differ between customers, no model passes, and none should.
+    And better than chance, since propensity may be worse than that. Both are measured on every row, each scored by
+    trees that it was held out from: cross-validated ones on the train and valid rows, the checkpoint's own on the test
+    rows. The test rows alone are too few: Hillstrom's 5,800 leave an interval of ± 0.05 around a gain of 0.04. Without
+    a provable gain, a response model is simpler and as good; where effects hardly differ between customers, no model
+    passes, and none should.
     """
     said = f"Qini gain over propensity is {gain.value:.4f}, at least {gain.low:.4f}; its lower bound is not above 0"
-    return Gate.of((gain.low > 0.0, said))
+    by_chance = f"its Qini is {qini.value:.4f}, at least {qini.low:.4f}; the lower bound is not above 0, that of chance"
+    return Gate.of((gain.low > 0.0, said), (qini.low > 0.0, by_chance))
 
 
 def _fit(
@@ -108,14 +110,19 @@ def _measure(model: UpliftModel, test: Trial, seed: int) -> tuple[dict[str, Inte
     return judge.measure(ours, seed), judge.qini_gain(ours, predict(model.response, test.matrix), seed)
 
 
-def _gain_held_out(
+def _held_out(
     model: UpliftModel, trial: Trial, uplift: Floats, response: Floats, test: Trial, seed: int
-) -> Interval:
-    """Qini gain over propensity on all rows; `uplift` and `response` are the held-out scores of `trial`."""
+) -> tuple[Interval, Interval]:
+    """Qini gain over propensity, and over chance, on all rows.
+
+    Args:
+        uplift, response: the held-out scores of `trial`.
+    """
     rows = trial.joined(test)
     judge = Judge(rows.outcome, rows.treatment, rows.mass)
     ours = np.r_[uplift, model.trees.uplift(test.matrix)]
-    return judge.qini_gain(ours, np.r_[response, predict(model.response, test.matrix)], seed)
+    propensity = np.r_[response, predict(model.response, test.matrix)]
+    return judge.qini_gain(ours, propensity, seed), judge.qini_gain(ours, np.zeros(len(ours)), seed)
 
 
 def _golden(model: UpliftModel, dataset: Dataset, seed: int) -> list[dict[str, Any]]:
