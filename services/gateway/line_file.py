@@ -51,8 +51,9 @@ class LineFile(Generic[Record]):
         Raises:
             OSError: the record was not written as a whole.
         """
+        # Without what is as always, so that a gateway that is rolled back reads it as long as nothing is new.
         # A line that a crash or a full disk cut off must not swallow this one.
-        _write_all(self._file, self._line_break() + record.model_dump_json().encode() + b"\n")
+        _write_all(self._file, self._line_break() + record.model_dump_json(exclude_defaults=True).encode() + b"\n")
         if sync:
             os.fsync(self._file.fileno())
         self.lines += 1
@@ -134,7 +135,7 @@ class LineFile(Generic[Record]):
         written = 0
         with self._new_path.open("wb") as beside:
             for record in change(records):
-                beside.write(record.model_dump_json().encode() + b"\n")
+                beside.write(record.model_dump_json(exclude_defaults=True).encode() + b"\n")
                 written += 1
             _sync(beside)
         return written

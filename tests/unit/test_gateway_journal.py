@@ -45,6 +45,15 @@ def test_a_line_from_before_arms_had_budgets_is_the_champions() -> None:
     assert Contact.model_validate_json(line).arm == "champion"
 
 
+def test_without_an_experiment_lines_are_as_older_gateways_wrote_them(journal: Journal, tmp_path: Path) -> None:
+    """Their readers refuse a field that they do not know, and a rollback must lose no contact."""
+    journal.add_contact(contact("d1"))
+    journal.add_contact(contact("d2").model_copy(update={"arm": "baseline"}))
+    first, second = (tmp_path / "facts.jsonl").read_text().splitlines()
+    assert set(json.loads(first)) == {"contact", "campaign", "decision_id", "at_ms", "cents"}
+    assert json.loads(second)["arm"] == "baseline"
+
+
 def reopened(folder: Path) -> tuple[list[OptOut | Contact], list[Unsent]]:
     """What a gateway finds that starts on `folder`."""
     journal = Journal(folder)
