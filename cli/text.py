@@ -9,7 +9,7 @@ import typer
 
 from cli.apps import eval_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress, stderr
-from cli.registry import PublishOption, describe
+from cli.registry import PublishOption, tell_trained
 from cli.tuning import QuickOption, ResumeOption, command_line
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def train_ppo_text(
             say=_say,
             on_iteration=lambda iteration: bar.update(drawn, completed=iteration.number),
         )
-    described = describe(manifest, out, publish=publish) | {"training": str(training_folder(out))}
-    emit(described, as_json=as_json, title="Writer")
+    told = {"training": str(training_folder(out))}
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Writer", **told)
 
 
 @eval_app.command("text")

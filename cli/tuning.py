@@ -11,7 +11,7 @@ import typer
 
 from cli.apps import eval_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress, stderr
-from cli.registry import PublishOption, describe
+from cli.registry import PublishOption, tell_trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +56,8 @@ def train_sft(
             say=_say,
             on_step=_steps(bar, "fine-tuning"),
         )
-    described = describe(manifest, out, publish=publish) | {"training": str(training_folder(out))}
-    emit(described, as_json=as_json, title="Language model's adapter")
+    told = {"training": str(training_folder(out))}
+    tell_trained(manifest, out, publish=publish, as_json=as_json, title="Language model's adapter", **told)
 
 
 @train_app.command("rm")
@@ -100,8 +100,8 @@ def train_rm(
             say=_say,
             on_step=_steps(bar, "training the reward model"),
         )
-    described = describe(manifest, out, publish=False) | {"training": str(training_folder(out))}
-    emit(described, as_json=as_json, title="Reward model")
+    told = {"training": str(training_folder(out))}
+    tell_trained(manifest, out, publish=False, as_json=as_json, title="Reward model", **told)
 
 
 @eval_app.command("rm")
