@@ -66,7 +66,7 @@ $(CONTACTS): $(STATE)/data/simulated/customers.csv  # written together
 $(KEYS): | $(SETUP)
 	$(RUN) keys --out $(@D)
 
-$(PUBLISHED)/generator.json: trainers/language_model/prepare.py configs/serve.yaml | $(SETUP) $(KEYS)
+$(PUBLISHED)/generator.json: trainers/language_model/prepare.py configs/serve.yaml configs/rm.yaml $(wildcard trainers/rlhf/bundled/*/manifest.json) | $(SETUP) $(KEYS)
 	$(RUN) model prepare --publish
 	@touch $@
 

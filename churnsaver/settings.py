@@ -102,6 +102,7 @@ class GeneratorSettings(RpcServiceSettings):
         quantization: how the engine holds the model's weights.
         messages_per_brief: how many reviewed messages the bank wants for each brief.
         candidates_per_message: how many drafts are written for each message that is kept.
+        tone: of every message, one of `churnsaver.domain.writing.TONES`.
     """
 
     model: str
@@ -112,7 +113,7 @@ class GeneratorSettings(RpcServiceSettings):
     top_k: Annotated[int, Field(ge=1)]
     messages_per_brief: Annotated[int, Field(ge=1)]
     candidates_per_message: Annotated[int, Field(ge=1)]
-    tone: str
+    tone: Literal["warm", "plain", "cheerful"]
     languages: Annotated[tuple[str, ...], Field(min_length=1)]
 
 

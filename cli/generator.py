@@ -13,7 +13,7 @@ from churnsaver.errors import BadInput
 from churnsaver.settings import load_serve_settings
 from cli.apps import app, bank_app
 from cli.common import SEED, JsonOption, SeedOption, emit, progress, stderr, stdout
-from cli.registry import PublishOption, tell_trained
+from cli.registry import PublishOption, publish_checkpoint, tell_trained
 
 model_app = typer.Typer(no_args_is_help=True, help="The language model's files.")
 app.add_typer(model_app, name="model")
@@ -21,19 +21,28 @@ app.add_typer(model_app, name="model")
 
 @model_app.command("prepare")
 def prepare(*, publish: PublishOption = False, seed: SeedOption = SEED, as_json: JsonOption = False) -> None:
-    """Fetch the language model that serve.yaml names, check its sha256 and convert it for the engine.
+    """Make what the generator serves with: the language model that serve.yaml names, and the reward model.
 
-    It is a checkpoint of kind generator. What is there and verified is left alone.
+    Weights are fetched, checked by their sha256, merged with the adapters that the project ships and converted for
+    the engine: checkpoints of kind generator and reward. What is there and verified is left alone.
     """
     from churnsaver.models.language_model import model_folder
+    from churnsaver.settings import load_section
     from trainers.language_model.prepare import prepare_model
+    from trainers.rlhf.bundled import BUNDLED_REWARD
+    from trainers.rlhf.reward_model import RmSettings
+    from trainers.rlhf.reward_serving import served_reward
 
     settings = load_serve_settings()
     name, quantization = settings.generator.model, settings.generator.quantization
     with stderr.status("preparing the language model") as line:
         manifest = prepare_model(settings.models, name, quantization, seed, say=line.update)
+        reward = served_reward(BUNDLED_REWARD, settings.models, load_section("rm", RmSettings), say=line.update)
+    if publish:
+        publish_checkpoint(reward.path)
     folder = model_folder(settings.models, name, quantization)
-    tell_trained(manifest, folder, publish=publish, as_json=as_json, title="Language model", folder=str(folder))
+    told = {"folder": str(folder), "reward": reward.version, "reward_folder": str(reward.path)}
+    tell_trained(manifest, folder, publish=publish, as_json=as_json, title="Language model", **told)
 
 
 @bank_app.command("list")
@@ -43,7 +52,7 @@ def bank_list(*, as_json: JsonOption = False) -> None:
     if as_json:
         emit({"entries": entries}, as_json=True)
         return
-    table = Table("brief", "message", "score", "uses", "body")
+    table = Table("brief", "message", "score", "uses", "draft")
     for entry in entries:
         table.add_row(entry["brief"], entry["message_id"], f"{entry['score']:.2f}", str(entry["uses"]), entry["draft"])
     stdout.print(table)
@@ -61,7 +70,9 @@ def bank_show(message_id: str, *, as_json: JsonOption = False) -> None:
 @app.command()
 def generate(
     *,
-    briefs: Annotated[Path, typer.Option("--briefs", help="JSONL: segment, offer, channel, tone, language a line.")],
+    briefs: Annotated[
+        Path, typer.Option("--briefs", help="JSONL: segment, offer, channel, tone, language, reason a line.")
+    ],
     seed: SeedOption = SEED,
     as_json: Annotated[bool, typer.Option("--json", help='Print one object, {"messages": […]}, at the end.')] = False,
 ) -> None:

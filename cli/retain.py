@@ -115,9 +115,14 @@ def _table(answers: list[dict[str, Any]]) -> Table:
             decision["offer"] or "no contact",
             f"{decision['delay_hours']} h" if decision["contact"] else "",
             decision["channel"] or "",
-            " ".join(message["text"].split()) if message else ", ".join(sorted(set(decision["masked"].values()))),
+            _said(message) if message else ", ".join(sorted(set(decision["masked"].values()))),
             message["source"] if message else "",
             answer["safety"]["verdict"] if message else "",
             f"{answer['latency_ms']['total']:.1f}",
         )
     return table
+
+
+def _said(message: dict[str, Any]) -> str:
+    """A message on one line, an e-mail's subject before it."""
+    return " ".join(" ".join(filter(None, (message["subject"], message["text"]))).split())

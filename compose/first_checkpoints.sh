@@ -58,8 +58,8 @@ if [ "$new" ]; then
     sum "$customers" >"$made/customers"
 fi
 
-if [ ! -e "$registry/kinds/generator.json" ]; then
+if [ ! -e "$registry/kinds/generator.json" ] || [ ! -e "$registry/kinds/reward.json" ]; then
     mkdir -p "$CHURN_SAVER_MODELS"
-    ln -sfn /opt/models "$CHURN_SAVER_MODELS/wheels" # the image brings the model's wheel
+    ln -sfn /opt/models "$CHURN_SAVER_MODELS/wheels" # the image brings the models' wheels
     churn-saver model prepare --publish
 fi

@@ -40,23 +40,21 @@ class Brief(Frozen):
 
     @property
     def key(self) -> str:
-        return "|".join((self.segment, self.offer, self.tone, self.channel, self.language))
+        return "|".join((self.segment, self.offer, self.tone, self.channel, self.language, self.reason))
 
 
 class Frame(Frozen):
-    """An approved text for one channel with a `{body}` that the model may write freely."""
+    """An approved text for one channel with a `{body}`."""
 
     text: str
 
 
 class MessageBook(Frozen):
-    """The approved texts of one language: frames, and a body for each segment to stand in for the model's.
+    """The approved texts of one language, for where no written message is at hand.
 
     Attributes:
         frames: by channel; each must hold `{body}` and every slot of REQUIRED_SLOTS.
         bodies: by segment, the approved default body; no slots.
-        examples: by segment and purpose of the offer, approved bodies that show the model what is wanted;
-            their words are the only ones that it may use.
         opt_out: by channel, the words that fill `{opt_out}`.
         nameless: what fills `{first_name}` where the caller gave none.
         expiry_format: strftime format of `{expiry}`.
@@ -64,7 +62,6 @@ class MessageBook(Frozen):
 
     frames: Annotated[dict[str, Frame], Field(min_length=1)]
     bodies: Annotated[dict[str, str], Field(min_length=1)]
-    examples: dict[str, dict[str, tuple[str, ...]]]
     opt_out: dict[str, str]
     nameless: str
     expiry_format: str

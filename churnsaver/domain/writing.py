@@ -44,3 +44,15 @@ def conversation(brief: Brief, world: World) -> list[dict[str, str]]:
     }
     content = "\n".join(f"{name}: {value}" for name, value in told.items())
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": content}]
+
+
+def split_subject(text: str) -> tuple[str | None, str]:
+    """An e-mail's subject and what follows it; None where the text begins with none.
+
+    >>> split_subject("Subject: For you\\n\\nHello")
+    ('For you', 'Hello')
+    """
+    if not text.startswith(SUBJECT):
+        return None, text.strip()
+    subject, _, body = text.removeprefix(SUBJECT).partition("\n")
+    return subject.strip(), body.strip()

@@ -124,6 +124,7 @@ class DecisionBody(Payload):
 
 
 class MessageBody(Payload):
+    subject: Annotated[str | None, Field(description="of an e-mail; null in every other channel")] = None
     text: str
     source: Literal["model", "bank", "template"]
     model: Annotated[str | None, Field(description="version of the model that wrote it; null for a template")] = None
@@ -201,6 +202,7 @@ class ReleaseResponse(Payload):
     action: Literal["send", "skip"]
     reason: str | None = None
     channel: str | None = None
+    subject: Annotated[str | None, Field(description="of an e-mail")] = None
     text: str | None = None
     due_at: str | None = None
 

@@ -102,8 +102,9 @@ class Records:
         if reason is not None:
             due_at = _iso(record["send_at_ms"]) if reason == "not_due" else None
             return ReleaseResponse(decision_id=decision_id, action="skip", reason=reason, due_at=due_at)
-        channel, text = answer["decision"]["channel"], answer["message"]["text"]
-        return ReleaseResponse(decision_id=decision_id, action="send", channel=channel, text=text)
+        channel, message = answer["decision"]["channel"], answer["message"]
+        subject, text = message.get("subject"), message["text"]  # older gateways stored no subject
+        return ReleaseResponse(decision_id=decision_id, action="send", channel=channel, subject=subject, text=text)
 
     async def _release_or_why_not(
         self, record: dict[str, Any], request: ReleaseRequest, idempotency_key: str | None

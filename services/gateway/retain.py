@@ -25,6 +25,7 @@ from churnsaver.domain.message import MessageBook, slots_in
 from churnsaver.domain.observation import pad_history
 from churnsaver.domain.schema import FieldError, Scalar
 from churnsaver.domain.world import World
+from churnsaver.domain.writing import split_subject
 from churnsaver.rpc.stubs.decision.v1 import decision_service_pb2 as decision_pb2
 from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
 from churnsaver.settings import ServeSettings
@@ -306,8 +307,7 @@ class Retention:
                 written = await self._review(case, nameless, approved, delivery)
         except Unavailable:
             # Nobody can vouch for a written text or for a name now.
-            message = MessageBody(text=nameless.template(), source="template")
-            return Written(message, SafetyBody(), approved.message_id)
+            return Written(_message(nameless.template(), approved), SafetyBody(), approved.message_id)
         return written
 
     def _letter(self, case: Case, choice: Choice) -> Letter:
@@ -346,9 +346,8 @@ class Retention:
         findings = [FindingBody(rule=f.rule, message=f.message, excerpt=f.excerpt) for f in review.findings]
         if review.verdict != shield_pb2.VERDICT_PASS:
             return Written(None, SafetyBody(verdict="block", findings=findings), shield_version=review.version)
-        message = MessageBody(text=text, source=draft.source, model=draft.model_version or None)
         safety = SafetyBody(verdict="pass", findings=findings)
-        return Written(message, safety, draft.message_id, draft.propensity, review.version)
+        return Written(_message(text, draft), safety, draft.message_id, draft.propensity, review.version)
 
     # -- book and answer ---------------------------------------------------------------------------
 
@@ -434,6 +433,12 @@ class Retention:
         )
         metrics.count(answer, "journaled")
         return body
+
+
+def _message(text: str, draft: Draft) -> MessageBody:
+    """The message that a filled draft is."""
+    subject, body = split_subject(text)
+    return MessageBody(subject=subject, text=body, source=draft.source, model=draft.model_version or None)
 
 
 def _template(letter: Letter) -> Draft:

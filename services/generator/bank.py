@@ -1,7 +1,6 @@
 """The bank: messages written ahead for each brief, reviewed by the shield, ranked, kept in Redis.
 
-The free sentences depend on segment, purpose of the offer and language alone, so they are written once a
-cell and set into the frame of every brief of the cell; each of these drafts is reviewed on its own.
+Briefs that the model is told alike (their offers have one purpose) share a prompt, and with it what is written.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from churnsaver.domain.message import SEGMENTS, Brief, MessageBook
+from churnsaver.domain.message import SEGMENTS, Brief
 from churnsaver.domain.world import World
 from churnsaver.settings import GeneratorSettings
-from services.generator import body, metrics, prompt, ranking
+from services.generator import metrics, ranking
 from services.generator.engine import Engine, EngineFailed
-from services.generator.prompt import Cell, prompts
-from services.generator.ranking import ranked_bodies
+from services.generator.prompt import prompt
+from services.generator.ranking import Reward, ranked_drafts
 from services.generator.reviewing import DraftReview, ShieldUnavailable
 
 log = structlog.get_logger()
 
 REVIEW_TIMEOUT_S = 2.0
 RETRY_S = 1.0
-# A cell that yields too little is tried again with other seeds, and then left to the approved text.
+# A prompt that yields too little is tried again with other seeds, and then left to the approved text.
 MAX_ROUNDS = 4
 TOP_UP_ROUNDS = 2
 # A version that no generator has written to for so long is not coming back.
@@ -47,7 +46,7 @@ class BankMessage:
     """One message that may be chosen.
 
     Attributes:
-        score: ranks it (see `ranking`), higher is better.
+        score: the reward that ranks it (see `ranking`), higher is better.
         model: version of the model that wrote it.
     """
 
@@ -61,8 +60,9 @@ class Bank:
     """Messages by brief. Choosing is a look-up; filling runs beside it.
 
     Attributes:
-        cells: the briefs that messages are wanted for, by what their free sentences depend on.
+        prompts: the briefs that messages are wanted for, by what the model is told of them.
         wanted: the same briefs by key.
+        languages: that the model writes in.
         filling: whether a brief may still get its first message.
         version: of everything that decides what is written; Redis keeps each version apart.
     """
@@ -71,22 +71,25 @@ class Bank:
         self,
         settings: GeneratorSettings,
         world: World,
-        books: Mapping[str, MessageBook],
         engine: Engine,
+        reward: Reward,
         review: DraftReview,
         redis: Redis,
         *,
         seed: int,
+        version: str,
     ) -> None:
-        self._settings, self._books = settings, books
-        self._engine, self._review, self._redis, self._seed = engine, review, redis, seed
-        self.cells = _cells(settings, world)
-        self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self.cells.values() for brief in briefs}
+        """`version`: of engine and reward model."""
+        self._settings, self._seed = settings, seed
+        self._engine, self._reward, self._review, self._redis = engine, reward, review, redis
+        self.languages = settings.languages
+        self.prompts = _prompts(settings, world)
+        self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self.prompts.values() for brief in briefs}
         self._messages: dict[str, tuple[BankMessage, ...]] = {}
         self._unkept: set[str] = set()
         self.uses: Counter[str] = Counter()
         self.filling = True
-        self.version = _version(engine.version, settings, books)
+        self.version = _version(version, settings, self.prompts)
 
     def choose(self, brief: Brief, seed: int) -> tuple[BankMessage, float] | None:
         """A message for `brief`, uniformly among those kept, and its propensity; None where there is none."""
@@ -128,26 +131,31 @@ class Bank:
             await self._keep()
 
     async def _fill_round(self, round_number: int, *, enough: int) -> None:
-        for cell, briefs in self.cells.items():
+        for told, briefs in self.prompts.items():
             short = [brief for brief in briefs if len(self._own(brief)) < enough]
             if not short:
                 continue
             try:
-                await self._fill_cell(cell, short, round_number)
+                await self._fill_briefs(told, short, round_number)
             except EngineFailed as error:
-                log.warning("bank.not_written", cell=str(cell), reason=str(error))
+                log.warning("bank.not_written", brief=short[0].key, reason=str(error))
                 await asyncio.sleep(RETRY_S)
 
-    async def _fill_cell(self, cell: Cell, briefs: list[Brief], round_number: int) -> None:
-        book = self._books[cell.language]
+    async def _fill_briefs(self, told: str, briefs: list[Brief], round_number: int) -> None:
         count = self._settings.messages_per_brief * self._settings.candidates_per_message
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed}|{cell}|{round_number}".encode()).digest()[:4])
-        bodies = ranked_bodies(await self._engine.write(prompts(book, cell, count), seed), book, cell)
+        seed = int.from_bytes(hashlib.sha256(f"{self._seed}|{told}|{round_number}".encode()).digest()[:4])
+        candidates = await self._engine.write(told, count, seed)
+        admitted = await self._admitted(briefs[0], await ranked_drafts(candidates, briefs[0], self._reward))
+        if not admitted:
+            return
         for brief in briefs:
-            if new := await self._admitted(book, brief, bodies):
-                self._messages[brief.key] = self._best({*self._own(brief), *new})
-                self._unkept.add(brief.key)
-                metrics.BRIEFS.set(self.briefs_filled)
+            new = {
+                BankMessage(_message_id(brief, draft), draft, score, self._engine.version)
+                for draft, score in admitted.items()
+            }
+            self._messages[brief.key] = self._best({*self._own(brief), *new})
+            self._unkept.add(brief.key)
+        metrics.BRIEFS.set(self.briefs_filled)
         await self._keep()
 
     def _own(self, brief: Brief) -> tuple[BankMessage, ...]:
@@ -158,19 +166,17 @@ class Bank:
         ranked = sorted(messages, key=lambda message: (-message.score, message.message_id))
         return tuple(ranked[: self._settings.messages_per_brief])
 
-    async def _admitted(self, book: MessageBook, brief: Brief, bodies: Mapping[str, float]) -> tuple[BankMessage, ...]:
+    async def _admitted(self, brief: Brief, drafts: Mapping[str, float]) -> dict[str, float]:
         """The best drafts that pass the shield, at most as many as are wanted."""
-        kept: list[BankMessage] = []
-        for text, score in bodies.items():
-            draft = book.draft(brief.channel, text)
+        kept: dict[str, float] = {}
+        for draft, score in drafts.items():
             if await self._passes(draft, brief):
-                message_id = hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
-                kept.append(BankMessage(message_id, draft, score, self._engine.version))
+                kept[draft] = score
             else:
                 metrics.REJECTED.labels("shield").inc()
             if len(kept) == self._settings.messages_per_brief:
                 break
-        return tuple(kept)
+        return kept
 
     async def _passes(self, draft: str, brief: Brief) -> bool:
         while True:
@@ -218,22 +224,25 @@ class Bank:
         return f"cs:bank:{self.version}"
 
 
-def _cells(settings: GeneratorSettings, world: World) -> dict[Cell, list[Brief]]:
-    """Every brief that the gateway can ask for, by what its free sentences depend on."""
-    cells: dict[Cell, list[Brief]] = {}
+def _message_id(brief: Brief, draft: str) -> str:
+    return hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
+
+
+def _prompts(settings: GeneratorSettings, world: World) -> dict[str, list[Brief]]:
+    """Every brief that the gateway can ask for, by what the model is told of it."""
+    prompts: dict[str, list[Brief]] = {}
     for language in settings.languages:
         for segment in SEGMENTS:
             for offer in world.offers:
-                briefs = cells.setdefault(Cell(segment, offer.purpose, language), [])
-                briefs += [
-                    Brief(segment=segment, offer=offer.id, tone=settings.tone, channel=channel, language=language)
-                    for channel in world.channels
-                ]
-    return cells
+                for channel in world.channels:
+                    brief = Brief(
+                        segment=segment, offer=offer.id, tone=settings.tone, channel=channel, language=language
+                    )
+                    prompts.setdefault(prompt(brief, world), []).append(brief)
+    return prompts
 
 
-def _version(model: str, settings: GeneratorSettings, books: Mapping[str, MessageBook]) -> str:
-    """Changes with whatever makes other messages: the model, the settings, the approved texts and our own rules."""
-    rules = [inspect.getsource(module) for module in (prompt, body, ranking)]
-    parts = [model, settings.model_dump_json(), *(book.model_dump_json() for book in books.values()), *rules]
+def _version(models: str, settings: GeneratorSettings, prompts: Iterable[str]) -> str:
+    """Changes with whatever makes other messages: the models, the settings, what is told and our own rules."""
+    parts = [models, settings.model_dump_json(), *prompts, inspect.getsource(ranking)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

