@@ -23,7 +23,7 @@ from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.reward import RewardModel
 from trainers.eval.figures import new_axes, svg
-from trainers.eval.resample import CustomerBootstrap, percentile_interval
+from trainers.eval.resample import TwoWayBootstrap, percentile_interval
 from trainers.rlhf.corpus import scenario_of
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.reward_data import Pairs
@@ -131,7 +131,7 @@ def accuracy(differences: Floats, clusters: NDArray[np.int64], seed: int) -> dic
     sums = [np.bincount(clusters, right(differences), count), np.bincount(clusters, minlength=count)]
     totals = np.stack(sums, axis=-1).astype(np.float64)
     totals = totals[totals[:, 1] > 0]
-    means = CustomerBootstrap(len(totals), seed).means(totals)
+    means = TwoWayBootstrap(1, len(totals), seed).means(totals[None])
     return percentile_interval(float(right(differences).mean()), means[:, 0] / means[:, 1]).as_dict()
 
 
