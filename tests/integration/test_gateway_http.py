@@ -15,6 +15,7 @@ import pytest
 
 from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
+from services.gateway.downstream import Unavailable
 from services.gateway.journal import OptOut
 from services.gateway.upkeep import rebuild
 from tests.conftest import RedisServer
@@ -222,10 +223,21 @@ async def test_release_sends_when_due_and_skips_with_the_reason(client: httpx.As
     gateway.now += timedelta(hours=34)
     assert (await client.post(url)).json()["reason"] == "quiet_hours"
     gateway.now += timedelta(hours=14)
-    assert (await client.post(url)).json()["text"] == answer["message"]["text"]
+    sent = (await client.post(url)).json()
+    assert {field: sent[field] for field in ("subject", "text")} == {"subject": None, "text": answer["message"]["text"]}
     late = (await client.post("/v1/retain", json=body("c2", "r2"))).json()
     gateway.now += timedelta(days=20)
     assert (await client.post(f"/v1/decisions/{late['decision_id']}/release")).json()["reason"] == "expired"
+
+
+async def test_released_email_has_its_subject(client: httpx.AsyncClient, gateway: Gateway) -> None:
+    """Whoever sends it needs both."""
+    gateway.generator.down = Unavailable("test")
+    answer = (await client.post("/v1/retain", json=body(channels={"email": {"consent": True}}))).json()
+    sent = (await client.post(f"/v1/decisions/{answer['decision_id']}/release")).json()
+    assert sent["action"] == "send"
+    assert (sent["subject"], sent["text"]) == (answer["message"]["subject"], answer["message"]["text"])
+    assert answer["message"]["subject"] == "About your plan with us"
 
 
 async def test_withdrawn_consent_cancels_the_booking(client: httpx.AsyncClient, gateway: Gateway) -> None:

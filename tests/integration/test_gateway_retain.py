@@ -55,6 +55,7 @@ async def test_policy_contact_is_booked_and_answered(gateway: Gateway) -> None:
         "masked": {},
     }
     assert answer["message"] == {
+        "subject": None,
         "text": "Hi Ana, stay a while: 20% off for 3 months until 16 Mar 2026. Reply STOP to opt out.",
         "source": "bank",
         "model": "generator-test",
@@ -278,6 +279,23 @@ async def test_generator_down_means_template(gateway: Gateway) -> None:
     assert answer["message"]["model"] is None
     assert "20% off for 3 months" in answer["message"]["text"]
     assert answer["safety"]["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("down", [None, "generator", "shield"])
+async def test_an_email_has_its_subject_apart(gateway: Gateway, down: str | None) -> None:
+    """Written or approved: the first line is the subject, reviewed with the text, and no part of it."""
+    gateway.generator.draft = Draft(
+        "Subject: For {first_name}\n\nUntil {expiry}: {offer}.\n\n{opt_out}", "bank", "m-1", "generator-test", 0.5
+    )
+    if down is not None:
+        getattr(gateway, down).down = DOWN
+    answer = (await retain(gateway, body(channels={"email": {"consent": True}}))).json()
+    assert answer["decision"]["channel"] == "email"
+    assert answer["message"]["subject"] == ("For Ana" if down is None else "About your plan with us")
+    assert "Subject" not in answer["message"]["text"]
+    assert answer["message"]["text"].startswith("Until 16 Mar 2026" if down is None else "Hi ")
+    if down != "shield":
+        assert gateway.shield.texts[-1].startswith("Subject: ")
 
 
 async def test_shield_down_means_approved_template_only(gateway: Gateway) -> None:
