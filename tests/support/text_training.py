@@ -68,8 +68,8 @@ def short_settings(**changes: Any) -> PpoTextSettings:
     return section.model_copy(update=small | changes)
 
 
-def tiny_policy(folder: Path, rank: int = 4) -> tuple[TextPolicy, Any]:
-    """A policy over the tiny model with a LoRA adapter, and its tokenizer."""
+def tiny_policy(folder: Path, lowest: int = 0) -> tuple[TextPolicy, Any]:
+    """A policy over the tiny model with a LoRA adapter from its layer `lowest` on, and its tokenizer."""
     from peft import LoraConfig, get_peft_model
 
     from trainers.rlhf.language_model import open_base
@@ -78,7 +78,12 @@ def tiny_policy(folder: Path, rank: int = 4) -> tuple[TextPolicy, Any]:
         tiny_model(folder)
     loaded = open_base(folder)
     torch.manual_seed(3)
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+        layers_to_transform=list(range(lowest, loaded.model.config.num_hidden_layers)),
+    )
     model = get_peft_model(loaded.model, config)
     return TextPolicy(model, loaded.tokenizer.pad_token_id, loaded.tokenizer.eos_token_id), loaded.tokenizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from trainers.rlhf.over_optimisation import Check, StopSettings, over_optimised
 from trainers.rlhf.ppo_text import Learner, minibatch_loss, train_ppo_text, update
 from trainers.rlhf.ppo_text_resume import STATE, restore_learner, save_learner
 from trainers.rlhf.ppo_text_settings import PpoTextSettings, Preset
-from trainers.rlhf.rollout import roll_out, token_advantages, token_rewards
+from trainers.rlhf.rollout import grounded, roll_out, token_advantages, token_rewards
 from trainers.rlhf.text_policy import TextPolicy, Tokens, sample
 from trainers.rlhf.text_reward import Earnings, ShieldFilter, length_bands
 
@@ -92,6 +93,24 @@ def test_log_probabilities_are_the_models_own(folder: Path) -> None:
         expected = torch.stack([logits[len(prompt) - 1 + i, token] for i, token in enumerate(draft)])
         found = policy(Tokens.of([prompt], [draft], policy.pad_id, policy.device)).log_probs[0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lowest", [0, 1])
+def test_what_all_passes_have_in_common_is_computed_once(folder: Path, lowest: int) -> None:
+    """Scores from kept states are those from token ids, for policy and reference, whatever rows are taken."""
+    policy = moved(tiny_policy(folder, lowest)[0])
+    prompts = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15], [20] * 12]
+    tokens = Tokens.of(prompts, [[30, 31, 32, 33, 34], [40, 41], [50, 51, 52]], policy.pad_id, policy.device)
+    kept = grounded(policy, tokens, micro_batch=2)
+    assert kept.below is not None
+    rows = torch.tensor([1, 0])
+    for wearing in (nullcontext(), policy.as_reference()):
+        with torch.no_grad(), wearing:
+            expected, found = policy(tokens.take(rows)), policy(kept.take(rows))
+        written = kept.take(rows).draft_mask
+        torch.testing.assert_close(found.log_probs[written], expected.log_probs[written], atol=1e-5, rtol=1e-5)
+    states = policy.trunk(input_ids=torch.tensor([prompts[0]]), output_hidden_states=True).hidden_states[lowest]
+    torch.testing.assert_close(kept.below[0, 9:12], states[0], atol=1e-5, rtol=1e-5)
 
 
 def test_rows_of_a_batch_are_trimmed_without_change() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,7 @@ def roll_out(
 ) -> Rollout:
     """Writes, scores, and says what each token is owed."""
     drafts = writer.write(briefs, generator)
+    drafts = replace(drafts, tokens=grounded(writer.policy, drafts.tokens, micro_batch))
     earned = earnings.of(drafts.briefs, drafts.texts, drafts.ended)
     log_probs, values, entropy = scored(writer.policy, drafts.tokens, micro_batch)
     with writer.policy.as_reference():
@@ -161,6 +162,20 @@ def by_length(rows: np.ndarray[Any, np.dtype[np.int64]], lengths: Sequence[int],
     """The rows in groups of at most `size`, alike in length, so that little is computed for padding."""
     ordered = sorted(rows.tolist(), key=lambda row: (lengths[row], row))
     return [torch.tensor(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+
+
+def grounded(policy: TextPolicy, tokens: Tokens, micro_batch: int) -> Tokens:
+    """The tokens with what every later pass over them has in common: two thirds of the work, done once for six."""
+    width, length = tokens.prompts.shape[1], tokens.drafts.shape[1]
+    below: Tensor | None = None
+    for rows in by_length(np.arange(len(tokens)), tokens.draft_mask.sum(dim=1).tolist(), micro_batch):
+        part = tokens.take(rows)
+        states = policy.below(part)
+        if below is None:
+            below = states.new_zeros(len(tokens), width + length, states.shape[-1])
+        left = width - part.prompts.shape[1]
+        below[rows, left : left + states.shape[1]] = states
+    return replace(tokens, below=below)
 
 
 @torch.no_grad()

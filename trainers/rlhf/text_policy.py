@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
@@ -26,12 +26,15 @@ class Tokens:
     Attributes:
         prompts, prompt_mask: (n, p) token ids, and whether they are some.
         drafts, draft_mask: (n, d) likewise; a draft's last token is the end of the turn, where it came to one.
+        below: (n, p + d, h) states below the first layer that training changes, which all passes over these tokens
+            have in common; None is not known yet.
     """
 
     prompts: Tensor
     prompt_mask: Tensor
     drafts: Tensor
     draft_mask: Tensor
+    below: Tensor | None = None
 
     @classmethod
     def of(cls, prompts: Sequence[Sequence[int]], drafts: Sequence[Sequence[int]], pad_id: int, device: Any) -> Self:
@@ -56,7 +59,11 @@ class Tokens:
         width, length = int(prompt_mask.sum(1).max()), int(draft_mask.sum(1).max())
         left = self.prompts.shape[1] - width
         return Tokens(
-            self.prompts[rows, left:], prompt_mask[:, left:], self.drafts[rows, :length], draft_mask[:, :length]
+            self.prompts[rows, left:],
+            prompt_mask[:, left:],
+            self.drafts[rows, :length],
+            draft_mask[:, :length],
+            None if self.below is None else self.below[rows, left : left + width + length],
         )
 
 
@@ -93,6 +100,8 @@ class TextPolicy(nn.Module):
         model.set_adapter(POLICY)
         base = model.get_base_model()
         self.trunk, self.head = base.get_decoder(), base.get_output_embeddings()
+        first = min(model.peft_config[POLICY].layers_to_transform or [0])
+        self._lower, self._upper = part_of(self.trunk, 0, first), part_of(self.trunk, first, len(self.trunk.layers))
         # Zero at first: no value is better than a random one (TRL does likewise).
         self.value_head = nn.Linear(base.config.hidden_size, 1, device=self.device)
         nn.init.zeros_(self.value_head.weight)
@@ -104,15 +113,16 @@ class TextPolicy(nn.Module):
         device: torch.device = self.head.weight.device
         return device
 
+    @torch.no_grad()
+    def below(self, tokens: Tokens) -> Tensor:
+        """(n, p + d, h): states below the first layer that has an adapter; the same for policy and reference."""
+        ids = torch.cat([tokens.prompts, tokens.drafts], dim=1)
+        return self._states(self._lower, tokens, input_ids=ids)
+
     def forward(self, tokens: Tokens) -> Scores:
         """The adapter's scores; (n, d) each."""
-        mask = torch.cat([tokens.prompt_mask, tokens.draft_mask], dim=1)
-        hidden = self.trunk(
-            input_ids=torch.cat([tokens.prompts, tokens.drafts], dim=1),
-            attention_mask=mask.long(),
-            position_ids=positions(mask),  # of the token in its text, whatever stands left of it
-            use_cache=False,
-        ).last_hidden_state
+        below = self.below(tokens) if tokens.below is None else tokens.below
+        hidden = self._states(self._upper, tokens, inputs_embeds=below)
         # The state before a token foretells it; the vocabulary is a fifth of the work, and prompts need none of it.
         before = hidden[:, tokens.prompts.shape[1] - 1 : -1]
         logits = self.head(before).float()
@@ -121,6 +131,13 @@ class TextPolicy(nn.Module):
         with torch.no_grad():
             entropy = normaliser - ((logits - normaliser[..., None]).exp() * logits).sum(dim=-1)
         return Scores(log_probs, entropy, self.value_head(before.float()).squeeze(2))
+
+    def _states(self, part: nn.Module, tokens: Tokens, **inputs: Tensor) -> Tensor:
+        mask = torch.cat([tokens.prompt_mask, tokens.draft_mask], dim=1)
+        # Positions are of tokens in their texts, whatever stands left of them.
+        out = part(**inputs, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False)
+        states: Tensor = out.last_hidden_state
+        return states
 
     @contextmanager
     def as_reference(self) -> Iterator[None]:
@@ -142,6 +159,21 @@ class TextPolicy(nn.Module):
 
     def put_adapter(self, weights: dict[str, Tensor]) -> None:
         set_peft_model_state_dict(self.model, weights, POLICY)
+
+
+def part_of(trunk: nn.Module, first: int, last: int) -> Any:
+    """Layers `first` to `last` of a decoder as one of their own, which shares its weights; states are normed at its end
+    only where the decoder ends.
+
+    The lower part takes token ids, and the upper one what the lower gave, as `inputs_embeds`.
+    """
+    part: Any = copy.copy(trunk)
+    layers = cast("nn.ModuleList", trunk.layers)
+    part._modules = dict(trunk._modules)
+    part.layers = nn.ModuleList(layers[first:last])
+    if last < len(layers):
+        part.norm = nn.Identity()
+    return part
 
 
 def positions(mask: Tensor) -> Tensor:
