@@ -40,13 +40,14 @@ from tests.load.variants import write_variant
 stderr = Console(stderr=True)
 REPORTS = Path("reports")
 
-KINDS = ("risk", "acceptance", "policy", "shield", "generator")
+KINDS = ("risk", "acceptance", "policy", "shield", "generator", "reward")
 FOLLOWERS = {
     "risk": ("decision", "decision 2", "gateway"),
     "acceptance": ("decision", "decision 2"),
     "policy": ("decision", "decision 2"),
     "shield": ("shield",),
     "generator": ("generator",),
+    "reward": ("generator",),
 }
 POLL_S = 0.005
 SERVING_TIMEOUT_S = 30.0
