@@ -12,9 +12,9 @@ encoders that learned from made-up preferences and public ones is no person: wha
 does not know either. {stopped_said} The judge had that veto on validation briefs and chose nothing else.
 
 The judge shares with the reward model neither texts (validation scenarios there, training scenarios here), nor
-features (a dozen figures that a person can count there, a learned encoder here), nor faults (shuffled, cut off, garbled,
-repeated, words dropped, another register, slogans, a text for another reader there; another offer, vague, pushy, not
-compliant, padded here). Both know good writing from one grammar, in English, and neither is a person.
+features (a dozen figures that a person can count there, a learned encoder here), nor faults (shuffled, cut off,
+garbled, repeated, words dropped, another register, slogans, a text for another reader there; another offer, vague,
+pushy, not compliant, padded here). Both know good writing from one grammar, in English, and neither is a person.
 
 | on held-out briefs | fine-tuned | PPO |
 | --- | --- | --- |

@@ -173,7 +173,7 @@ def run(trainer: Any, state: Path | None, on_step: OnStep) -> list[dict[str, flo
 def multiplies_bfloat16() -> bool:
     """Whether this machine multiplies bfloat16 in hardware, half again as fast as float32 or more."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return any(torch.cpu.get_capabilities().get(units) for units in ("avx512_bf16", "amx_bf16"))
 
 
