@@ -167,6 +167,8 @@ def run(trainer: Any, state: Path | None, on_step: OnStep) -> list[dict[str, flo
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Report(on_step))
     trainer.train(resume_from_checkpoint=str(state) if state else None)
+    # What is measured and kept is the model in float32; training in bfloat16 leaves its forward pass wrapped.
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     return list(trainer.state.log_history)
 
 
