@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,24 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 import cli.text  # noqa: F401 - adds its commands
 from churnsaver.checkpoints import open_checkpoint
-from churnsaver.errors import CheckpointError, GateFailed, SettingsError
-from cli.apps import app
+from churnsaver.errors import CheckpointError, SettingsError
+from tests.support.commands import run_json
 from tests.support.text_training import Judge, Vowels
 from tests.support.tiny_model import tiny_model
 from tests.unit.test_ppo_text_pipeline import fine_tuned
 from trainers.rlhf.sft import WRITER
-
-
-def run(*arguments: object) -> dict[str, Any]:
-    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    if result.exception is not None:
-        raise result.exception
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
 
 
 @pytest.fixture
@@ -53,16 +43,13 @@ def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("churnsaver.reward.RewardModel.load", lambda _: Vowels())
     monkeypatch.setattr("trainers.rlhf.judge.Judge.train", lambda *_, **__: Judge())
     tuning = ("train", "ppo-text", "--sft", tmp_path / "sft", "--rm", tmp_path / "rm", "--out", tmp_path / "ppo")
-    trained = run(*tuning, "--quick")
+    trained = run_json(*tuning, "--quick", missed="reward on held-out briefs")
     assert trained["iterations"] == 3
     assert trained["version"] == open_checkpoint(tmp_path / "ppo", WRITER).version
-    assert run(*tuning, "--quick", "--resume")["version"] == trained["version"]
+    again = run_json(*tuning, "--quick", "--resume", missed="reward on held-out briefs")
+    assert again["version"] == trained["version"]
     comparing = ("eval", "text", "--checkpoint", tmp_path / "ppo", "--sft", tmp_path / "sft", "--drafts", 1)
-    options = map(str, (*comparing, "--audit", 4, "--out", tmp_path / "report", "--gate", "--json"))
-    result = CliRunner().invoke(app, list(options))
-    assert isinstance(result.exception, GateFailed)
-    assert "nats a text" in str(result.exception)
-    compared = json.loads(result.stdout)
+    compared = run_json(*comparing, "--audit", 4, "--out", tmp_path / "report", "--gate", missed="nats a text")
     assert compared["checkpoint"] == trained["version"]
     assert set(compared["writers"]) == {"base", "SFT", "PPO", "reference"}
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
@@ -72,11 +59,11 @@ def test_bad_input_is_refused(configs: Path, tmp_path: Path) -> None:
     """A reward model of another kind, a writer of none, a target KL of 0."""
     given = ("train", "ppo-text", "--sft", tmp_path / "sft", "--out", tmp_path / "ppo", "--rm")
     with pytest.raises(CheckpointError, match="is a checkpoint of kind writer; expected reward"):
-        run(*given, tmp_path / "sft")
+        run_json(*given, tmp_path / "sft")
     with pytest.raises(CheckpointError, match="no writer checkpoint here"):
-        run("train", "ppo-text", "--sft", tmp_path / "none", "--out", tmp_path / "ppo", "--rm", tmp_path / "sft")
+        run_json("train", "ppo-text", "--sft", tmp_path / "none", "--out", tmp_path / "ppo", "--rm", tmp_path / "sft")
     settings = yaml.safe_load((configs / "ppo_text.yaml").read_text())
     changed(configs / "ppo_text.yaml", kl=settings["kl"] | {"target": 0})
     with pytest.raises(SettingsError, match=r"ppo_text.yaml: kl.target: a target KL of 0 leaves nothing to change"):
-        run(*given, tmp_path / "sft")
+        run_json(*given, tmp_path / "sft")
     assert not (tmp_path / "ppo").exists()

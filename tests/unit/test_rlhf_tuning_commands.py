@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from churnsaver.checkpoints import open_checkpoint
-from churnsaver.errors import GateFailed
 from churnsaver.settings import load_world
-from cli.main import app
+from tests.support.commands import run_json
 from tests.support.tiny_encoder import tiny_encoder
 from tests.support.tiny_model import TEXTS, tiny_model
 from trainers.rlhf.corpus import briefs
@@ -50,24 +47,11 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHURN_SAVER_MODELS", str(tmp_path / "models"))
 
 
-def run(*words: object, missed: str | None = None) -> dict[str, Any]:
-    """What a command says as JSON; `missed` is the gate that it misses, in a few words."""
-    done = CliRunner().invoke(app, [*map(str, words), "--json"])
-    if missed is None:
-        if done.exception:
-            raise done.exception
-    else:
-        assert isinstance(done.exception, GateFailed)
-        assert missed in str(done.exception)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def test_messages_become_an_adapter(tmp_path: Path, configs: None) -> None:
     for part, count in (("train", 12), ("valid", 3)):
         those = [brief for brief in briefs(load_world(), part) if brief.channel == "sms"][:count]
         write_jsonl(tmp_path / "data" / f"{part}.jsonl", [WrittenMessage(brief=b, text=TEXTS[0]) for b in those])
-    found = run("train", "sft", "--data", tmp_path / "data", "--out", tmp_path / "sft", "--quick", missed="slot")
+    found = run_json("train", "sft", "--data", tmp_path / "data", "--out", tmp_path / "sft", "--quick", missed="slot")
     assert found["texts"] == 8
     assert found["kind"] == "writer"
     assert (Path(found["training"]) / "report.html").is_file()
@@ -79,11 +63,11 @@ def test_preferences_become_a_reward_model_whose_gate_can_fail(tmp_path: Path, c
         those = [brief for brief in briefs(load_world(), part) if brief.channel == "sms"][:8]
         pairs = [Preference(brief=b, chosen=TEXTS[0], rejected=f"Act now! {TEXTS[1]}", kind="pushy") for b in those]
         write_jsonl(tmp_path / "data" / f"{part}.jsonl", pairs)
-    found = run("train", "rm", "--data", tmp_path / "data", "--out", tmp_path / "rm")
+    found = run_json("train", "rm", "--data", tmp_path / "data", "--out", tmp_path / "rm")
     assert found["kind"] == "reward_adapters"
     asked = ("eval", "rm", "--checkpoint", tmp_path / "rm", "--data", tmp_path / "data", "--out", tmp_path / "report")
-    figures = run(*asked)
+    figures = run_json(*asked)
     assert figures["by_kind"]["pushy"]["pairs"] == 8
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == figures
     # A bag of words knows these pairs by heart, so nothing can be a tenth better.
-    run(*asked, "--gate", missed="better of a length-only and a bag-of-words scorer")
+    run_json(*asked, "--gate", missed="better of a length-only and a bag-of-words scorer")
