@@ -90,6 +90,7 @@ async def test_no_personal_data_reaches_the_generator(gateway: Gateway) -> None:
         "tone": "warm",
         "channel": "sms",
         "language": "en",
+        "reason": "general",
     }
 
 
