@@ -122,7 +122,7 @@ def test_telco_customers_are_retained(containers: Containers) -> None:
     assert {each["safety"]["verdict"] for each in contacted} == {"pass"}
 
 
-# Fields of a record's contact state that the decision service knows by another name.
+# Fields of a record's contact state that the decision service knows by another name; `budget_shared` is only told.
 ASKED_AS = {"opted_out": "do_not_contact", "arm_budget_cents": "budget_cents"}
 
 
