@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 
 from churnsaver.checkpoints import Manifest, open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput, CheckpointError
@@ -21,7 +22,7 @@ from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
 from trainers.rlhf.encoders import backend, open_encoder, prepare_encoder
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.lora import LoraSettings
-from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, tokenised
+from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, of_like_length, tokenised
 from trainers.rlhf.reward_evaluation import evaluate, plots
 from trainers.rlhf.reward_model import REWARD_ADAPTERS, RmPreset, RmSettings, train_rm
 from trainers.rlhf.reward_scores import fitted_temperature, torch_scores
@@ -192,6 +193,18 @@ def test_weights_are_how_likely_a_pair_is_drawn() -> None:
     drawn = bootstrap(pairs, 4000, seed=42)
     assert drawn.count(pairs[0]) / 4000 == pytest.approx(0.75, abs=0.03)
     assert drawn == bootstrap(pairs, 4000, seed=42)
+
+
+def test_a_batch_holds_pairs_of_about_one_length_and_an_epoch_holds_each_pair_once() -> None:
+    lengths = np.random.default_rng(42).permutation(np.tile([10, 20, 40, 80], 33))
+    data = Dataset.from_dict({"chosen_ids": [[i] * n for i, n in enumerate(lengths)], "rejected_ids": [[0]] * 132})
+    ordered = of_like_length(data, 8, 2, seed=42)
+    read = [ids[0] for ids in ordered["chosen_ids"]]
+    assert sorted(read[:132]) == sorted(read[132:]) == list(range(132))
+    assert read[:132] != read[132:]
+    batches = [[lengths[i] for i in read[at : at + 8]] for at in range(0, 128, 8)]
+    assert sum(max(batch) * 8 for batch in batches) < 1.3 * sum(map(sum, batches))  # 1.9 times in random order
+    assert read == [ids[0] for ids in of_like_length(data, 8, 2, seed=42)["chosen_ids"]]
 
 
 def test_temperature_makes_differences_log_odds() -> None:

@@ -32,7 +32,7 @@ from trainers.rlhf.encoders import backend, open_encoder
 from trainers.rlhf.language_model import ADAPTER, LoadedModel, adapter_files
 from trainers.rlhf.lora import Count, LoraSettings, new_adapter
 from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
-from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, tokenised
+from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, of_like_length, tokenised
 from trainers.rlhf.reward_scores import Floats, fitted_temperature, golden_cases, pair_scores
 from trainers.rlhf.training_report import training_folder, write_loss_report
 
@@ -59,7 +59,7 @@ class RmPreset(Frozen):
     """How much is read: `pairs` a member draws (None is as many as there are), `epochs` times."""
 
     pairs: Count | None
-    epochs: Annotated[float, Field(gt=0)]
+    epochs: Count
 
 
 class RmPresets(Frozen):
@@ -224,20 +224,17 @@ def of_all(on_step: OnStep, member: int, members: int) -> OnStep:
     return lambda done, total: on_step(member * total + done, members * total)
 
 
-def trainer_steps(pairs: int, settings: RmSettings, preset: RmPreset) -> int:
-    """Steps of one member's training."""
-    return math.ceil(math.ceil(pairs / settings.batch_size) * preset.epochs)
-
-
 def _trainer(
     model: Any, loaded: LoadedModel, data: Dataset, settings: RmSettings, preset: RmPreset, folder: Path, seed: int
 ) -> _Trainer:
-    steps = trainer_steps(len(data), settings, preset)
+    ordered = of_like_length(data, settings.batch_size, preset.epochs, seed)
+    steps = math.ceil(len(ordered) / settings.batch_size)
     config = RewardConfig(
         **arguments(folder, seed, settings.save_every),
         max_length=settings.max_tokens,
         per_device_train_batch_size=settings.batch_size,
-        num_train_epochs=preset.epochs,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=round(settings.warmup_share * steps),
@@ -246,5 +243,5 @@ def _trainer(
     )
     collator = _Collator(pad_token_id=loaded.tokenizer.pad_token_id, separator=loaded.tokenizer.sep_token_id)
     return _Trainer(
-        model=model, args=config, train_dataset=data, processing_class=loaded.tokenizer, data_collator=collator
+        model=model, args=config, train_dataset=ordered, processing_class=loaded.tokenizer, data_collator=collator
     )
