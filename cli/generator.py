@@ -1,10 +1,8 @@
-"""`model prepare`, `generate` and `bank`: the language model and what it writes."""
+"""`model prepare` and `bank`: the language model and what it has written ahead."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.table import Table
@@ -12,7 +10,7 @@ from rich.table import Table
 from churnsaver.errors import BadInput
 from churnsaver.settings import load_serve_settings
 from cli.apps import app, bank_app
-from cli.common import SEED, JsonOption, SeedOption, emit, progress, stderr, stdout
+from cli.common import SEED, JsonOption, SeedOption, emit, stderr, stdout
 from cli.registry import PublishOption, publish_checkpoint, tell_trained
 
 model_app = typer.Typer(no_args_is_help=True, help="The language model's files.")
@@ -65,63 +63,6 @@ def bank_show(message_id: str, *, as_json: JsonOption = False) -> None:
     if found is None:
         raise BadInput(f"the bank has no message {message_id!r}; `churn-saver bank list` shows them")
     emit(found, as_json=as_json, title="Message")
-
-
-@app.command()
-def generate(
-    *,
-    briefs: Annotated[
-        Path, typer.Option("--briefs", help="JSONL: segment, offer, channel, tone, language, reason a line.")
-    ],
-    seed: SeedOption = SEED,
-    as_json: Annotated[bool, typer.Option("--json", help='Print one object, {"messages": […]}, at the end.')] = False,
-) -> None:
-    """Write a message for each brief with the running generator; prints one JSON object a line.
-
-    Each has the brief, the slotted draft, its source (bank, model or template) and the message's id.
-    """
-    import grpc
-    from pydantic import ValidationError
-
-    from churnsaver.domain.message import Brief
-    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
-    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
-    from churnsaver.settings import explain
-
-    settings = load_serve_settings()
-    defaults = {"tone": settings.generator.tone, "language": settings.generator.languages[0]}
-    sources = {pb.MESSAGE_SOURCE_BANK: "bank", pb.MESSAGE_SOURCE_MODEL: "model", pb.MESSAGE_SOURCE_TEMPLATE: "template"}
-    try:
-        lines = briefs.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{briefs}: cannot be read ({error})") from None
-    messages = []
-    with grpc.insecure_channel(settings.addresses.generator) as channel, progress() as bar:
-        stub = generator_grpc.GeneratorServiceStub(channel)
-        for number, line in bar.track(list(enumerate(lines, start=1)), description="writing"):
-            where = f"{briefs}, line {number}"
-            try:
-                brief = Brief.model_validate({**defaults, **json.loads(line)})
-                request = pb.GenerateRequest(brief=pb.Brief(**brief.model_dump()), seed=seed + number)
-                answer = stub.Generate(request, timeout=60.0)
-            except ValidationError as error:
-                raise BadInput(f"{where}: {explain(error)}") from None
-            except (ValueError, TypeError) as error:
-                raise BadInput(f"{where}: is not a JSON object ({error})") from None
-            except grpc.RpcError as error:
-                raise BadInput(f"{where}: {error.details()}") from None
-            document = {
-                "brief": brief.model_dump(),
-                "draft": answer.draft,
-                "source": sources[answer.source],
-                "message_id": answer.message_id,
-            }
-            if as_json:
-                messages.append(document)
-            else:
-                typer.echo(json.dumps(document, ensure_ascii=False))
-    if as_json:
-        typer.echo(json.dumps({"messages": messages}, ensure_ascii=False))
 
 
 def _bank() -> list[dict[str, Any]]:

@@ -238,6 +238,28 @@ async def test_generate_command(address: str, tmp_path: Path) -> None:
         assert said in refused.stderr
 
 
+async def test_generate_goes_on_where_it_was_cut_off(address: str, tmp_path: Path) -> None:
+    """What the file holds is kept, a torn line is written anew, and a file of other briefs is left alone."""
+    briefs, out = tmp_path / "briefs.jsonl", tmp_path / "out" / "messages.jsonl"
+    line = {"segment": "new", "channel": "sms"}
+    offers = ("check_in", "discount_10", "bonus_pack", "discount_20", "discount_30")
+    briefs.write_text("".join(json.dumps(line | {"offer": offer}) + "\n\n" for offer in offers))
+    words = ("generate", "--briefs", str(briefs), "--out", str(out), "--json")
+    told = json.loads((await command(address, *words)).stdout)
+    assert told == {"out": str(out), "messages": 5, "kept": 0, "bank": 5}
+    whole = out.read_text()
+    assert [json.loads(text)["brief"]["offer"] for text in whole.splitlines()] == list(offers)
+    out.write_text(whole[: whole.index("bonus_pack") + 5])
+    told = json.loads((await command(address, *words)).stdout)
+    assert told == {"out": str(out), "messages": 5, "kept": 2, "bank": 5}
+    assert out.read_text() == whole
+    briefs.write_text(json.dumps(line | {"offer": "discount_20"}) + "\n")
+    refused = await command(address, *words)
+    assert refused.returncode == 2
+    assert f"{out}, line 1: is no message for brief 1 of {briefs}" in refused.stderr.replace("\n", "")
+    assert out.read_text() == whole
+
+
 async def test_commands_without_a_generator(tmp_path: Path) -> None:
     """Exit 2, with what to do."""
     nowhere = f"127.0.0.1:{free_port()}"

@@ -1,0 +1,165 @@
+"""`generate`: messages for a file of briefs, from the running generator."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from churnsaver.errors import BadInput
+from churnsaver.settings import GeneratorSettings, load_serve_settings
+from cli.apps import app
+from cli.common import SEED, SeedOption, emit, progress
+
+if TYPE_CHECKING:
+    from churnsaver.domain.message import Brief
+
+# So many briefs wait for the generator at once, enough for an engine that writes in batches.
+IN_FLIGHT = 16
+TIMEOUT_S = 120.0
+
+Message = dict[str, Any]
+
+
+@app.command()
+def generate(
+    *,
+    briefs: Annotated[
+        Path, typer.Option("--briefs", help="JSONL: segment, offer, channel, tone, language, reason a line.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSONL file to write to; what it holds of these briefs is kept.")
+    ] = None,
+    seed: SeedOption = SEED,
+    as_json: Annotated[bool, typer.Option("--json", help='Print one object, {"messages": […]}, at the end.')] = False,
+) -> None:
+    """Write a message for each brief with the running generator; prints one JSON object a line.
+
+    Each has the brief, the slotted draft, its source (bank, model or template) and the message's id. With --out they
+    go to a file instead, in the order of the briefs. A run that was cut off goes on where that file ends.
+    """
+    settings = load_serve_settings()
+    wanted = _read_briefs(briefs, settings.generator)
+    kept = _resume(out, briefs, wanted) if out else []
+    written: list[Message] = []
+    with contextlib.closing(_written(settings.addresses.generator, briefs, wanted, len(kept), seed)) as messages:
+        if out:
+            written = _append(out, messages)
+        elif as_json:
+            written = list(messages)
+        else:
+            for message in messages:
+                typer.echo(json.dumps(message, ensure_ascii=False))
+    if out:
+        sources = Counter(message["source"] for message in [*kept, *written])
+        told = {"out": str(out), "messages": len(wanted), "kept": len(kept), **sources}
+        emit(told, as_json=as_json, title="Messages")
+    elif as_json:
+        typer.echo(json.dumps({"messages": written}, ensure_ascii=False))
+
+
+def _read_briefs(path: Path, settings: GeneratorSettings) -> list[tuple[int, Brief]]:
+    """Every brief and the number of its line; all are read before the first is written for."""
+    from pydantic import ValidationError
+
+    from churnsaver.domain.message import Brief
+    from churnsaver.settings import explain
+
+    defaults = {"tone": settings.tone, "language": settings.languages[0]}
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error})") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append((number, Brief.model_validate({**defaults, **json.loads(line)})))
+        except ValidationError as error:
+            raise BadInput(f"{path}, line {number}: {explain(error)}") from None
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"{path}, line {number}: is not a JSON object ({error})") from None
+    if not found:
+        raise BadInput(f"{path}: holds no briefs; expected one JSON object a line")
+    return found
+
+
+def _resume(out: Path, briefs: Path, wanted: list[tuple[int, Brief]]) -> list[Message]:
+    """The messages that `out` holds already; a line that was cut off is removed.
+
+    Raises:
+        BadInput: it cannot be read, or holds something else than messages for the first of these briefs.
+    """
+    try:
+        text = out.read_bytes() if out.exists() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            out.write_bytes(whole)
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be read ({error.strerror}); choose another --out") from None
+    kept = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            message = json.loads(line)
+            same = number <= len(wanted) and message["brief"] == wanted[number - 1][1].model_dump()
+        except (ValueError, TypeError, KeyError):
+            same = False
+        if not same:
+            raise BadInput(f"{out}, line {number}: is no message for brief {number} of {briefs}; choose another --out")
+        kept.append(message)
+    return kept
+
+
+def _append(out: Path, messages: Iterable[Message]) -> list[Message]:
+    """Adds each message to `out` as it comes."""
+    written = []
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8") as file:
+            for message in messages:
+                print(json.dumps(message, ensure_ascii=False), file=file, flush=True)
+                written.append(message)
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+    return written
+
+
+def _written(address: str, path: Path, wanted: list[tuple[int, Brief]], done: int, seed: int) -> Generator[Message]:
+    """A message for each brief after the first `done` ones, in their order."""
+    import grpc
+
+    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
+    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
+
+    def write(numbered: tuple[int, Brief]) -> Message:
+        number, brief = numbered
+        request = pb.GenerateRequest(brief=pb.Brief(**brief.model_dump()), seed=seed + number)
+        try:
+            answer = stub.Generate(request, timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise BadInput(f"{path}, line {number}: {error.details()}") from None
+        source = pb.MessageSource.Name(answer.source).removeprefix("MESSAGE_SOURCE_").lower()
+        return {
+            "brief": brief.model_dump(),
+            "draft": answer.draft,
+            "source": source,
+            "message_id": answer.message_id,
+        }
+
+    pool = ThreadPoolExecutor(IN_FLIGHT)
+    with grpc.insecure_channel(address) as channel, progress() as bar:
+        stub = generator_grpc.GeneratorServiceStub(channel)
+        task = bar.add_task("writing", total=len(wanted), completed=done)
+        try:
+            for message in pool.map(write, wanted[done:]):
+                bar.advance(task)
+                yield message
+        finally:
+            pool.shutdown(cancel_futures=True)
