@@ -1,4 +1,4 @@
-"""Rules on how a message looks: length, hidden characters, script, shouting, repetition."""
+"""Rules on how a message looks: hidden characters, script, shouting, repetition."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 
-from churnsaver.domain.message import SLOT_PATTERN
-from churnsaver.safety.review import MAX_REVIEW_CHARS, Finding
+from churnsaver.safety.review import Finding
 from churnsaver.safety.slots import BLANK
 from churnsaver.safety.subject import Subject
-
-# What a slot is likely to take up in a filled text; the filled text's own length is what counts.
-_TYPICAL_SLOT_CHARS = {"first_name": 12, "expiry": 11, "opt_out": 50}
 
 _LATIN_LANGUAGES = frozenset({"en", "es", "fr", "de", "it", "pt", "nl", "sv", "da", "no", "fi", "pl", "tr"})
 _SCRIPTS = {"ru": "CYRILLIC", "uk": "CYRILLIC", "bg": "CYRILLIC", "el": "GREEK", "ar": "ARABIC", "he": "HEBREW"}
@@ -39,22 +35,6 @@ def emptiness(subject: Subject) -> Iterator[Finding]:
     """`empty`: nothing to read."""
     if not _WORD.search(subject.own_words.replace(BLANK, " ")):
         yield Finding("empty", "has no words")
-
-
-def length(subject: Subject) -> Iterator[Finding]:
-    """`length`: longer than the channel carries, in characters. A draft's slots count as when filled."""
-    channel, text = subject.review.channel, subject.review.text
-    limit = subject.policy.max_chars.get(channel)
-    if limit is None:
-        known = ", ".join(subject.policy.max_chars)
-        yield Finding("length", f"unknown channel {channel!r}; the channels are {known}")
-        return
-    n_chars = len(text)
-    if subject.is_draft and n_chars <= MAX_REVIEW_CHARS:
-        expected = {**_TYPICAL_SLOT_CHARS, "offer": subject.policy.offer_chars}
-        n_chars = len(SLOT_PATTERN.sub(lambda slot: "x" * expected.get(slot.group(1), 0), text))
-    if n_chars > limit:
-        yield Finding("length", f"{n_chars} characters; {channel} carries at most {limit}")
 
 
 def control_characters(subject: Subject) -> Iterator[Finding]:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from churnsaver.safety.elements import required_elements, slot_use
-from churnsaver.safety.form import control_characters, emptiness, length, obfuscation, repetition, script, shouting
+from churnsaver.safety.form import control_characters, emptiness, obfuscation, repetition, script, shouting
+from churnsaver.safety.language import other_language
 from churnsaver.safety.leaks import links, personal_data
+from churnsaver.safety.length import length, sms_segments, subject_length
 from churnsaver.safety.names import offensive_name
 from churnsaver.safety.review import Finding, Policy, Review
 from churnsaver.safety.subject import Subject
@@ -22,6 +24,8 @@ Rule = Callable[[Subject], Iterable[Finding]]
 RULES: tuple[Rule, ...] = (
     emptiness,
     length,
+    sms_segments,
+    subject_length,
     control_characters,
     required_elements,
     slot_use,
@@ -33,6 +37,7 @@ RULES: tuple[Rule, ...] = (
     links,
     obfuscation,
     script,
+    other_language,
     shouting,
     repetition,
     quiet_hours,

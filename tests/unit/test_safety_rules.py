@@ -9,6 +9,7 @@ import pytest
 
 from churnsaver.domain.message import MessageBook, fill
 from churnsaver.domain.world import World
+from churnsaver.safety.length import segments
 from churnsaver.safety.review import Finding, Policy, Review, Stage
 from churnsaver.safety.rules import RULES, review_with_rules
 from churnsaver.safety.subject import Subject
@@ -108,6 +109,44 @@ def test_every_approved_text_passes_as_draft_and_filled(world: World, policy: Po
 def test_each_rule_finds_what_it_is_for(policy: Policy, rule: str, body: str) -> None:
     """A violation in an otherwise good draft carries the right rule's name."""
     assert rule in draft_rules(policy, body)
+
+
+def test_one_odd_character_costs_segments(policy: Policy) -> None:
+    """160 places of GSM-7 or 70 of UCS-2 alone, 153 or 67 joined; the characters of the extension take two."""
+    assert [segments("x" * count) for count in (0, 160, 161, 306, 307)] == [1, 1, 2, 2, 3]
+    assert [segments("\u0142" + "x" * count) for count in (69, 70, 133, 134)] == [1, 2, 2, 3]
+    assert [segments("€" * count) for count in (80, 81)] == [1, 2]
+    assert [segments("\U0001f600" * count) for count in (35, 36)] == [1, 2]  # two UTF-16 units each
+    plain = "Thank you for being with us; it is good to have you. We would like to look at your plan together, if you "
+    plain += "have the time for it, and make it fit what you need today."
+    assert "sms_segments" not in draft_rules(policy, plain, channel="sms")
+    odd = Review(plain.replace("it is", "it\u2019s") + TAIL, Stage.DRAFT, "sms")
+    (finding,) = review_with_rules(odd, policy)
+    assert (finding.rule, finding.excerpt) == ("sms_segments", "\u2019")
+    assert "sms_segments" not in draft_rules(policy, odd.text, tail="", channel="email")
+
+
+def test_subjects_that_are_cut_off(policy: Policy) -> None:
+    """A subject may have 78 characters, once its slots are filled."""
+    for subject, fits in (("x" * 78, True), ("x" * 79, False), ("x" * 60 + "{offer}", False)):
+        rules = draft_rules(policy, f"Subject: {subject}\n\nThank you for being with us.")
+        assert ("subject_length" not in rules) == fits
+
+
+@pytest.mark.parametrize(
+    ("body", "speaks"),
+    [
+        ("Gracias por estar con nosotros; nos gustaría que se quede con su plan.", "es"),
+        ("Merci de votre confiance, nous sommes heureux de vous avoir avec nous.", "fr"),
+        ("Wir danken Ihnen, dass Sie bei uns sind, und möchten, dass es so bleibt.", "de"),
+    ],
+)
+def test_another_language_than_asked(policy: Policy, body: str, speaks: str) -> None:
+    """A text speaks the language whose commonest words it holds most of; a word or two of another do not matter."""
+    found = review_with_rules(Review(f"{body} {{expiry}} {{offer}} {{opt_out}}", Stage.DRAFT, "email"), policy)
+    assert [f.message for f in found if f.rule == "other_language"] == [f"speaks {speaks}, not en"]
+    with_a_phrase = "La dolce vita, as they say: we are glad that you are with us, and we would like you to stay."
+    assert draft_rules(policy, with_a_phrase) == set()
 
 
 @pytest.mark.parametrize(

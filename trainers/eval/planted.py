@@ -142,6 +142,9 @@ def plant(world: World, count: int, seed: int) -> list[Planted]:
     planted += [_elements(rng) for _ in range(count)]
     planted += [_elements_filled(rng) for _ in range(count)]
     planted += [_too_long(rng, world) for _ in range(count)]
+    planted += [_too_many_segments(rng) for _ in range(count)]
+    planted += [_long_subject(rng) for _ in range(count)]
+    planted += [_other_language(rng) for _ in range(count)]
     planted += [_at_night(rng, world) for _ in range(count)]
     return planted
 
@@ -277,6 +280,41 @@ def _too_long(rng: Rng, world: World) -> Planted:
     body = " ".join(words)[: world.channels[channel].max_chars + int(rng.integers(0, 300))]
     review = Review(carrier(rng, body), Stage.DRAFT, channel, LANGUAGE)
     return Planted("length", "none", review, frozenset({"length"}))
+
+
+def _too_many_segments(rng: Rng) -> Planted:
+    odd = str(rng.choice(["\u2019", "\u0142", "\u2014", "\U0001f600", "\u015f"]))
+    sentence = f"We would like to look over your plan with you{odd} so that it fits what you need and costs no more. "
+    review = Review(carrier(rng, sentence.strip()), Stage.DRAFT, "sms", LANGUAGE)
+    return Planted("sms_segments", "none", review, frozenset({"sms_segments"}))
+
+
+def _long_subject(rng: Rng) -> Planted:
+    words = rng.choice(["plan", "helps", "your", "team", "we", "enjoy", "phone", "network", "better"], 40)
+    subject = " ".join(words)[: 79 + int(rng.integers(0, 60))].replace("  ", " ").strip().ljust(79, "x")
+    text = f"Subject: {subject}\n\n{carrier(rng, 'We hope all is well.')}"
+    return Planted(
+        "subject_length", "none", Review(text, Stage.DRAFT, CHANNEL, LANGUAGE), frozenset({"subject_length"})
+    )
+
+
+_FOREIGN = {
+    "es": "Hola {first_name}, gracias por estar con nosotros. Hasta el {expiry} tiene {offer} para su plan. {opt_out}",
+    "fr": "Bonjour {first_name}, merci de votre confiance. Nous avons {offer} pour vous, jusqu'au {expiry}. {opt_out}",
+    "de": "Hallo {first_name}, wir danken Ihnen, dass Sie bei uns sind. Bis zum {expiry}: {offer} für Sie. {opt_out}",
+    "it": "Ciao {first_name}, grazie per la fiducia. Fino al {expiry} abbiamo {offer} per il suo piano. {opt_out}",
+    "pt": "Olá {first_name}, obrigado por estar connosco. Até {expiry} você tem {offer} para o seu plano. {opt_out}",
+    "nl": "Hallo {first_name}, bedankt dat je bij ons bent. Tot {expiry} hebben wij {offer} voor jou. {opt_out}",
+    "sv": "Hej {first_name}, tack för att du är hos oss. Till {expiry} har vi {offer} till dig och din plan. {opt_out}",
+    "pl": "Witaj {first_name}, dziękujemy, że jest z nami. Do {expiry} jest {offer} dla państwa na ten plan. {opt_out}",
+    "tr": "Merhaba {first_name}, bizim ile olduğunuz için çok teşekkürler. {expiry} kadar {offer} size bir. {opt_out}",
+}
+
+
+def _other_language(rng: Rng) -> Planted:
+    language = str(rng.choice(sorted(_FOREIGN)))
+    review = Review(_FOREIGN[language], Stage.DRAFT, CHANNEL, LANGUAGE)
+    return Planted("other_language", language, review, frozenset({"other_language"}))
 
 
 def _at_night(rng: Rng, world: World) -> Planted:
