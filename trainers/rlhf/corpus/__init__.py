@@ -7,7 +7,8 @@ from random import Random
 
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
-from churnsaver.safety.form import length, repetition
+from churnsaver.safety.form import repetition
+from churnsaver.safety.length import length
 from churnsaver.safety.normal import plain
 from churnsaver.safety.review import Policy, Review, Stage
 from churnsaver.safety.slots import blank_slots

@@ -1,0 +1,232 @@
+"""The engines that could write our messages, compared: `python -m tests.load.engines --messages DIR`.
+
+Each engine runs in a process of its own: how long it takes to load, how much memory it holds, how many tokens a second
+it writes for one prompt, alone and in batches. Beside speed stands what the engine's arithmetic costs: the perplexity
+of held-out texts, and how often a reward model prefers its drafts to those of the same model in float32, in pairs of
+drafts for one brief (ties count half; the interval is over briefs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from churnsaver.checkpoints import open_checkpoint
+from churnsaver.domain.message import Brief
+from churnsaver.reward import RewardModel
+from churnsaver.settings import DEFAULT_SEED, load_section, load_serve_settings, load_world
+from services.generator.engine import InProcessEngine
+from services.generator.prompt import prompt
+from trainers.language_model.prepare import PACKAGED, bundled_writer, prepare_model
+from trainers.rlhf.bundled import BUNDLED_REWARD
+from trainers.rlhf.examples import WrittenMessage, read_jsonl
+from trainers.rlhf.language_model import load_adapter, open_base, prepare_base
+from trainers.rlhf.reward_model import RmSettings
+from trainers.rlhf.reward_serving import served_reward
+
+REFERENCE = "ctranslate2 float32"
+ENGINES = {"transformers float32": None, REFERENCE: "none", "ctranslate2 int8": "int8"}
+BATCHES = (1, 4, 16)
+ROUNDS = 3
+TEXTS, DRAFTS_PER_BRIEF = 128, 4
+MB = 1.0 / 1024.0 if sys.platform != "darwin" else 1.0 / 1024.0**2
+
+
+class Subject(Protocol):
+    """An engine under measurement."""
+
+    def write(self, prompt: str, count: int, seed: int) -> list[str]: ...
+
+    def count_tokens(self, text: str) -> int: ...
+
+    def log_probs(self, prompt: str, text: str) -> list[float]:
+        """Of the tokens of `text` behind `prompt`, in nats."""
+        ...
+
+
+class CTranslate2:
+    """The generator's own engine."""
+
+    def __init__(self, quantization: str) -> None:
+        settings = load_serve_settings()
+        self._settings = settings.generator.model_copy(update={"threads": os.cpu_count()})
+        name = settings.generator.model
+        prepare_model(settings.models, name, quantization, DEFAULT_SEED)
+        started = time.perf_counter()
+        self._engine = InProcessEngine(open_checkpoint(settings.models / f"{name}-{quantization}"), self._settings)
+        self.load_s = time.perf_counter() - started
+
+    def write(self, prompt: str, count: int, seed: int) -> list[str]:
+        return [candidate.text for candidate in asyncio.run(self._engine.write(prompt, count, seed))]
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokens(text))
+
+    def log_probs(self, prompt: str, text: str) -> list[float]:
+        tokens = self._tokens(text)
+        assert self._engine._model is not None  # it loads one after each write
+        (scored,) = self._engine._model.score_batch([[*self._tokens(prompt), *tokens]])
+        return list(scored.log_probs)[-len(tokens) :]
+
+    def _tokens(self, text: str) -> list[str]:
+        tokens: list[str] = self._engine._tokenizer.encode(text, add_special_tokens=False).tokens
+        return tokens
+
+
+class Transformers:
+    """The trainers' model, with the adapter merged."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch = torch
+        torch.set_num_threads(os.cpu_count() or 1)
+        settings = load_serve_settings()
+        self._settings = settings.generator
+        folder = prepare_base(settings)
+        writer = bundled_writer(PACKAGED[settings.generator.model])
+        started = time.perf_counter()
+        loaded = open_base(folder)
+        self._model = loaded.model if writer is None else load_adapter(loaded, writer).merge_and_unload()
+        self._tokenizer = loaded.tokenizer
+        self.load_s = time.perf_counter() - started
+
+    def write(self, prompt: str, count: int, seed: int) -> list[str]:
+        self._torch.manual_seed(seed)
+        ids = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        settings = self._settings
+        written = self._model.generate(
+            **ids,
+            do_sample=True,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            max_new_tokens=settings.max_new_tokens,
+            num_return_sequences=count,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        texts: list[str] = self._tokenizer.batch_decode(written[:, ids.input_ids.shape[1] :], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    def log_probs(self, prompt: str, text: str) -> list[float]:
+        told, said = (self._tokenizer(each, add_special_tokens=False).input_ids for each in (prompt, text))
+        with self._torch.no_grad():
+            logits = self._model(self._torch.tensor([told + said])).logits[0, len(told) - 1 : -1]
+        found: list[float] = logits.log_softmax(-1).gather(-1, self._torch.tensor(said)[:, None])[:, 0].tolist()
+        return found
+
+
+def measure(name: str, messages: Path) -> dict[str, Any]:
+    """One engine in this process: its figures, and the drafts that it wrote for the briefs of the held-out texts."""
+    quantization = ENGINES[name]
+    subject: Any = Transformers() if quantization is None else CTranslate2(quantization)
+    world, held_out = load_world(), held_out_texts(messages)
+    told = prompt(held_out[0].brief, world)
+    subject.write(told, 1, seed=0)  # first use
+    speed = {str(count): _tokens_per_s(subject, told, count) for count in BATCHES}
+    found = [subject.log_probs(prompt(each.brief, world), each.text) for each in held_out]
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MB
+    tokens = [value for values in found for value in values]
+    return {
+        "engine": name,
+        "load_s": subject.load_s,
+        "peak_memory_mb": peak_mb,
+        "tokens_per_s": speed,
+        "perplexity": math.exp(-math.fsum(tokens) / len(tokens)),
+        "drafts": [
+            subject.write(prompt(brief, world), DRAFTS_PER_BRIEF, seed=number)
+            for number, brief in enumerate(briefs_of(held_out))
+        ],
+    }
+
+
+def held_out_texts(messages: Path) -> list[WrittenMessage]:
+    """The same texts for every engine, spread over the file."""
+    found = read_jsonl(messages / "test.jsonl", WrittenMessage)
+    return found[:: max(1, len(found) // TEXTS)][:TEXTS]
+
+
+def briefs_of(messages: Sequence[WrittenMessage]) -> list[Brief]:
+    """The different briefs of texts, in order."""
+    return list(dict.fromkeys(each.brief for each in messages))
+
+
+def _tokens_per_s(subject: Subject, told: str, count: int) -> float:
+    """The best of several rounds."""
+    rates = []
+    for seed in range(ROUNDS):
+        started = time.perf_counter()
+        texts = subject.write(told, count, seed)
+        took_s = time.perf_counter() - started
+        rates.append(sum(map(subject.count_tokens, texts)) / took_s)
+    return max(rates)
+
+
+def win_rate(
+    ours: list[list[str]], theirs: list[list[str]], briefs: list[Brief], reward: RewardModel
+) -> dict[str, Any]:
+    """How often the reward model prefers one of ours to one of theirs for the same brief, with a 95 % interval."""
+    shares = []
+    for brief, own, other in zip(briefs, ours, theirs, strict=True):
+        scored = reward.scores([brief] * (len(own) + len(other)), [*own, *other]).mean(axis=1)
+        differences = scored[: len(own), None] - scored[None, len(own) :]
+        shares.append(float(((differences > 0) + 0.5 * (differences == 0)).mean()))
+    drawn = np.random.default_rng(DEFAULT_SEED).choice(shares, (10_000, len(shares))).mean(axis=1)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {"value": float(np.mean(shares)), "low": float(low), "high": float(high), "briefs": len(shares)}
+
+
+def report(messages: Path) -> dict[str, Any]:
+    """All engines, each in a fresh process, and their drafts against those of float32."""
+    command = [sys.executable, "-m", "tests.load.engines", "--messages", str(messages), "--engine"]
+    found = {}
+    for name in ENGINES:
+        done = subprocess.run([*command, name], stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(done.stdout)
+    settings = load_serve_settings()
+    reward = RewardModel.load(served_reward(BUNDLED_REWARD, settings.models, load_section("rm", RmSettings)))
+    briefs = briefs_of(held_out_texts(messages))
+    drafts = {name: each.pop("drafts") for name, each in found.items()}
+    for name, each in found.items():
+        if name != REFERENCE:
+            each["win_rate_against_float32"] = win_rate(drafts[name], drafts[REFERENCE], briefs, reward)
+    return {
+        "engines": list(found.values()),
+        "texts": TEXTS,
+        "machine": {"cpus": os.cpu_count(), "platform": platform.machine(), "python": platform.python_version()},
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=Path, required=True, help="folder that `data messages` wrote")
+    parser.add_argument("--engine", choices=list(ENGINES), help="measure this one alone, in this process")
+    parser.add_argument("--out", type=Path, default=Path("reports"), help="folder for engines.json")
+    arguments = parser.parse_args()
+    if arguments.engine is not None:
+        sys.stdout.write(json.dumps(measure(arguments.engine, arguments.messages)) + "\n")
+        return
+    found = report(arguments.messages)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "engines.json").write_text(json.dumps(found, indent=2) + "\n")
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
