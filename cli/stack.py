@@ -55,7 +55,9 @@ def up(
         return
     stdout.print(f"started  {', '.join(started) or 'nothing: everything runs already'}")
     stdout.print(f"serving  the champions of {registry}")
-    stdout.print(f"gateway  {stack.gateway_url}  (API: {stack.gateway_url}/docs)")
+    stdout.print(
+        f"gateway  {stack.gateway_url}  (for people: {stack.gateway_url}/console, API: {stack.gateway_url}/docs)"
+    )
     stdout.print(f"metrics  {stack.gateway_url}/metrics")
     stdout.print(f"records  {records}  (for `eval ope` and `eval experiment`)")
     stdout.print(f"logs     {stack.logs}")

@@ -9,12 +9,14 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import FastAPI, Header, Path, Response
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from churnsaver import __version__
 from services.gateway import metrics, problems
+from services.gateway.console import add_console
 from services.gateway.contract import (
     KillSwitchRequest,
     OutcomeRequest,
@@ -80,7 +82,13 @@ def build_app(
         serving: tells which checkpoints each service serves with.
         max_body_bytes: larger bodies are refused.
     """
-    app = FastAPI(title="Churn-Saver", version=__version__, description=DESCRIPTION, strict_content_type=False)
+    app = FastAPIOffline(  # /docs takes its scripts from here: customers' data is typed into it
+        title="Churn-Saver",
+        version=__version__,
+        description=DESCRIPTION,
+        strict_content_type=False,
+        static_url="/docs/files",
+    )
     app.router.route_class = JsonRoute
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     app.add_middleware(Measured)  # around the limit, which answers too
@@ -92,6 +100,7 @@ def build_app(
     _add_records(app, records)
     _add_kill_switch(app, kill_switch)
     _add_operations(app, kill_switch, serving)
+    add_console(app)
     return app
 
 

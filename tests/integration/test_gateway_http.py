@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +18,7 @@ import httpx
 import pytest
 
 from services.gateway import line_file
+from services.gateway.console import FILES
 from services.gateway.contract import KillSwitchRequest
 from services.gateway.downstream import Unavailable
 from services.gateway.journal import OptOut
@@ -179,7 +184,64 @@ async def test_openapi_documents_the_contract(client: httpx.AsyncClient) -> None
     assert {"/v1/retain", "/retain", "/v1/kill-switch", "/v1/outcomes", "/healthz", "/readyz"} <= set(document["paths"])
     assert "RetainResponse" in document["components"]["schemas"]
     assert document["components"]["schemas"]["RetainRequest"]["example"]["campaign"] == "default"
-    assert (await client.get("/docs")).status_code == 200
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc", "/console"])
+async def test_pages_take_nothing_from_another_host(client: httpx.AsyncClient, page: str) -> None:
+    """Customers' data is typed into these pages: every script and style of theirs is the gateway's own, and there."""
+    found = await client.get(page)
+    assert found.status_code == 200
+    assert found.headers["content-type"].startswith("text/html")
+    links = re.findall(r'(?:src|href)="([^"]+)"', found.text)
+    files = [link for link in links if link.endswith((".js", ".css"))]
+    assert files
+    assert not [link for link in links if "//" in link]
+    for link in files:
+        assert (await client.get(f"/{link.lstrip('/')}")).status_code == 200
+
+
+async def test_console_is_framed_by_nobody_and_runs_no_inline_script(client: httpx.AsyncClient) -> None:
+    """Its content security policy says so, and the page keeps to it."""
+    found = await client.get("/console")
+    assert "default-src 'self'" in found.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in found.headers["content-security-policy"]
+    assert not re.search(r"<script(?![^>]* src=)|<style| on\w+=| style=", found.text)
+
+
+async def test_console_shows_metrics_that_exist(client: httpx.AsyncClient) -> None:
+    """Each name in its script is one of the gateway's."""
+    script = (FILES / "files" / "console.js").read_text()
+    shown = set(re.findall(r'"((?:retain|campaign|outcomes|journal|outbox)_\w+)"', script))
+    exposed = set(re.findall(r"^# TYPE (\S+)", (await client.get("/metrics")).text, re.MULTILINE))
+    assert len(shown) >= 9
+    assert {name.removesuffix("_bucket") for name in shown} <= exposed
+
+
+async def test_console_reads_what_the_gateway_counts(client: httpx.AsyncClient) -> None:
+    """Its script, run by Node, finds totals, increases and quantiles in the gateway's own metrics."""
+    if (node := shutil.which("node")) is None:
+        pytest.skip("node is not installed, which runs the console's script; apt-get install nodejs")
+    await client.post("/v1/retain", json=body(request_id="m1"))
+    before = (await client.get("/metrics")).text
+    await client.post("/v1/retain", json=body("c2", request_id="m2"))
+    after = (await client.get("/metrics")).text
+    script = f"""
+        import {{ delta, parse, quantile, total }} from {json.dumps(str(FILES / "files" / "prometheus.js"))};
+        const [before, after] = {json.dumps([before, after])}.map(parse);
+        const buckets = [[0.1, 2], [0.2, 6], [0.4, 8], ["+Inf", 8]].map(
+            ([le, value]) => ({{ labels: {{ le: String(le) }}, value }}));
+        console.log(JSON.stringify([
+            total(delta(after, before), "retain_decisions_total"),
+            total(after, "retain_decisions_total", {{ mode: "policy" }}) > 0,
+            quantile(delta(after, before).get("retain_request_seconds_bucket"), 0.5) > 0,
+            [0.25, 0.5, 0.75, 1].map((share) => quantile(buckets, share)),
+            quantile([], 0.5),
+        ]));
+    """
+    ran = await asyncio.to_thread(
+        subprocess.run, [node, "--input-type=module", "-e", script], capture_output=True, text=True, check=True
+    )
+    assert json.loads(ran.stdout) == [1, True, True, [0.1, pytest.approx(0.15), 0.2, 0.4], None]
 
 
 async def test_kill_switch_takes_effect_at_once_and_back(client: httpx.AsyncClient) -> None:
