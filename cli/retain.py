@@ -124,5 +124,5 @@ def _table(answers: list[dict[str, Any]]) -> Table:
 
 
 def _said(message: dict[str, Any]) -> str:
-    """A message on one line, an e-mail's subject before it."""
-    return " ".join(" ".join(filter(None, (message["subject"], message["text"]))).split())
+    """A message on one line, an e-mail's subject before it; a standing answer of an older gateway has none."""
+    return " ".join(" ".join(filter(None, (message.get("subject"), message["text"]))).split())
