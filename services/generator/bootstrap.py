@@ -89,7 +89,7 @@ class Shift:
         if self._on_duty is not None:
             self._filling = asyncio.create_task(_load_and_fill(self._on_duty))
         if former is not None:
-            await asyncio.to_thread(former.engine.close)
+            await former.engine.close()
 
     async def end(self) -> None:
         """Nobody writes any more."""
