@@ -1,4 +1,4 @@
-"""The engine that runs the model (law 7): a small protocol and the in-process one; `vllm.py` has the other.
+"""The engine that runs the model (law 7): a small protocol and the in-process one; `vllm_engine.py` has the other.
 
 The in-process engine is CTranslate2 on the CPU: batches, int8 weights, no torch. One thread of ours feeds
 it, at a lower priority than serving has, so that requests and the bank's filling take turns.
@@ -43,10 +43,11 @@ class Candidate:
 
 
 class EngineFailed(Exception):
-    """The engine could not write; the caller has a fallback. Each is counted by its reason, a word of `metrics`."""
+    """The engine could not write; the caller has a fallback. Each is counted by its reason, one word."""
 
     def __init__(self, reason: str, said: object) -> None:
         super().__init__(f"{reason}: {said}")
+        self.reason = reason
         metrics.ENGINE_FAILURES.labels(reason).inc()
 
 
