@@ -10,8 +10,6 @@ BRIEFS = Gauge("generator_bank_briefs", "Briefs that the bank has a message for.
 BRIEFS_WANTED = Gauge("generator_bank_briefs_wanted", "Briefs that the bank is to have a message for.")
 QUEUE_DEPTH = Gauge("generator_queue_depth", "Briefs of requests that wait for the model, or are being written.")
 ENGINE_FAILURES = Counter("generator_engine_failures_total", "Writes that came to nothing, by reason.", ["reason"])
-    "generator_engine_failures_total", "Times that the engine wrote nothing, by reason.", ["reason"]
-)
 ENGINE_UP = Gauge("generator_engine_up", "1 while the vLLM server answers.")
 ENGINE_RUNNING = Gauge("generator_engine_running", "Texts that the vLLM server is writing.")
 ENGINE_WAITING = Gauge("generator_engine_waiting", "Texts that wait in the vLLM server's queue.")

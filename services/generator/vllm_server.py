@@ -33,7 +33,7 @@ WATCH_S = 1.0
 # What was measured so long ago says nothing about now: the next write may find out.
 FORGET_S = 30.0
 RUNNING, WAITING, CACHE_USE = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
-WRONG = {httpx.codes.TOO_MANY_REQUESTS: "busy", httpx.codes.SERVICE_UNAVAILABLE: "busy"}
+BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -138,7 +138,7 @@ class VllmServer:
             raise EngineFailed("away", f"{self.url}{path}: {error or type(error).__name__}") from None
         if said.is_success:
             return said
-        reason = WRONG.get(said.status_code, "broken" if said.is_server_error else "refused")
+        reason = "busy" if said.status_code in BUSY else "broken" if said.is_server_error else "refused"
         raise EngineFailed(reason, f"{self.url}{path}: {said.status_code} {said.text[:200]}")
 
     async def base(self) -> Model:
