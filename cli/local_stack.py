@@ -1,4 +1,4 @@
-"""The local stack: redis-server, Pub/Sub and the four services as processes of this machine, no Docker.
+"""The local stack: redis-server, Pub/Sub, the four services and, where it is wanted, vLLM, as processes; no Docker.
 
 What runs is written to `stack.json` with each process's start time, so that only processes which this
 stack started are ever stopped, even if the system has given a number to another process since.
@@ -30,12 +30,14 @@ from churnsaver.events.records import keep_records
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2, models_service_pb2_grpc
 from churnsaver.settings import ServeSettings, configs_dir
 from cli.registry import FOLLOWED
+from cli.vllm import vllm_command, vllm_environment
 
 # What the services rely on is ready before they start.
-FOUNDATIONS = ("redis", "pubsub")
+FOUNDATIONS = ("redis", "pubsub", "vllm")
 # In the order in which they start; they stop the other way round.
 SERVICES = (*FOUNDATIONS, "shield", "decision", "generator", "gateway")
 READY_TIMEOUT_S = 90.0
+VLLM_READY_TIMEOUT_S = 600.0  # it loads a model, and the first time compiles what it runs
 STOP_TIMEOUT_S = 15.0
 
 
@@ -76,7 +78,8 @@ class LocalStack:
         self._fingerprint = _fingerprint(settings)
         # With Pub/Sub elsewhere (an emulator, or Google's), none is started here.
         self._pubsub = "" if "PUBSUB_EMULATOR_HOST" in os.environ else settings.events.embedded or ""
-        self._names = tuple(name for name in SERVICES if name != "pubsub" or self._pubsub)
+        left_out = {"pubsub": not self._pubsub, "vllm": settings.generator.engine != "vllm"}
+        self._names = tuple(name for name in SERVICES if not left_out.get(name))
 
     @property
     def gateway_url(self) -> str:
@@ -89,6 +92,9 @@ class LocalStack:
             return f"{url.host}:{url.port}"
         if name == "pubsub":
             return self._pubsub
+        if name == "vllm":
+            url = self._settings.generator.vllm.url
+            return f"{url.host}:{url.port}"
         section = getattr(self._settings, name)
         return f"{section.host}:{section.port}"
 
@@ -104,6 +110,8 @@ class LocalStack:
         self.logs.mkdir(parents=True, exist_ok=True)
         started: list[str] = []
         try:
+            for name in reversed([name for name in self._known() if name not in self._names]):
+                self._stop(name)  # another engine's, or another Pub/Sub's
             for name in self._names:
                 known = self._known().get(name)
                 if known is not None and known.process() is not None:
@@ -133,10 +141,10 @@ class LocalStack:
         return stopped
 
     def status(self) -> dict[str, Any]:
-        """What runs, where, and what it serves with."""
+        """What runs, where, and what it serves with; also what `up` was told to start beside the settings."""
         known = self._known()
         services = {}
-        for name in self._names:
+        for name in (name for name in SERVICES if name in self._names or name in known):
             running = known.get(name)
             alive = running is not None and running.process() is not None
             services[name] = {
@@ -155,7 +163,7 @@ class LocalStack:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment(name)},
+            env=self._environment(name),
         )
         log.close()
         known = self._known()
@@ -167,9 +175,12 @@ class LocalStack:
         running = known.pop(name, None)
         process = running.process() if running else None
         if running is not None and process is not None:
+            family = process.children(recursive=True)  # vLLM's workers
             process.terminate()
             if not _ended(running, STOP_TIMEOUT_S):
-                process.kill()
+                for each in (process, *family):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.kill()
                 _ended(running, STOP_TIMEOUT_S)
         self._remember(known)
         return process is not None
@@ -177,6 +188,8 @@ class LocalStack:
     def _command(self, name: str) -> list[str]:
         if name == "pubsub":
             return [sys.executable, "-m", "churnsaver.events.embedded"]
+        if name == "vllm":
+            return vllm_command(self._settings)
         if name != "redis":
             return [sys.executable, "-m", f"services.{name}"]
         folder = self._state / "redis"
@@ -194,8 +207,14 @@ class LocalStack:
         return [redis_server(), *(word for option in options.items() for word in option)]
 
     def _environment(self, name: str) -> Mapping[str, str]:
-        # One request at a time needs no thread pool of linear algebra, and two cores serve six processes.
-        return {} if name == "redis" else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if name == "vllm":
+            return {**os.environ, **vllm_environment(self._settings)}
+        # The generator is told of an engine that `up --engine` chose.
+        ours = {"PYTHONUNBUFFERED": "1", "CHURN_SAVER_GENERATOR__ENGINE": self._settings.generator.engine}
+        if name != "redis":
+            # One request at a time needs no thread pool of linear algebra, and two cores serve six processes.
+            ours |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        return {**os.environ, **ours}
 
     def _check_port(self, name: str) -> None:
         host, port = self.address(name).split(":")
@@ -204,9 +223,11 @@ class LocalStack:
             try:
                 probe.bind((host, int(port)))
             except OSError:
-                variable = {"redis": "CHURN_SAVER_REDIS__URL", "pubsub": "CHURN_SAVER_EVENTS__EMBEDDED"}.get(
-                    name, f"CHURN_SAVER_{name.upper()}__PORT"
-                )
+                variable = {
+                    "redis": "CHURN_SAVER_REDIS__URL",
+                    "pubsub": "CHURN_SAVER_EVENTS__EMBEDDED",
+                    "vllm": "CHURN_SAVER_GENERATOR__VLLM__URL",
+                }.get(name, f"CHURN_SAVER_{name.upper()}__PORT")
                 raise BadInput(
                     f"port {port} for {name} is in use by something that this stack did not start; "
                     f"stop it or choose another port with {variable}"
@@ -216,21 +237,22 @@ class LocalStack:
 
     def _wait(self, name: str, progress: Callable[[str], None]) -> None:
         progress(f"waiting for {name}")
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        timeout_s = VLLM_READY_TIMEOUT_S if name == "vllm" else READY_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while not self._ready(name):
             running = self._known().get(name)
             if running is None or running.process() is None:
                 raise StackError(f"{name} ended while starting: {self._last_words(name)}")
             if time.monotonic() > deadline:
-                raise StackError(f"{name} is not ready after {READY_TIMEOUT_S:.0f} s: {self._last_words(name)}")
+                raise StackError(f"{name} is not ready after {timeout_s:.0f} s: {self._last_words(name)}")
             time.sleep(0.05)
 
     def _ready(self, name: str) -> bool:
         if name == "redis":
             return _redis_answers(self.address(name))
-        if name == "gateway":
+        if path := {"gateway": "readyz", "vllm": "health"}.get(name):
             with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{self.gateway_url}/readyz", timeout=1.0).status_code == httpx.codes.OK
+                return httpx.get(f"http://{self.address(name)}/{path}", timeout=1.0).status_code == httpx.codes.OK
             return False
         with grpc.insecure_channel(self.address(name)) as channel, contextlib.suppress(grpc.RpcError):
             stub = health_pb2_grpc.HealthStub(channel)
