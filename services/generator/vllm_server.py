@@ -8,6 +8,7 @@ by closing its connection, upon which vLLM aborts it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -65,6 +66,8 @@ class VllmServer:
 
     def __init__(self, settings: VllmSettings) -> None:
         self._concurrency = settings.max_concurrency
+        with contextlib.suppress(OSError):  # whoever loads an adapter says what is wrong
+            settings.adapters.mkdir(parents=True, exist_ok=True)  # a vLLM server does not start without
         self._client = httpx.AsyncClient(
             base_url=str(settings.url),
             timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
