@@ -104,14 +104,13 @@ class LocalStack:
         """Starts what is not running and restarts what runs with other settings; returns what it started.
 
         Raises:
-            BadInput: a port is taken by something that is not ours.
+            BadInput: a port is taken by something that is not ours, or vLLM is wanted and not installed.
             StackError: a process ended, or did not become ready in time.
         """
+        self._make_way()
         self.logs.mkdir(parents=True, exist_ok=True)
         started: list[str] = []
         try:
-            for name in reversed([name for name in self._known() if name not in self._names]):
-                self._stop(name)  # another engine's, or another Pub/Sub's
             for name in self._names:
                 known = self._known().get(name)
                 if known is not None and known.process() is not None:
@@ -154,6 +153,13 @@ class LocalStack:
                 "checkpoints": self._checkpoints(name) if alive else {},
             }
         return {"gateway_url": self.gateway_url, "services": services}
+
+    def _make_way(self) -> None:
+        """Stops what these settings no longer want, such as another engine; BadInput where their own is missing."""
+        if "vllm" in self._names:
+            vllm_command(self._settings)  # said before anything is stopped
+        for name in reversed([name for name in self._known() if name not in self._names]):
+            self._stop(name)
 
     def _start(self, name: str) -> None:
         log = (self.logs / f"{name}.log").open("ab")

@@ -123,7 +123,8 @@ async def measure_block(
         nonlocal answered
         while time.monotonic() < ends:
             seed, started = next(seeds), time.monotonic()
-            answered += await ask(wanted[seed % len(wanted)], seed)
+            written = await ask(wanted[seed % len(wanted)], seed)  # apart: others count meanwhile
+            answered += written
             took_s.append(time.monotonic() - started)
 
     before, started = await written_tokens(client), time.monotonic()

@@ -45,6 +45,7 @@ class StandIn:
     loaded: set[str] = field(default_factory=set)
     seen: list[dict[str, Any]] = field(default_factory=list)
     writing: int = 0
+    written: int = 0
     most: int = 0
     aborted: int = 0
     waiting: float = 0.0
@@ -97,6 +98,7 @@ class StandIn:
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         count = body.get("n", 1) - (self.fault == "count")
+        self.written += count * len(self.text.split())
         choice: dict[str, Any] = {"text": self.text, "finish_reason": self.finish_reason}
         if "prompt_logprobs" in body:
             tokens = body["prompt"]
@@ -142,8 +144,8 @@ def application(server: StandIn) -> FastAPI:
             "# TYPE vllm:kv_cache_usage_perc gauge",
             'vllm:kv_cache_usage_perc{engine="0"} 0.25',
             'vllm:kv_cache_usage_perc{engine="1"} 0.5',
-            "# TYPE vllm:prompt_tokens_total counter",
-            "vllm:prompt_tokens_total 12",
+            "# TYPE vllm:generation_tokens_total counter",
+            f'vllm:generation_tokens_total{{engine="0"}} {server.written}',
         ]
         return Response("\n".join(lines) + "\n", media_type="text/plain")
 
