@@ -93,8 +93,8 @@ class LocalStack:
         if name == "pubsub":
             return self._pubsub
         if name == "vllm":
-            url = self._settings.generator.vllm.url
-            return f"{url.host}:{url.port}"
+            server = self._settings.generator.vllm.url
+            return f"{server.host}:{server.port}"
         section = getattr(self._settings, name)
         return f"{section.host}:{section.port}"
 

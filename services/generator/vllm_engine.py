@@ -3,6 +3,8 @@
 The server loads an adapter by itself when it is first asked for under its name, from a folder that both see (vLLM's
 `lora_filesystem_resolver`). So every replica of a server finds it, and so does one that was started anew. The name is
 the checkpoint's version, which is derived from the weights: what the server has cached of a name is never stale.
+
+A seed's texts are the same wherever the server computes alike; what else is in its batch may make it round otherwise.
 """
 
 from __future__ import annotations

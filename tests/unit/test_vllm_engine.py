@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import REGISTRY
@@ -16,9 +17,11 @@ from churnsaver.domain.message import Brief
 from churnsaver.errors import CheckpointError
 from churnsaver.models.adapters import ADAPTER, ADAPTER_CONFIG, BASE, WRITER, Base
 from churnsaver.models.language_model import GOLDEN_TOLERANCE_NATS
+from churnsaver.reward import REWARD
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.settings import GeneratorSettings, load_message_books, load_serve_settings, load_world
-from services.generator import vllm_server
+from services.generator import bootstrap, vllm_server
+from services.generator.bootstrap import Shift
 from services.generator.engine import Candidate, EngineFailed
 from services.generator.generate import Writer
 from services.generator.prompt import prompt
@@ -273,6 +276,26 @@ async def test_a_server_that_comes_later_gets_the_adapter_then(tmp_path: Path) -
         assert await engine.write("x", 1, 1) == [Candidate(TEXT, ended=True)]
         await engine.close()
     await server.close()
+
+
+async def test_a_shift_swaps_adapters(
+    there: StandIn, server: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer on duty is followed by the next, whose adapter alone is then on the server; at the end there is none."""
+    monkeypatch.setattr(bootstrap, "RewardModel", SimpleNamespace(load=lambda *_: ScriptedReward()))
+    whole = load_serve_settings().model_copy(update={"generator": settings(there)})
+    shift = Shift(whole, WORLD, load_message_books(), ScriptedReview(), Redis(port=1), server)
+    assert shift.kinds == (WRITER, REWARD)
+    one, other = writer_checkpoint(tmp_path / "a"), writer_checkpoint(tmp_path / "b", b"other weights")
+    first = await asyncio.to_thread(shift.prepare, {WRITER: one, REWARD: one}, None)
+    await shift.change(None)
+    second = await asyncio.to_thread(shift.prepare, {WRITER: other, REWARD: one}, first)
+    assert there.loaded == {one.version, other.version}
+    await shift.change(first)
+    assert there.loaded == {other.version}
+    assert (await second.write(BRIEF, 1, 5.0)).model_version == other.version
+    await shift.end()
+    assert there.loaded == set()
 
 
 def test_every_reason_is_there_before_its_first_failure() -> None:
