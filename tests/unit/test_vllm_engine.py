@@ -281,7 +281,7 @@ async def test_a_server_that_comes_later_gets_the_adapter_then(tmp_path: Path) -
 async def test_a_shift_swaps_adapters(
     there: StandIn, server: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The writer on duty is followed by the next, whose adapter alone is then on the server; at the end there is none."""
+    """The writer on duty is followed by the next, whose adapter alone is then on the server; at the end none is."""
     monkeypatch.setattr(bootstrap, "RewardModel", SimpleNamespace(load=lambda *_: ScriptedReward()))
     whole = load_serve_settings().model_copy(update={"generator": settings(there)})
     shift = Shift(whole, WORLD, load_message_books(), ScriptedReview(), Redis(port=1), server)
