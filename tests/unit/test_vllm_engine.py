@@ -200,6 +200,8 @@ async def test_the_servers_own_figures_are_ours(there: StandIn, server: VllmServ
     server._client.base_url = "http://127.0.0.1:1"
     await server.look()
     assert (sample("generator_engine_up"), engine.expected_s) == (0, float("inf"))
+    with grows(FAILURES, reason="away"):
+        await build_writer(engine).write(BRIEF, 1, 5.0)
 
 
 async def test_an_adapter_is_swapped_and_the_old_one_unloaded_when_drained(
