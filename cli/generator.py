@@ -22,11 +22,12 @@ def prepare(*, publish: PublishOption = False, seed: SeedOption = SEED, as_json:
     """Make what the generator serves with: the language model that serve.yaml names, and the reward model.
 
     Weights are fetched, checked by their sha256, merged with the adapters that the project ships and converted for
-    the engine: checkpoints of kind generator and reward. What is there and verified is left alone.
+    the embedded engine: checkpoints of kind generator and reward. What is there and verified is left alone. --publish
+    publishes the writer's adapter too, with which a vLLM server writes.
     """
     from churnsaver.models.language_model import model_folder
     from churnsaver.settings import load_section
-    from trainers.language_model.prepare import prepare_model
+    from trainers.language_model.prepare import PACKAGED, bundled_writer, prepare_model
     from trainers.rlhf.bundled import BUNDLED_REWARD
     from trainers.rlhf.reward_model import RmSettings
     from trainers.rlhf.reward_serving import served_reward
@@ -38,6 +39,8 @@ def prepare(*, publish: PublishOption = False, seed: SeedOption = SEED, as_json:
         reward = served_reward(BUNDLED_REWARD, settings.models, load_section("rm", RmSettings), say=line.update)
     if publish:
         publish_checkpoint(reward.path)
+        if (writer := bundled_writer(PACKAGED[name])) is not None:
+            publish_checkpoint(writer.path)
     folder = model_folder(settings.models, name, quantization)
     told = {"folder": str(folder), "reward": reward.version, "reward_folder": str(reward.path)}
     tell_trained(manifest, folder, publish=publish, as_json=as_json, title="Language model", **told)

@@ -1,4 +1,4 @@
-"""The local stack: redis-server, Pub/Sub and the four services as processes of this machine, no Docker.
+"""The local stack: redis-server, Pub/Sub, the four services and, where it is wanted, vLLM, as processes; no Docker.
 
 What runs is written to `stack.json` with each process's start time, so that only processes which this
 stack started are ever stopped, even if the system has given a number to another process since.
@@ -30,12 +30,14 @@ from churnsaver.events.records import keep_records
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2, models_service_pb2_grpc
 from churnsaver.settings import ServeSettings, configs_dir
 from cli.registry import FOLLOWED
+from cli.vllm import vllm_command, vllm_environment
 
 # What the services rely on is ready before they start.
-FOUNDATIONS = ("redis", "pubsub")
+FOUNDATIONS = ("redis", "pubsub", "vllm")
 # In the order in which they start; they stop the other way round.
 SERVICES = (*FOUNDATIONS, "shield", "decision", "generator", "gateway")
 READY_TIMEOUT_S = 90.0
+VLLM_READY_TIMEOUT_S = 600.0  # it loads a model, and the first time compiles what it runs
 STOP_TIMEOUT_S = 15.0
 
 
@@ -64,6 +66,12 @@ class Running:
                 return process
         return None
 
+    def family(self) -> list[psutil.Process]:
+        """What it started and still runs, such as vLLM's workers after a crash of their server: all of its session."""
+        if self.process() is None and psutil.pid_exists(self.pid):
+            return []  # the number is another's now, and with it the session
+        return [each for each in psutil.process_iter() if each.pid != self.pid and _session(each.pid) == self.pid]
+
 
 class LocalStack:
     """Starts, watches and stops the stack that `settings` describe."""
@@ -76,7 +84,8 @@ class LocalStack:
         self._fingerprint = _fingerprint(settings)
         # With Pub/Sub elsewhere (an emulator, or Google's), none is started here.
         self._pubsub = "" if "PUBSUB_EMULATOR_HOST" in os.environ else settings.events.embedded or ""
-        self._names = tuple(name for name in SERVICES if name != "pubsub" or self._pubsub)
+        left_out = {"pubsub": not self._pubsub, "vllm": settings.generator.engine != "vllm"}
+        self._names = tuple(name for name in SERVICES if not left_out.get(name))
 
     @property
     def gateway_url(self) -> str:
@@ -89,6 +98,9 @@ class LocalStack:
             return f"{url.host}:{url.port}"
         if name == "pubsub":
             return self._pubsub
+        if name == "vllm":
+            server = self._settings.generator.vllm.url
+            return f"{server.host}:{server.port}"
         section = getattr(self._settings, name)
         return f"{section.host}:{section.port}"
 
@@ -98,16 +110,17 @@ class LocalStack:
         """Starts what is not running and restarts what runs with other settings; returns what it started.
 
         Raises:
-            BadInput: a port is taken by something that is not ours.
+            BadInput: a port is taken by something that is not ours, or vLLM is wanted and not installed.
             StackError: a process ended, or did not become ready in time.
         """
+        self._make_way()
         self.logs.mkdir(parents=True, exist_ok=True)
         started: list[str] = []
         try:
             for name in self._names:
                 known = self._known().get(name)
-                if known is not None and known.process() is not None:
-                    if known.settings == self._fingerprint:
+                if known is not None:
+                    if known.process() is not None and known.settings == self._fingerprint:
                         continue
                     self._stop(name)
                 self._check_port(name)
@@ -133,10 +146,10 @@ class LocalStack:
         return stopped
 
     def status(self) -> dict[str, Any]:
-        """What runs, where, and what it serves with."""
+        """What runs, where, and what it serves with; also what `up` was told to start beside the settings."""
         known = self._known()
         services = {}
-        for name in self._names:
+        for name in (name for name in SERVICES if name in self._names or name in known):
             running = known.get(name)
             alive = running is not None and running.process() is not None
             services[name] = {
@@ -147,6 +160,13 @@ class LocalStack:
             }
         return {"gateway_url": self.gateway_url, "services": services}
 
+    def _make_way(self) -> None:
+        """Stops what these settings no longer want, such as another engine; BadInput where their own is missing."""
+        if "vllm" in self._names:
+            vllm_command(self._settings)  # said before anything is stopped
+        for name in reversed([name for name in self._known() if name not in self._names]):
+            self._stop(name)
+
     def _start(self, name: str) -> None:
         log = (self.logs / f"{name}.log").open("ab")
         process = subprocess.Popen(  # noqa: S603 - our own modules and the redis-server that we ship
@@ -155,7 +175,7 @@ class LocalStack:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment(name)},
+            env=self._environment(name),
         )
         log.close()
         known = self._known()
@@ -166,17 +186,23 @@ class LocalStack:
         known = self._known()
         running = known.pop(name, None)
         process = running.process() if running else None
+        family = running.family() if running else []
         if running is not None and process is not None:
             process.terminate()
             if not _ended(running, STOP_TIMEOUT_S):
                 process.kill()
                 _ended(running, STOP_TIMEOUT_S)
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
         self._remember(known)
         return process is not None
 
     def _command(self, name: str) -> list[str]:
         if name == "pubsub":
             return [sys.executable, "-m", "churnsaver.events.embedded"]
+        if name == "vllm":
+            return vllm_command(self._settings)
         if name != "redis":
             return [sys.executable, "-m", f"services.{name}"]
         folder = self._state / "redis"
@@ -194,8 +220,14 @@ class LocalStack:
         return [redis_server(), *(word for option in options.items() for word in option)]
 
     def _environment(self, name: str) -> Mapping[str, str]:
-        # One request at a time needs no thread pool of linear algebra, and two cores serve six processes.
-        return {} if name == "redis" else {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if name == "vllm":
+            return {**os.environ, **vllm_environment(self._settings)}
+        # The generator is told of an engine that `up --engine` chose.
+        ours = {"PYTHONUNBUFFERED": "1", "CHURN_SAVER_GENERATOR__ENGINE": self._settings.generator.engine}
+        if name != "redis":
+            # One request at a time needs no thread pool of linear algebra, and two cores serve six processes.
+            ours |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        return {**os.environ, **ours}
 
     def _check_port(self, name: str) -> None:
         host, port = self.address(name).split(":")
@@ -204,9 +236,11 @@ class LocalStack:
             try:
                 probe.bind((host, int(port)))
             except OSError:
-                variable = {"redis": "CHURN_SAVER_REDIS__URL", "pubsub": "CHURN_SAVER_EVENTS__EMBEDDED"}.get(
-                    name, f"CHURN_SAVER_{name.upper()}__PORT"
-                )
+                variable = {
+                    "redis": "CHURN_SAVER_REDIS__URL",
+                    "pubsub": "CHURN_SAVER_EVENTS__EMBEDDED",
+                    "vllm": "CHURN_SAVER_GENERATOR__VLLM__URL",
+                }.get(name, f"CHURN_SAVER_{name.upper()}__PORT")
                 raise BadInput(
                     f"port {port} for {name} is in use by something that this stack did not start; "
                     f"stop it or choose another port with {variable}"
@@ -216,21 +250,22 @@ class LocalStack:
 
     def _wait(self, name: str, progress: Callable[[str], None]) -> None:
         progress(f"waiting for {name}")
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        timeout_s = VLLM_READY_TIMEOUT_S if name == "vllm" else READY_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
         while not self._ready(name):
             running = self._known().get(name)
             if running is None or running.process() is None:
                 raise StackError(f"{name} ended while starting: {self._last_words(name)}")
             if time.monotonic() > deadline:
-                raise StackError(f"{name} is not ready after {READY_TIMEOUT_S:.0f} s: {self._last_words(name)}")
+                raise StackError(f"{name} is not ready after {timeout_s:.0f} s: {self._last_words(name)}")
             time.sleep(0.05)
 
     def _ready(self, name: str) -> bool:
         if name == "redis":
             return _redis_answers(self.address(name))
-        if name == "gateway":
+        if path := {"gateway": "readyz", "vllm": "health"}.get(name):
             with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{self.gateway_url}/readyz", timeout=1.0).status_code == httpx.codes.OK
+                return httpx.get(f"http://{self.address(name)}/{path}", timeout=1.0).status_code == httpx.codes.OK
             return False
         with grpc.insecure_channel(self.address(name)) as channel, contextlib.suppress(grpc.RpcError):
             stub = health_pb2_grpc.HealthStub(channel)
@@ -275,6 +310,12 @@ class LocalStack:
         beside = self._file.with_suffix(".new")
         beside.write_text(json.dumps({name: asdict(running) for name, running in known.items()}))
         beside.replace(self._file)
+
+
+def _session(pid: int) -> int | None:
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        return os.getsid(pid)
+    return None
 
 
 def _ended(running: Running, timeout_s: float) -> bool:

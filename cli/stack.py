@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import typer
@@ -25,9 +25,13 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is shown to
 def up(
     *,
     wait_for_bank: Annotated[bool, typer.Option(help="Wait until the bank of messages is filled.")] = True,
+    engine: Annotated[
+        Literal["embedded", "vllm"] | None,
+        typer.Option(help="What writes: a model in the generator, or a vLLM server; default: as serve.yaml says."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start redis-server, Pub/Sub and the four services, and wait until they are ready.
+    """Start redis-server, Pub/Sub and the four services, vLLM where it is to write, and wait until they are ready.
 
     What runs already is left alone, unless its settings changed; new checkpoints need no restart.
     """
@@ -35,6 +39,9 @@ def up(
     from cli.local_stack import LocalStack
 
     settings = stack_settings()
+    if engine is not None:
+        generator = settings.generator.model_copy(update={"engine": engine})
+        settings = settings.model_copy(update={"generator": generator})
     stack = LocalStack(settings)
     with stderr.status("starting") as line:
         started = stack.up(line.update)

@@ -40,13 +40,14 @@ def train_ppo_text(
     OUT-training holds the curves (report.html), TensorBoard events and the state that --resume needs.
     """
     from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.models.adapters import WRITER
     from churnsaver.reward import RewardModel
     from churnsaver.settings import load_section, load_serve_settings, load_world
     from trainers.rlhf.judge import Judge
     from trainers.rlhf.language_model import prepare_base
     from trainers.rlhf.ppo_text_run import read_task, train_text_policy
     from trainers.rlhf.ppo_text_settings import PpoTextSettings
-    from trainers.rlhf.sft import WRITER, SftSettings
+    from trainers.rlhf.sft import SftSettings
     from trainers.rlhf.training_report import training_folder
 
     world, settings = load_world(), load_section("ppo_text", PpoTextSettings)
@@ -103,6 +104,7 @@ def eval_text(
     """
     from churnsaver.checkpoints import open_checkpoint
     from churnsaver.errors import GateFailed
+    from churnsaver.models.adapters import WRITER
     from churnsaver.settings import load_section, load_serve_settings, load_world
     from trainers.eval.text import REFERENCE, evaluate_text, references
     from trainers.eval.text_page import write_page
@@ -111,7 +113,7 @@ def eval_text(
     from trainers.rlhf.judge import Judge
     from trainers.rlhf.language_model import open_base, prepare_base
     from trainers.rlhf.ppo_text_settings import PpoTextSettings
-    from trainers.rlhf.sft import WRITER, SftSettings
+    from trainers.rlhf.sft import SftSettings
     from trainers.rlhf.text_reward import ShieldFilter
     from trainers.rlhf.writers import Writers
 

@@ -12,6 +12,7 @@ from churnsaver.domain.message import MessageBook
 from churnsaver.domain.world import World
 from churnsaver.errors import SettingsError
 from churnsaver.following import following
+from churnsaver.models.adapters import WRITER
 from churnsaver.models.language_model import GENERATOR
 from churnsaver.redis_client import open_redis
 from churnsaver.reward import REWARD, RewardModel
@@ -20,12 +21,15 @@ from churnsaver.rpc.server import serve
 from churnsaver.settings import ServeSettings, configs_dir, load_message_books, load_serve_settings, load_world
 from churnsaver.tasks import stop_tasks
 from services.generator.bank import Bank
-from services.generator.engine import InProcessEngine
+from services.generator.engine import Engine, InProcessEngine
 from services.generator.generate import Writer
 from services.generator.reviewing import DraftReview, ShieldReview
 from services.generator.server import register
+from services.generator.vllm_engine import VllmEngine
+from services.generator.vllm_server import VllmServer
 
-KINDS = (GENERATOR, REWARD)
+# What serves, by engine: the merged model, or the adapter for the base that the vLLM server has.
+MODEL_KINDS = {"embedded": GENERATOR, "vllm": WRITER}
 
 
 async def main() -> None:
@@ -34,9 +38,11 @@ async def main() -> None:
     check_books(books, settings.generator.languages)
     redis = open_redis(settings.redis, timeout_s=2.0)
     shield = open_channel(settings.addresses.shield)
-    shift = Shift(settings, world, books, ShieldReview(shield), redis)
+    server = VllmServer(settings.generator.vllm) if settings.generator.engine == "vllm" else None
+    watching = [asyncio.create_task(server.watch())] if server else []
+    shift = Shift(settings, world, books, ShieldReview(shield), redis, server)
     try:
-        async with following("generator", settings, KINDS, shift.prepare, retire=shift.change) as follower:
+        async with following("generator", settings, shift.kinds, shift.prepare, retire=shift.change) as follower:
             await shift.change(None)
             await serve(
                 settings.generator,
@@ -45,6 +51,9 @@ async def main() -> None:
             )
     finally:
         await shift.end()
+        await stop_tasks(watching)
+        if server:
+            await server.close()
         await redis.aclose()
         await shield.close()
 
@@ -53,6 +62,9 @@ class Shift:
     """Who writes: a writer for each checkpoint that serves, one after the other.
 
     A new writer gives out the former one's messages until it has written and had reviewed its own.
+
+    Attributes:
+        kinds: of the checkpoints that a writer needs.
     """
 
     def __init__(
@@ -62,9 +74,13 @@ class Shift:
         books: Mapping[str, MessageBook],
         review: DraftReview,
         redis: Redis,
+        server: VllmServer | None = None,
     ) -> None:
+        """`server`: what writes, where the settings say vllm."""
         self._settings, self._world, self._books = settings, world, books
-        self._review, self._redis = review, redis
+        self._review, self._redis, self._server = review, redis, server
+        self._loop = asyncio.get_running_loop()
+        self.kinds = (MODEL_KINDS[settings.generator.engine], REWARD)
         self._prepared: Writer | None = None
         self._on_duty: Writer | None = None
         self._filling: asyncio.Task[None] | None = None
@@ -73,13 +89,20 @@ class Shift:
         """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
         chosen, seed = self._settings.generator, self._settings.seed
         reward = RewardModel.load(checkpoints[REWARD], chosen.threads)
-        engine = InProcessEngine(checkpoints[GENERATOR], chosen)
-        version = "+".join(checkpoints[kind].version for kind in KINDS)
+        engine = self._engine(checkpoints, at_once=serving is not None)
+        version = "+".join(checkpoints[kind].version for kind in self.kinds)
         bank = Bank(chosen, self._world, engine, reward, self._review, self._redis, seed=seed, version=version)
         if serving is not None:
             bank.take_over(serving.bank)
         self._prepared = Writer(self._world, self._books, bank, engine, reward, self._review)
         return self._prepared
+
+    def _engine(self, checkpoints: Mapping[str, Checkpoint], *, at_once: bool) -> Engine:
+        chosen = self._settings.generator
+        if self._server is None:
+            return InProcessEngine(checkpoints[GENERATOR], chosen)
+        opening = VllmEngine.open(self._server, checkpoints[WRITER], chosen, self._world, at_once=at_once)
+        return asyncio.run_coroutine_threadsafe(opening, self._loop).result()
 
     async def change(self, _: Writer | None) -> None:
         """The writer that was prepared last fills its bank; the one before it ends once it has written its last."""
@@ -89,7 +112,7 @@ class Shift:
         if self._on_duty is not None:
             self._filling = asyncio.create_task(_load_and_fill(self._on_duty))
         if former is not None:
-            await asyncio.to_thread(former.engine.close)
+            await former.engine.close()
 
     async def end(self) -> None:
         """Nobody writes any more."""

@@ -1,4 +1,4 @@
-"""The engine that runs the model (law 7): a small protocol and the in-process one.
+"""The engine that runs the model (law 7): a small protocol and the in-process one; `vllm_engine.py` has the other.
 
 The in-process engine is CTranslate2 on the CPU: batches, int8 weights, no torch. One thread of ours feeds
 it, at a lower priority than serving has, so that requests and the bank's filling take turns.
@@ -22,6 +22,7 @@ import ctranslate2
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.models.language_model import check_golden_texts, load_language_model
 from churnsaver.settings import GeneratorSettings
+from services.generator import metrics
 
 END_OF_TURN = "<|im_end|>"
 # How many texts a request has written at once, the best of which it gets.
@@ -42,7 +43,12 @@ class Candidate:
 
 
 class EngineFailed(Exception):
-    """The engine could not write; the caller has a fallback."""
+    """The engine could not write; the caller has a fallback. Each is counted by its reason, one word."""
+
+    def __init__(self, reason: str, said: object) -> None:
+        super().__init__(f"{reason}: {said}")
+        self.reason = reason
+        metrics.ENGINE_FAILURES.labels(reason).inc()
 
 
 class Engine(Protocol):
@@ -64,8 +70,8 @@ class Engine(Protocol):
         """
         ...
 
-    def close(self) -> None:
-        """Ends what it started and frees the model; blocks until what is being written is done."""
+    async def close(self) -> None:
+        """Ends what it started and frees the model, once what is being written is done."""
         ...
 
 
@@ -84,7 +90,7 @@ class InProcessEngine:
             # In the worker: the threads of CTranslate2 inherit its priority.
             self._worker.submit(self._open, checkpoint).result()
         except BaseException:
-            self.close()
+            self._end()
             raise
 
     @property
@@ -99,15 +105,18 @@ class InProcessEngine:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._worker, self._write, prompt, count, seed, given_up)
         except RuntimeError as error:
-            raise EngineFailed(str(error)) from error
+            raise EngineFailed("broken", error) from error
         except asyncio.CancelledError:
             given_up.set()  # nobody waits for the texts any more, so the thread stops at the next token
             raise
         finally:
             self._waiting -= 1
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the worker and frees the model; what is being written stops at the next token if it was given up."""
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
         self._worker.submit(self._unload)
         self._worker.shutdown()
         _give_memory_back()

@@ -9,6 +9,13 @@ REJECTED = Counter("generator_candidates_rejected_total", "Texts of the model th
 BRIEFS = Gauge("generator_bank_briefs", "Briefs that the bank has a message for.")
 BRIEFS_WANTED = Gauge("generator_bank_briefs_wanted", "Briefs that the bank is to have a message for.")
 QUEUE_DEPTH = Gauge("generator_queue_depth", "Briefs of requests that wait for the model, or are being written.")
+ENGINE_FAILURES = Counter("generator_engine_failures_total", "Writes that came to nothing, by reason.", ["reason"])
+ENGINE_UP = Gauge("generator_engine_up", "1 while the vLLM server answers.")
+ENGINE_RUNNING = Gauge("generator_engine_running", "Texts that the vLLM server is writing.")
+ENGINE_WAITING = Gauge("generator_engine_waiting", "Texts that wait in the vLLM server's queue.")
+ENGINE_CACHE_USE = Gauge("generator_engine_kv_cache_use", "Share of the vLLM server's KV cache in use, 0 to 1.")
 FILL_SECONDS = Gauge("generator_bank_fill_seconds", "How long the last filling of the bank took.")
 
 REJECTED.labels("shield")  # there before its first event, so that a first increase is seen
+for reason in ("away", "broken", "busy", "garbage", "late", "refused"):
+    ENGINE_FAILURES.labels(reason)

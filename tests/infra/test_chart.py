@@ -278,17 +278,33 @@ def test_vllm_serves_on_gpu_nodes() -> None:
     assert environment(server)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
     assert server["resources"]["limits"] == {"nvidia.com/gpu": "1", "memory": "24Gi", "ephemeral-storage": "60Gi"}
     assert server["resources"]["requests"]["nvidia.com/gpu"] == "1"
-    assert {each["mountPath"] for each in server["volumeMounts"]} == {"/cache", "/dev/shm", "/tmp"}
+    assert {each["mountPath"] for each in server["volumeMounts"]} == {"/adapters", "/cache", "/dev/shm", "/tmp"}
     on_demand = workload(render(values_of("production", VLLM, at("vllm.spot", False))), "vllm")
     assert on_demand["spec"]["template"]["spec"]["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
 
 
+def test_the_generator_writes_with_vllm() -> None:
+    """It is told the server's address, and puts adapters where the server reads them; an upgrade asks for a writer."""
+    objects = render(values_of("production", VLLM))
+    told = yaml.safe_load(the(objects, "ConfigMap", "churn-saver-config")["data"]["serve.yaml"])["generator"]
+    assert (told["engine"], told["vllm"]["url"]) == ("vllm", "http://churn-saver-vllm:8000")
+    claim = {"claimName": "adapters"}
+    for component, access in (("generator", {}), ("vllm", {"readOnly": True})):
+        pod = workload(objects, component)["spec"]["template"]["spec"]
+        (mounted,) = (each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "adapters")
+        (volume,) = (each for each in pod["volumes"] if each["name"] == "adapters")
+        assert mounted == {"name": "adapters", "mountPath": told["vllm"]["adapters"], **access}
+        assert volume["persistentVolumeClaim"] == claim | access
+    job = the(objects, "Job", "churn-saver-preflight")["spec"]["template"]["spec"]["containers"][0]
+    assert job["args"] == ["risk", "acceptance", "policy", "reward", "writer"]
+
+
 def test_vllm_is_off() -> None:
-    """No values file turns it on: the generator does not speak to it yet, and the notes say so where somebody does."""
+    """No values file turns it on, for a GPU costs money; where somebody does, the notes say who writes."""
     for installation in FILES:
         assert not [each for each in render(values_of(installation)) if each["metadata"]["name"].endswith("-vllm")]
     notes = chart().render(values_of("production", VLLM), name="churn-saver")["churn-saver/templates/NOTES.txt"]
-    assert "vLLM serves example/model, and nobody asks it" in notes
+    assert "vLLM serves example/model, and the generator writes with it" in notes
 
 
 def test_rules_and_dashboards_are_the_projects_own() -> None:
@@ -434,6 +450,8 @@ CONTRADICTIONS = [
     (at("shield.serviceAccount.name", "gateway"), "shield.serviceAccount.name: gateway is made for gateway", "another"),
     (merged(VLLM, at("vllm.image.tag", "")), "vllm.image.tag: is empty", "never `latest`"),
     (merged(VLLM, at("vllm.model", "")), "vllm.model: is empty", "name a model"),
+    (merged(VLLM, at("vllm.servedModelName", "model")), 'vllm.servedModelName: "model" does not say', "set NAME@"),
+    (merged(VLLM, at("vllm.adapters.claim", "")), "vllm.adapters.claim: is empty", "ReadWriteMany"),
     (at("generator.autoscaling.queueDepth.target", None), "generator.autoscaling: has nothing", "metrics"),
     (at("settings.registry.url", ""), "settings.registry.url", "gs://bucket/path"),
     (at("settings.registry.url", "models/registry"), "settings.registry.url", "gs://bucket/path"),

@@ -18,6 +18,7 @@ import yaml
 
 from churnsaver.errors import SettingsError
 from churnsaver.events.embedded.server import check_address
+from churnsaver.models.adapters import Base
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world, read_yaml
 from tests.conftest import free_port
 from tests.infra.test_chart_settings import leaves
@@ -28,6 +29,7 @@ from trainers.rlhf.encoders import ENCODERS
 LONG_RUNNING = (*REPLICAS, "decision", "generator", "shield", "redis", "pubsub", "balancer")
 ONCE = ("trainer", "kill-switch", "cli")
 MONITORING = ("prometheus", "grafana")
+ENGINE = ("vllm",)
 SECONDS = re.compile(r"(\d+)s")
 
 
@@ -152,7 +154,7 @@ def test_pubsub_listens_where_services_look(monkeypatch: pytest.MonkeyPatch) -> 
         check_address(f"0.0.0.0:{free_port()}")
 
 
-@pytest.mark.parametrize("name", [*LONG_RUNNING, *ONCE, *MONITORING])
+@pytest.mark.parametrize("name", [*LONG_RUNNING, *ONCE, *MONITORING, *ENGINE])
 def test_containers_are_hardened(name: str) -> None:
     """Nobody is root, nothing can be written but volumes and /tmp, and nothing can grow without bound."""
     found = service(name)
@@ -171,7 +173,7 @@ def test_containers_are_hardened(name: str) -> None:
 
 def test_all_services_are_checked_here() -> None:
     """A service that is new in docker-compose.yaml has its place in one of the lists above."""
-    assert set(compose()["services"]) == {*LONG_RUNNING, *ONCE, *MONITORING}
+    assert set(compose()["services"]) == {*LONG_RUNNING, *ONCE, *MONITORING, *ENGINE}
 
 
 def test_only_this_machine_reaches_the_ports() -> None:
@@ -180,7 +182,7 @@ def test_only_this_machine_reaches_the_ports() -> None:
     assert ports == {"balancer": ["127.0.0.1:8080:8080"], "grafana": ["127.0.0.1:3000:3000"]}
 
 
-@pytest.mark.parametrize("name", [*LONG_RUNNING, *MONITORING])
+@pytest.mark.parametrize("name", [*LONG_RUNNING, *MONITORING, *ENGINE])
 def test_health_is_checked(name: str) -> None:
     """By the image or by docker-compose.yaml, so that `up --wait` waits for it."""
     image = service(name)["image"].removeprefix("churn-saver-").partition(":")[0]
@@ -200,6 +202,18 @@ def test_services_have_time_to_drain(monkeypatch: pytest.MonkeyPatch) -> None:
         assert int(SECONDS.fullmatch(service(name)["stop_grace_period"])[1]) > drain_s  # type: ignore[index]
     for name in REPLICAS:
         assert int(SECONDS.fullmatch(service(name)["stop_grace_period"])[1]) > 10  # type: ignore[index]  # uvicorn's
+
+
+def test_vllm_is_what_the_generator_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens where the generator looks, under the name of the packaged base, and reads the generator's folder."""
+    told = settings("generator", monkeypatch).generator.vllm
+    assert f"--port {told.url.port} " in service("vllm")["command"]
+    ((name, packaged),) = PACKAGED.items()
+    assert f"--served-model-name {Base(name=name, sha256=packaged.sha256).served_name}" in service("vllm")["command"]
+    assert service("vllm")["environment"]["VLLM_LORA_RESOLVER_CACHE_DIR"] == str(told.adapters)
+    volume = mounts("generator")["/var/lib/churn-saver"][0]
+    assert mounts("vllm") == {"/var/lib/churn-saver": (volume, False)}
+    assert told.adapters.is_relative_to("/var/lib/churn-saver")
 
 
 def test_services_wait_for_what_they_need() -> None:

@@ -142,7 +142,7 @@ def real_engine() -> Iterator[InProcessEngine]:
         pytest.skip(f"no language model in {MODEL}; `churn-saver model prepare` makes it")
     engine = InProcessEngine(open_checkpoint(MODEL, GENERATOR), SETTINGS.generator)
     yield engine
-    engine.close()
+    asyncio.run(engine.close())
 
 
 def asked(channel: str = "sms") -> str:

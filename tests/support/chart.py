@@ -31,7 +31,16 @@ TRAINERS = {
         },
     }
 }
-VLLM = {"vllm": {"enabled": True, "model": "example/model", "image": {"tag": "v0.1.0"}, "spot": True}}
+VLLM = {
+    "vllm": {
+        "enabled": True,
+        "model": "example/model",
+        "servedModelName": "model@0123456789ab",
+        "adapters": {"claim": "adapters"},
+        "image": {"tag": "v0.1.0"},
+        "spot": True,
+    }
+}
 # Kinds of operators and of GKE, which Kubernetes itself does not know.
 FOREIGN = {
     "BackendConfig",

@@ -43,13 +43,13 @@ class ScriptedEngine:
 
     async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
         if self.broken:
-            raise EngineFailed("out of ink")
+            raise EngineFailed("broken", "out of ink")
         self.seeds.append(seed)
         channel = "email" if "channel: email" in prompt else "sms"
         texts = [self.texts[(seed + i) % len(self.texts)] for i in range(count)]
         return [Candidate(draft_for(channel, text), self.ended) for text in texts]
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.closed = True
 
 

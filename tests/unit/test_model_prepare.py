@@ -124,9 +124,9 @@ def test_a_bundled_adapter_is_merged_and_made_again_where_it_changes(
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from churnsaver.models.adapters import Base
     from churnsaver.models.language_model import load_language_model, mean_log_prob
     from tests.support.tiny_model import TEXTS, tiny_model
-    from trainers.language_model.packages import Base
     from trainers.rlhf.language_model import adapter_files, open_base
 
     tiny = tiny_model(tmp_path / "tiny")

@@ -13,11 +13,11 @@ import yaml
 import cli.text  # noqa: F401 - adds its commands
 from churnsaver.checkpoints import open_checkpoint
 from churnsaver.errors import CheckpointError, SettingsError
+from churnsaver.models.adapters import WRITER
 from tests.support.commands import run_json
 from tests.support.text_training import Judge, Vowels
 from tests.support.tiny_model import tiny_model
 from tests.unit.test_ppo_text_pipeline import fine_tuned
-from trainers.rlhf.sft import WRITER
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
 from churnsaver.domain.message import Brief
 from churnsaver.errors import BadInput, CheckpointError, SettingsError
+from churnsaver.models.adapters import WRITER
 from churnsaver.settings import load_world
 from tests.support.text_training import BRIEFS, Judge, Vowels, short_settings
 from tests.support.tiny_model import BRIEF, tiny_model
@@ -28,7 +29,6 @@ from trainers.rlhf.language_model import adapter_files, open_base
 from trainers.rlhf.lora import LoraSettings, new_adapter
 from trainers.rlhf.ppo_text_run import Task, open_policy, read_task, train_text_policy
 from trainers.rlhf.ppo_text_settings import Preset
-from trainers.rlhf.sft import WRITER
 from trainers.rlhf.text_reward import ShieldFilter
 from trainers.rlhf.training_report import training_folder
 from trainers.rlhf.writers import BASE, PPO, SFT, Writers

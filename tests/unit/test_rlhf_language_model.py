@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput, CheckpointError
+from churnsaver.models.adapters import ADAPTER
 from churnsaver.settings import load_serve_settings, load_world
 from tests.support.tiny_model import BRIEF, END, tiny_model
 from trainers.rlhf.language_model import (
-    ADAPTER,
     LoadedModel,
     adapter_files,
     load_adapter,

@@ -12,11 +12,12 @@ import torch
 
 from churnsaver.checkpoints import Manifest, open_checkpoint
 from churnsaver.errors import BadInput
+from churnsaver.models.adapters import ADAPTER
 from churnsaver.settings import load_section, load_world
 from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
 from trainers.rlhf import sft
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
-from trainers.rlhf.language_model import ADAPTER, load_adapter, open_base
+from trainers.rlhf.language_model import load_adapter, open_base
 from trainers.rlhf.lora import LoraSettings
 from trainers.rlhf.sft import SftPreset, SftSettings, messages, train_sft
 from trainers.rlhf.writing_figures import Example, has_exact_slots, mean_log_probs, perplexity

@@ -10,23 +10,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from churnsaver.domain.world import Frozen
 from churnsaver.errors import BadInput
 
 DOWNLOAD_TIMEOUT_S = 600
-BASE = "base.json"  # beside weights and in adapters: a `Base`
-
-
-class Base(Frozen):
-    """Which model an adapter is for.
-
-    Attributes:
-        name: for people.
-        sha256: of the file that the weights came in.
-    """
-
-    name: str
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

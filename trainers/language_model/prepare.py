@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from churnsaver.checkpoints import Checkpoint, Manifest, open_checkpoint, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MANIFEST, MODEL_CARD
 from churnsaver.errors import BadInput, CheckpointError
+from churnsaver.models.adapters import BASE, Base
 from churnsaver.models.language_model import (
     GENERATOR,
     SOURCE,
@@ -28,7 +29,7 @@ from churnsaver.models.language_model import (
     mean_log_prob,
     model_folder,
 )
-from trainers.language_model.packages import BASE, Base, PackagedModel, fetch
+from trainers.language_model.packages import PackagedModel, fetch
 from trainers.rlhf.bundled import BUNDLED_WRITER
 
 # By quantization: what is done to the weights. A folder that another recipe made is made again.

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from churnsaver.errors import BadInput
-from trainers.language_model.packages import BASE, PackagedModel, fetch
+from churnsaver.models.adapters import BASE
+from trainers.language_model.packages import PackagedModel, fetch
 from trainers.rlhf.language_model import LoadedModel, PreparedBase, identify, weights_sha256
 
 ENCODERS = {

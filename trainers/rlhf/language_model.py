@@ -27,11 +27,10 @@ from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from churnsaver.domain.writing import conversation
 from churnsaver.errors import BadInput, CheckpointError
+from churnsaver.models.adapters import ADAPTER, ADAPTER_CONFIG, BASE, Base
 from churnsaver.settings import ServeSettings
-from trainers.language_model.packages import BASE, Base, fetch
+from trainers.language_model.packages import fetch
 from trainers.language_model.prepare import PACKAGED, dequantised
-
-ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"  # as PEFT names them
 
 
 class PreparedBase(Base):

@@ -17,6 +17,7 @@ from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
 from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput, SettingsError
+from churnsaver.models.adapters import WRITER
 from trainers.rlhf.checks import check_brief
 from trainers.rlhf.corpus import briefs as briefs_of_part
 from trainers.rlhf.corpus import make_corpus, split_of
@@ -29,7 +30,7 @@ from trainers.rlhf.ppo_text_resume import STATE, restore_learner, save_learner
 from trainers.rlhf.ppo_text_settings import PpoTextSettings, Preset
 from trainers.rlhf.resumable import fingerprints, peak_memory_gb
 from trainers.rlhf.rollout import Writer
-from trainers.rlhf.sft import GOLDEN_MESSAGES, WRITER, examples_of, golden_messages, messages
+from trainers.rlhf.sft import GOLDEN_MESSAGES, examples_of, golden_messages, messages
 from trainers.rlhf.text_policy import TextPolicy
 from trainers.rlhf.text_reward import Earnings, Reward, ShieldFilter, length_bands
 from trainers.rlhf.training_report import training_folder

@@ -26,10 +26,11 @@ from churnsaver.checkpoints import Gate, Manifest, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
 from churnsaver.domain.world import Fraction, Frozen, World
 from churnsaver.errors import BadInput
+from churnsaver.models.adapters import ADAPTER
 from churnsaver.reward.encoding import PairEncoder, RewardShape
 from churnsaver.reward.model import SHAPE
 from trainers.rlhf.encoders import backend, open_encoder
-from trainers.rlhf.language_model import ADAPTER, LoadedModel, adapter_files
+from trainers.rlhf.language_model import LoadedModel, adapter_files
 from trainers.rlhf.lora import Count, LoraSettings, new_adapter
 from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
 from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, of_like_length, tokenised

@@ -23,6 +23,7 @@ from churnsaver.checkpoints import Gate, Manifest, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
 from churnsaver.domain.world import Fraction, Frozen, World
 from churnsaver.errors import BadInput
+from churnsaver.models.adapters import WRITER
 from trainers.rlhf.checks import check_apart, read_approved
 from trainers.rlhf.examples import WrittenMessage
 from trainers.rlhf.language_model import LoadedModel, adapter_files, open_base, prompt_ids
@@ -31,7 +32,6 @@ from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, finge
 from trainers.rlhf.training_report import training_folder, write_loss_report
 from trainers.rlhf.writing_figures import Example, mean_log_probs, perplexity, slot_accuracy
 
-WRITER = "writer"
 GOLDEN_MESSAGES = 3
 Count = Annotated[int, Field(ge=1)]
 

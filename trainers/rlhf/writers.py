@@ -14,11 +14,11 @@ from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from churnsaver.errors import CheckpointError
-from trainers.rlhf.language_model import ADAPTER, LoadedModel, check_base, put_adapter
+from churnsaver.models.adapters import ADAPTER, WRITER
+from trainers.rlhf.language_model import LoadedModel, check_base, put_adapter
 from trainers.rlhf.ppo_text_run import open_policy
 from trainers.rlhf.ppo_text_settings import PpoTextSettings
 from trainers.rlhf.rollout import Writer, scored
-from trainers.rlhf.sft import WRITER
 
 BASE, SFT, PPO = "base", "SFT", "PPO"
 

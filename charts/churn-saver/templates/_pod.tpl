@@ -101,6 +101,7 @@ livenessProbe:
 {{- if eq .of "gateway" }}{{ $holdsSecrets = list "pseudonymKey" "redisUrl" }}{{ end -}}
 {{- if eq .of "generator" }}{{ $holdsSecrets = list "redisUrl" }}{{ end -}}
 {{- $redisCa := and (has "redisUrl" $holdsSecrets) .root.Values.secrets.keys.redisCa -}}
+{{- $adapters := and (eq .of "generator") .root.Values.vllm.enabled .root.Values.vllm.adapters.claim -}}
 {{- $persistent := and (eq .of "gateway") .root.Values.gateway.persistence.enabled -}}
 metadata:
   labels: {{ include "churn-saver.labels" $labels | nindent 4 }}
@@ -153,7 +154,14 @@ spec:
         {{- if $redisCa }}
         - {name: redis-ca, mountPath: /etc/churn-saver-redis, readOnly: true}
         {{- end }}
+        {{- if $adapters }}
+        - {name: adapters, mountPath: /adapters}
+        {{- end }}
   volumes:
+    {{- with $adapters }}
+    - name: adapters
+      persistentVolumeClaim: {claimName: {{ . }}}
+    {{- end }}
     - name: config
       configMap: {name: {{ include "churn-saver.fullname" .root }}-config}
     {{- include "churn-saver.settingsVolumes" .root | nindent 4 }}

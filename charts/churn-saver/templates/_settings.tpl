@@ -19,6 +19,9 @@
 {{- $_ = set $settings.addresses $service (printf "%s-%s:%v" (include "churn-saver.fullname" $) $service $port) -}}
 {{- end -}}
 {{- end -}}
+{{- $_ = set $settings.generator "engine" (ternary "vllm" "embedded" .Values.vllm.enabled) -}}
+{{- $_ = set $settings.generator.vllm "url" (printf "http://%s-vllm:%v" (include "churn-saver.fullname" .) .Values.vllm.port) -}}
+{{- $_ = set $settings.generator.vllm "adapters" "/adapters" -}}
 {{- $settings | toYaml -}}
 {{- end -}}
 

@@ -96,6 +96,12 @@
 {{- if not .model }}
 - vllm.model: is empty; name a model on a hub, or gs://bucket/path
 {{- end }}
+{{- if not (regexMatch "^.+@[0-9a-f]{12}$" .servedModelName) }}
+- vllm.servedModelName: {{ .servedModelName | quote }} does not say which weights these are; set NAME@ and the first 12 digits of the sha256, both of the adapters' base.json
+{{- end }}
+{{- if not .adapters.claim }}
+- vllm.adapters.claim: is empty, so adapters do not reach the server; name a PersistentVolumeClaim that is ReadWriteMany
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}

@@ -1,0 +1,87 @@
+"""The local stack's vLLM server: the base model, in an environment of its own that `make engine` installs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from churnsaver.errors import BadInput
+from churnsaver.models.adapters import BASE, Base
+from churnsaver.settings import ServeSettings
+
+ENGINE = Path(".engine")
+MAX_LORA_RANK = 16  # twice what sft.yaml trains
+MAX_TOKENS = 1024  # of a prompt and a draft together, which are a quarter of that
+# On a CPU it gives way to the services, as the embedded engine does.
+NICENESS = 10
+
+
+def vllm_command(settings: ServeSettings) -> list[str]:
+    """Starts a server of the base that serve.yaml names; it is fetched where it is not there yet.
+
+    Raises:
+        BadInput: `make engine` was not run, or the base cannot be had.
+    """
+    python = ENGINE / "bin" / "python"
+    if not python.exists():
+        raise BadInput(f"{ENGINE}: vLLM is not installed here; run `make engine`, or `up --engine embedded`")
+    folder, base = _base(settings)
+    url = settings.generator.vllm.url
+    options = {
+        "--model": str(folder.resolve()),
+        "--served-model-name": base.served_name,  # by which the generator knows whose adapters fit
+        "--host": str(url.host),
+        "--port": str(url.port),
+        "--max-model-len": str(MAX_TOKENS),
+        "--max-loras": "2",  # the one that serves, and the one that is tried
+        "--max-lora-rank": str(MAX_LORA_RANK),
+    }
+    command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora"]
+    command += [word for option in options.items() for word in option]
+    if _on_cpu():
+        # bfloat16 is slower where the processor has no units for it.
+        return ["nice", "-n", str(NICENESS), *command, "--dtype", "float32", "--enforce-eager"]
+    return command
+
+
+def vllm_environment(settings: ServeSettings) -> Mapping[str, str]:
+    """What the server is started with: adapters come from the folder that the generator writes them to."""
+    adapters = settings.generator.vllm.adapters
+    adapters.mkdir(parents=True, exist_ok=True)  # it does not start without
+    found = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_PLUGINS": "lora_filesystem_resolver",
+        "VLLM_LORA_RESOLVER_CACHE_DIR": str(adapters.resolve()),
+    }
+    if _on_cpu():
+        found |= {
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB: some hundred drafts at once
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the services want the same cores
+            "OMP_NUM_THREADS": str(os.cpu_count()),
+            # Else the first request waits for a C++ compiler, which not everybody has.
+            "TORCHDYNAMO_DISABLE": "1",
+        }
+    return found
+
+
+def _on_cpu() -> bool:
+    """Whether `make engine` installed vLLM's build for processors."""
+    return any(ENGINE.glob("lib/python*/site-packages/vllm_cpu-*.dist-info"))
+
+
+def _base(settings: ServeSettings) -> tuple[Path, Base]:
+    folder = settings.models / f"{settings.generator.model}-float32"
+    try:
+        said = Base.model_validate_json((folder / BASE).read_bytes(), extra="ignore")
+    except (OSError, ValidationError):
+        # It is not there yet, or a folder of a person's own.
+        from trainers.rlhf.language_model import identify, prepare_base
+
+        folder = prepare_base(settings)
+        return folder, identify(folder)
+    return folder, said

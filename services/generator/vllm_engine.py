@@ -1,0 +1,253 @@
+"""An adapter on a vLLM server, as the engine that writes.
+
+The server loads an adapter by itself when it is first asked for under its name, from a folder that both see (vLLM's
+`lora_filesystem_resolver`). So every replica of a server finds it, and so does one that was started anew. The name is
+the checkpoint's version, which is derived from the weights: what the server has cached of a name is never stale.
+
+A seed's texts are the same wherever the server computes alike; what else is in its batch may make it round otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import shutil
+from typing import Self
+
+import structlog
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from churnsaver.checkpoints import Checkpoint
+from churnsaver.checkpoints.checkpoint import GOLDEN
+from churnsaver.domain.world import World
+from churnsaver.errors import CheckpointError
+from churnsaver.models.adapters import ADAPTER, ADAPTER_CONFIG, BASE, Base, GoldenMessage
+from churnsaver.models.language_model import GOLDEN_TOLERANCE_NATS
+from churnsaver.settings import GeneratorSettings
+from services.generator.engine import END_OF_TURN, Candidate, EngineFailed
+from services.generator.prompt import prompt
+from services.generator.vllm_server import VllmServer
+
+log = structlog.get_logger()
+
+COMPLETIONS = "/v1/completions"
+
+
+class _Choice(BaseModel):
+    index: int
+    text: str
+    finish_reason: str | None
+
+
+class _Completion(BaseModel):
+    choices: list[_Choice]
+
+
+class _LogProb(BaseModel):
+    logprob: float
+
+
+class _ScoredPrompt(BaseModel):
+    prompt_logprobs: list[dict[str, _LogProb] | None]  # of each token; the first has none
+
+
+class _Scored(BaseModel):
+    choices: list[_ScoredPrompt]
+
+
+class _Tokens(BaseModel):
+    tokens: list[int]
+
+
+class VllmEngine:
+    """Writes with one adapter; made by `open`, never directly."""
+
+    def __init__(self, server: VllmServer, checkpoint: Checkpoint, settings: GeneratorSettings, world: World) -> None:
+        self.version = checkpoint.version
+        self._server, self._checkpoint, self._settings, self._world = server, checkpoint, settings, world
+        self._base, self._golden = _base(checkpoint), _golden(checkpoint)
+        self._folder = settings.vllm.adapters / self.version
+        self._loaded = False
+        self._loading: asyncio.Task[None] | None = None
+        self._writing = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        server.hold(self.version)
+
+    @classmethod
+    async def open(
+        cls,
+        server: VllmServer,
+        checkpoint: Checkpoint,
+        settings: GeneratorSettings,
+        world: World,
+        *,
+        at_once: bool,
+    ) -> Self:
+        """The engine of a writer checkpoint, loaded and tried on its golden messages.
+
+        Args:
+            at_once: whether a server that is away is an error; else the adapter is loaded and tried when it is back.
+
+        Raises:
+            CheckpointError: the adapter is for another base, cannot be loaded, or a golden message is more or less
+                likely than when it was trained. Nothing of it is left on the server.
+        """
+        engine = cls(server, checkpoint, settings, world)
+        try:
+            await engine._load()
+        except EngineFailed as error:
+            if at_once:
+                await engine.close()
+                raise CheckpointError(f"{engine.version}: cannot be tried, the vLLM server fails ({error})") from None
+            log.warning("vllm.not_loaded", version=engine.version, reason=str(error))
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    @property
+    def expected_s(self) -> float:
+        return self._server.expected_s
+
+    async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
+        if self._closed:
+            raise EngineFailed("broken", f"{self.version} was replaced")
+        self._writing += 1
+        self._idle.clear()
+        try:
+            async with self._server.turn(count):
+                await self._load_if_needed()
+                return await self._write(prompt, count, seed)
+        finally:
+            self._writing -= 1
+            if not self._writing:
+                self._idle.set()
+
+    async def close(self) -> None:
+        """Unloads the adapter once nothing is written with it, unless another engine has the same."""
+        await self._idle.wait()
+        if self._closed:
+            return
+        self._closed = True
+        if self._loading is not None:
+            self._loading.cancel()
+        if await self._server.let_go(self.version):
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    async def _write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
+        body = {
+            "model": self.version,
+            "prompt": prompt,
+            "n": count,
+            "seed": seed,
+            "max_tokens": self._settings.max_new_tokens,
+            "temperature": self._settings.temperature,
+            "top_k": self._settings.top_k,
+            "stop": [END_OF_TURN],
+            "add_special_tokens": False,  # the prompt is ChatML already
+            "skip_special_tokens": False,  # one in the middle of a text is a fault that is to be seen
+        }
+        try:
+            answer = await self._server.ask(_Completion, "POST", COMPLETIONS, body)
+        except EngineFailed as error:
+            # A server that was started anew while the folder was gone, for instance: the next write mends it.
+            self._loaded = self._loaded and error.reason != "refused"
+            raise
+        choices = sorted(answer.choices, key=lambda choice: choice.index)
+        if [choice.index for choice in choices] != list(range(count)):
+            raise EngineFailed("garbage", f"{len(choices)} texts in place of {count}")
+        return [Candidate(choice.text.strip(), choice.finish_reason == "stop") for choice in choices]
+
+    # -- loading and trying ----------------------------------------------------------------------------
+
+    async def _load_if_needed(self) -> None:
+        """Loads what could not be loaded before, apart from the request: its deadline is shorter than that takes."""
+        if self._loaded:
+            return
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._load())
+            self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            await asyncio.shield(self._loading)
+        except CheckpointError as error:
+            raise EngineFailed("refused", error) from None
+
+    async def _load(self) -> None:
+        base = await self._server.base()
+        if base.id != self._base.served_name:
+            raise CheckpointError(
+                f"{self.version}: the adapter is for {self._base.served_name}, the server at {self._server.url} has "
+                f"{base.id}; start it with --served-model-name {self._base.served_name} and that model, or publish an "
+                "adapter that was trained on the model that it has"
+            )
+        await asyncio.to_thread(self._put, base.root)
+        for case in self._golden:
+            await self._try(case)
+        self._loaded = True
+
+    def _put(self, base: str) -> None:
+        """The adapter's files where the server looks for them; it wants the name of its base in them."""
+        config = self._checkpoint.read_json(ADAPTER_CONFIG) | {"base_model_name_or_path": base}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # The config last: without it the server sees no adapter. What is there may be in use, so it is replaced.
+            weights, described = (self._folder / f".{name}.{os.getpid()}" for name in (ADAPTER, ADAPTER_CONFIG))
+            shutil.copyfile(self._checkpoint.path / ADAPTER, weights)
+            weights.replace(self._folder / ADAPTER)
+            described.write_text(json.dumps(config))
+            described.replace(self._folder / ADAPTER_CONFIG)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._folder}: cannot be written ({error.strerror or error}); generator.vllm.adapters is a folder "
+                "that generator and vLLM server share"
+            ) from None
+
+    async def _try(self, case: GoldenMessage) -> None:
+        try:
+            found = await self._mean_log_prob(prompt(case.brief, self._world), case.text + END_OF_TURN)
+        except EngineFailed as error:
+            if error.reason != "refused":
+                raise
+            raise CheckpointError(f"{self.version}: the vLLM server cannot load the adapter ({error})") from None
+        if not abs(found - case.mean_log_prob) <= GOLDEN_TOLERANCE_NATS:  # a NaN is a difference, too
+            raise CheckpointError(
+                f"{self.version}: the golden message {case.text[:30]!r}… has a mean log-probability of {found:.3f}, it "
+                f"had {case.mean_log_prob:.3f} when the adapter was trained; train and publish it again"
+            )
+
+    async def _mean_log_prob(self, told: str, text: str) -> float:
+        """Mean log-probability of the tokens of `text` after `told`, in nats, read apart as in training."""
+        prompt, tokens = await self._tokens(told), await self._tokens(text)
+        body = {"model": self.version, "prompt": prompt + tokens, "max_tokens": 1, "prompt_logprobs": 0}
+        answer = await self._server.ask(_Scored, "POST", COMPLETIONS, body)
+        found = [entry for choice in answer.choices for entry in choice.prompt_logprobs[len(prompt) :]]
+        if len(found) != len(tokens) or not all(found):
+            raise EngineFailed("garbage", "the tokens of a golden message have no log-probabilities")
+        return math.fsum(token.logprob for entry in found if entry for token in entry.values()) / len(found)
+
+    async def _tokens(self, text: str) -> list[int]:
+        body = {"model": self.version, "prompt": text, "add_special_tokens": False}
+        return (await self._server.ask(_Tokens, "POST", "/tokenize", body)).tokens
+
+
+def _base(checkpoint: Checkpoint) -> Base:
+    try:
+        return Base.model_validate(checkpoint.read_json(BASE))
+    except ValidationError:
+        raise CheckpointError(
+            f"{checkpoint.path / BASE}: does not say what the adapter is for; train it again"
+        ) from None
+
+
+def _golden(checkpoint: Checkpoint) -> list[GoldenMessage]:
+    try:
+        golden = TypeAdapter(list[GoldenMessage]).validate_python(checkpoint.read_json(GOLDEN))
+    except ValidationError:
+        raise CheckpointError(f"{checkpoint.path / GOLDEN}: holds no golden messages; train it again") from None
+    if not golden:
+        raise CheckpointError(f"{checkpoint.path / GOLDEN}: is empty; train it again")
+    return golden

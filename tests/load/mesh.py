@@ -1,0 +1,231 @@
+"""Tokens a second through the generator beside those of its vLLM server alone: the same prompts, several at once.
+
+`churn-saver up --engine vllm` runs already. Briefs have a tone that the bank does not hold, so that each is written
+live, and take turns between the two ways in short blocks. What was written is the server's own count, so texts that
+nobody got are in it, too. Writes `reports/mesh.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import orjson
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+from rich.table import Table
+
+from churnsaver.domain.message import SEGMENTS, Brief
+from churnsaver.errors import BadInput, ChurnSaverError
+from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
+from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
+from churnsaver.settings import DEFAULT_SEED, ServeSettings, load_serve_settings, load_world
+from services.generator.engine import END_OF_TURN, SMALL_WRITE
+from services.generator.prompt import prompt
+from tests.load.processes import wide_console
+from tests.load.stats import percentile
+
+stderr = Console(stderr=True)
+REPORTS = Path("reports")
+CONCURRENCIES = (1, 8, 32)
+WAYS = ("vllm", "generator")
+BLOCKS = 2
+DEADLINE_S = 120.0
+
+Ask = Callable[[Brief, int], Awaitable[bool]]
+
+
+def briefs(settings: ServeSettings) -> list[Brief]:
+    """Of a tone that the bank does not hold."""
+    tone = "cheerful" if settings.generator.tone == "plain" else "plain"
+    world, language = load_world(), settings.generator.languages[0]
+    return [
+        Brief(segment=segment, offer=offer.id, tone=tone, channel=channel, language=language)
+        for segment, offer, channel in itertools.product(SEGMENTS, world.offers, world.channels)
+    ]
+
+
+async def written_tokens(client: httpx.AsyncClient) -> float:
+    """How many tokens the server has written since it started."""
+    families = text_string_to_metric_families((await client.get("/metrics")).raise_for_status().text)
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "vllm:generation_tokens_total"
+    )
+
+
+async def adapter(client: httpx.AsyncClient) -> str:
+    """The one that the generator writes with; BadInput where the server has none."""
+    found = (await client.get("/v1/models")).raise_for_status().json()["data"][1:]
+    if not found:
+        raise BadInput(f"{client.base_url}: has no adapter; run `churn-saver up --engine vllm`")
+    return str(found[-1]["id"])
+
+
+def alone(client: httpx.AsyncClient, settings: ServeSettings, model: str) -> Ask:
+    """Asks the server itself, for what the generator asks it for."""
+    world, generator = load_world(), settings.generator
+
+    async def ask(brief: Brief, seed: int) -> bool:
+        body = {
+            "model": model,
+            "prompt": prompt(brief, world),
+            "n": SMALL_WRITE,
+            "seed": seed,
+            "max_tokens": generator.max_new_tokens,
+            "temperature": generator.temperature,
+            "top_k": generator.top_k,
+            "stop": [END_OF_TURN],
+            "add_special_tokens": False,
+            "skip_special_tokens": False,
+        }
+        return (await client.post("/v1/completions", json=body)).is_success
+
+    return ask
+
+
+def through(channel: grpc.aio.Channel) -> Ask:
+    """Asks the generator."""
+    stub = generator_grpc.GeneratorServiceStub(channel)
+
+    async def ask(brief: Brief, seed: int) -> bool:
+        request = pb.GenerateRequest(brief=pb.Brief(**brief.model_dump()), seed=seed)
+        answer = await stub.Generate(request, timeout=DEADLINE_S)
+        return bool(answer.source == pb.MESSAGE_SOURCE_MODEL)
+
+    return ask
+
+
+async def measure_block(
+    client: httpx.AsyncClient,
+    ask: Ask,
+    concurrency: int,
+    seconds: float,
+    wanted: list[Brief],
+    seeds: itertools.count[int],
+) -> dict[str, Any]:
+    """Keeps `concurrency` requests going for about `seconds`; those that are under way then are waited for."""
+    took_s: list[float] = []
+    answered = 0
+
+    async def keep_asking() -> None:
+        nonlocal answered
+        while time.monotonic() < ends:
+            seed, started = next(seeds), time.monotonic()
+            written = await ask(wanted[seed % len(wanted)], seed)  # apart: others count meanwhile
+            answered += written
+            took_s.append(time.monotonic() - started)
+
+    before, started = await written_tokens(client), time.monotonic()
+    ends = started + seconds
+    await asyncio.gather(*(keep_asking() for _ in range(concurrency)))
+    wall_s = time.monotonic() - started
+    return {
+        "tokens": await written_tokens(client) - before,
+        "wall_s": wall_s,
+        "requests": len(took_s),
+        "answered_by_model": answered,
+        "took_s": took_s,
+    }
+
+
+def summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The blocks of one way and concurrency as one."""
+    took_s = [each for block in blocks for each in block["took_s"]]
+    totals = {key: sum(block[key] for block in blocks) for key in ("tokens", "wall_s", "requests", "answered_by_model")}
+    return {
+        **totals,
+        "tokens_per_s": totals["tokens"] / totals["wall_s"],
+        "p50_s": percentile(took_s, 50.0),
+        "p95_s": percentile(took_s, 95.0),
+    }
+
+
+async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dict[str, Any]:
+    """Both ways in turn, at each concurrency."""
+    found: dict[str, Any] = {}
+    wanted, seeds = briefs(settings), itertools.count(arguments.seed)
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        httpx.AsyncClient(base_url=str(settings.generator.vllm.url), timeout=DEADLINE_S, limits=limits) as client,
+        grpc.aio.insecure_channel(settings.addresses.generator) as channel,
+    ):
+        ways = {"vllm": alone(client, settings, await adapter(client)), "generator": through(channel)}
+        for concurrency in arguments.concurrency:
+            blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+            for block, way in itertools.product(range(BLOCKS), WAYS):
+                stderr.print(f"{concurrency} at once, block {block + 1} of {BLOCKS}: {way}")
+                seconds = arguments.seconds / BLOCKS
+                blocks[way].append(await measure_block(client, ways[way], concurrency, seconds, wanted, seeds))
+            each = {way: summary(blocks[way]) for way in WAYS}
+            each["ratio"] = each["generator"]["tokens_per_s"] / max(each["vllm"]["tokens_per_s"], 1e-9)
+            found[str(concurrency)] = each
+    return found
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measures and writes the report."""
+    settings = load_serve_settings()
+    try:
+        measured = asyncio.run(measure(arguments, settings))
+    except (httpx.HTTPError, grpc.aio.AioRpcError) as error:
+        raise BadInput(f"generator or vLLM server does not answer ({error!r}); run `up --engine vllm`") from None
+    document = {
+        "command": f"python -m tests.load.mesh {' '.join(sys.argv[1:])}".strip(),
+        "machine": {"cores": os.cpu_count(), "load_average_1_min": os.getloadavg()[0]},
+        "seconds": arguments.seconds,
+        "seed": arguments.seed,
+        "concurrency": measured,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "mesh.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+    return document
+
+
+def print_table(document: Mapping[str, Any]) -> None:
+    """The report for a person, on standard output."""
+    table = Table(title="tokens/s, all texts of a request together", title_justify="left")
+    for column in ("at once", "vLLM alone", "through gRPC", "ratio", "p50 s", "p95 s", "written live"):
+        table.add_column(column)
+    for concurrency, each in document["concurrency"].items():
+        ours = each["generator"]
+        live = f"{ours['answered_by_model']} of {ours['requests']}"
+        speeds = [f"{each[way]['tokens_per_s']:.1f}" for way in WAYS]
+        table.add_row(
+            concurrency, *speeds, f"{each['ratio']:.2f}", f"{ours['p50_s']:.2f}", f"{ours['p95_s']:.2f}", live
+        )
+    wide_console().print(table)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m tests.load.mesh", description=__doc__)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=CONCURRENCIES, help="requests at once")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for each way at each concurrency")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
+    parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    arguments = parser.parse_args()
+    try:
+        document = run(arguments)
+    except ChurnSaverError as error:
+        sys.exit(f"error: {error}")
+    if arguments.json:
+        print(orjson.dumps(document).decode())
+    else:
+        print_table(document)
+
+
+if __name__ == "__main__":
+    main()

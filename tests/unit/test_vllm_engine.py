@@ -1,0 +1,306 @@
+"""The vLLM engine against a server that speaks as vLLM does over real HTTP, and misbehaves on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import REGISTRY
+from redis.asyncio import Redis
+
+from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
+from churnsaver.domain.message import Brief
+from churnsaver.errors import CheckpointError
+from churnsaver.models.adapters import ADAPTER, ADAPTER_CONFIG, BASE, WRITER, Base
+from churnsaver.models.language_model import GOLDEN_TOLERANCE_NATS
+from churnsaver.reward import REWARD
+from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
+from churnsaver.settings import GeneratorSettings, load_message_books, load_serve_settings, load_world
+from services.generator import bootstrap, vllm_server
+from services.generator.bootstrap import Shift
+from services.generator.engine import Candidate, EngineFailed
+from services.generator.generate import Writer
+from services.generator.prompt import prompt
+from services.generator.vllm_engine import VllmEngine
+from services.generator.vllm_server import VllmServer
+from tests.support.generator import ScriptedReview, ScriptedReward, build_bank
+from tests.support.metrics import grows, sample
+from tests.support.vllm import LOG_PROB, TEXT, StandIn, running
+
+FAILURES = "generator_engine_failures_total"
+BRIEF = Brief(segment="loyal", offer="discount_10", tone="plain", channel="sms", language="en")
+WORLD = load_world()
+OURS = Base(name="tiny", sha256="ab" * 32)
+
+
+def writer_checkpoint(
+    folder: Path, weights: bytes = b"weights", base: Base = OURS, log_prob: float = LOG_PROB
+) -> Checkpoint:
+    golden = [{"brief": BRIEF.model_dump(), "text": TEXT, "mean_log_prob": log_prob}]
+    files = {
+        ADAPTER: weights,
+        ADAPTER_CONFIG: json.dumps({"peft_type": "LORA", "base_model_name_or_path": base.name}).encode(),
+        BASE: base.model_dump_json().encode(),
+        "golden.json": json.dumps(golden).encode(),
+    }
+    write_checkpoint(folder, WRITER, files, seed=42, metrics={})
+    return open_checkpoint(folder, WRITER)
+
+
+def settings(there: StandIn) -> GeneratorSettings:
+    shipped = load_serve_settings().generator
+    changes = {"url": there.url, "adapters": there.adapters, "max_concurrency": 2}
+    return GeneratorSettings.model_validate(shipped.model_dump() | {"engine": "vllm", "vllm": changes})
+
+
+@pytest.fixture
+async def there(tmp_path: Path) -> AsyncIterator[StandIn]:
+    """A server that works, until a test says otherwise."""
+    async with running(StandIn(OURS.served_name, tmp_path / "adapters")) as started:
+        yield started
+
+
+@pytest.fixture
+async def server(there: StandIn) -> AsyncIterator[VllmServer]:
+    client = VllmServer(settings(there).vllm)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def engine(there: StandIn, server: VllmServer, tmp_path: Path) -> AsyncIterator[VllmEngine]:
+    opened = await VllmEngine.open(server, writer_checkpoint(tmp_path / "a"), settings(there), WORLD, at_once=True)
+    yield opened
+    await opened.close()
+
+
+def build_writer(engine: VllmEngine) -> Writer:
+    bank = build_bank(Redis(port=1), engine, ScriptedReview())
+    return Writer(WORLD, load_message_books(), bank, engine, ScriptedReward(), ScriptedReview())
+
+
+async def test_texts_are_asked_for_as_the_settings_say(there: StandIn, engine: VllmEngine) -> None:
+    """The versioned name, the brief's ChatML as it is, seed, count and stop; ended is what stopped by itself."""
+    told = prompt(BRIEF, WORLD)
+    assert await engine.write(told, 3, 7) == [Candidate(TEXT, ended=True)] * 3
+    asked, said = there.seen[-1], load_serve_settings().generator
+    assert (asked["model"], asked["prompt"], asked["n"], asked["seed"]) == (engine.version, told, 3, 7)
+    assert (asked["max_tokens"], asked["temperature"], asked["top_k"]) == (
+        said.max_new_tokens,
+        said.temperature,
+        said.top_k,
+    )
+    assert asked["stop"] == ["<|im_end|>"]
+    there.finish_reason = "length"
+    assert await engine.write(told, 1, 7) == [Candidate(TEXT, ended=False)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("500", "broken"),
+        ("503", "busy"),
+        ("garbage", "garbage"),
+        ("no json", "garbage"),
+        ("count", "garbage"),
+        ("cut", "away"),
+    ],
+)
+async def test_a_server_that_misbehaves_is_counted_and_the_approved_text_stands_in(
+    there: StandIn, engine: VllmEngine, fault: str, reason: str
+) -> None:
+    """None of it reaches the customer."""
+    there.fault = fault
+    with grows(FAILURES, reason=reason):
+        answer = await build_writer(engine).write(BRIEF, 1, 5.0)
+    assert answer.source == pb.MESSAGE_SOURCE_TEMPLATE
+    there.fault = ""
+    assert (await build_writer(engine).write(BRIEF, 1, 5.0)).source == pb.MESSAGE_SOURCE_MODEL
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "reason"),
+    [
+        ("", "stop", "empty"),
+        ("Thank you. " * 9, "stop", "repetition"),
+        ("We have {offer}", "length", "unfinished"),
+    ],
+)
+async def test_texts_that_are_no_drafts_are_counted_and_the_approved_text_stands_in(
+    there: StandIn, engine: VllmEngine, text: str, finish_reason: str, reason: str
+) -> None:
+    """Four of them a request."""
+    there.text, there.finish_reason = text, finish_reason
+    with grows("generator_candidates_rejected_total", by=4, reason=reason):
+        answer = await build_writer(engine).write(BRIEF, 1, 5.0)
+    assert answer.source == pb.MESSAGE_SOURCE_TEMPLATE
+
+
+async def test_the_callers_deadline_aborts_the_request(there: StandIn, engine: VllmEngine) -> None:
+    """A slow server is told to stop, by the closed connection, and the approved text is there in time."""
+    there.fault = "slow"
+    writer = build_writer(engine)
+    with grows(FAILURES, reason="late"):
+        answer = await asyncio.wait_for(writer.write(BRIEF, 1, 0.3), 5.0)
+    assert answer.source == pb.MESSAGE_SOURCE_TEMPLATE
+    for _ in range(100):
+        if there.aborted:
+            break
+        await asyncio.sleep(0.02)
+    assert (there.aborted, there.writing) == (1, 0)
+
+
+async def test_what_cannot_be_done_in_time_is_not_begun(there: StandIn, engine: VllmEngine) -> None:
+    """A queue that is longer than the deadline is shed before it grows; after a while somebody tries again."""
+    there.fault = "slow"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(engine.write("x", 1, 1), 0.3)
+    assert engine.expected_s >= 0.3
+    asked = len(there.seen)
+    with grows(FAILURES, reason="busy"):
+        await build_writer(engine).write(BRIEF, 1, 0.3)
+    assert len(there.seen) == asked
+
+
+async def test_what_was_measured_long_ago_is_forgotten(
+    there: StandIn, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was slow once is tried again."""
+    await engine.write("x", 1, 1)
+    quick_s = engine.expected_s
+    there.fault = "slow"
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(engine.write("x", 1, 1), 5 * quick_s)
+    assert engine.expected_s >= 5 * quick_s
+    monkeypatch.setattr(vllm_server, "FORGET_S", 0.0)
+    assert engine.expected_s == quick_s
+
+
+async def test_no_more_is_asked_at_once_than_the_settings_say(there: StandIn, engine: VllmEngine) -> None:
+    """Two at a time; who waits makes the expected time longer."""
+    await engine.write("x", 1, 1)
+    alone_s = engine.expected_s
+    writes = [asyncio.create_task(engine.write("x", 1, seed)) for seed in range(6)]
+    await asyncio.sleep(0)
+    assert engine.expected_s == pytest.approx(alone_s * (1 + 4 / 2))
+    await asyncio.gather(*writes)
+    assert there.most == 2
+
+
+async def test_the_servers_own_figures_are_ours(there: StandIn, server: VllmServer, engine: VllmEngine) -> None:
+    """Its queue over all engines, the fullest cache; a server that is away is not waited for."""
+    there.waiting = 3.0
+    await server.look()
+    names = ("up", "running", "waiting", "kv_cache_use")
+    assert [sample(f"generator_engine_{name}") for name in names] == [1, 0, 4, 0.5]
+    server._client.base_url = "http://127.0.0.1:1"
+    await server.look()
+    assert (sample("generator_engine_up"), engine.expected_s) == (0, float("inf"))
+    with grows(FAILURES, reason="away"):
+        await build_writer(engine).write(BRIEF, 1, 5.0)
+
+
+async def test_an_adapter_is_swapped_and_the_old_one_unloaded_when_drained(
+    there: StandIn, server: VllmServer, engine: VllmEngine, tmp_path: Path
+) -> None:
+    """Both are there until the last text of the old one is written."""
+    checkpoint = writer_checkpoint(tmp_path / "b", b"other weights")
+    other = await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=True)
+    last = asyncio.create_task(engine.write("x", 1, 1))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(engine.close())
+    await asyncio.sleep(0)
+    assert there.loaded == {engine.version, other.version}
+    assert await last == [Candidate(TEXT, ended=True)]
+    await closing
+    assert there.loaded == {other.version}
+    assert [path.name for path in there.adapters.iterdir()] == [other.version]
+    with pytest.raises(EngineFailed, match="was replaced"):
+        await engine.write("x", 1, 1)
+    assert await other.write("x", 1, 1)
+    await other.close()
+    assert (there.loaded, list(there.adapters.iterdir())) == (set(), [])
+
+
+async def test_one_adapter_of_two_engines_stays_until_both_are_closed(
+    there: StandIn, server: VllmServer, engine: VllmEngine, tmp_path: Path
+) -> None:
+    """When only the reward model is swapped, the adapter is the same."""
+    checkpoint = writer_checkpoint(tmp_path / "again")
+    again = await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=True)
+    await engine.close()
+    assert there.loaded == {again.version}
+    assert await again.write("x", 1, 1)
+    await again.close()
+    assert there.loaded == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"base": Base(name="tiny", sha256="cd" * 32)}, r"adapter is for tiny@cdcdcdcdcdcd, the server .* tiny@abab"),
+        ({"weights": b"broken"}, "cannot load the adapter .*could not be loaded"),
+        ({"log_prob": LOG_PROB - 2 * GOLDEN_TOLERANCE_NATS}, r"golden message .* log-probability of -0\.500"),
+    ],
+    ids=["another base", "weights that are none", "another model's words"],
+)
+async def test_a_refused_adapter_leaves_no_trace(
+    there: StandIn, server: VllmServer, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    """One sentence says why, and neither the server nor the folder has it."""
+    checkpoint = writer_checkpoint(tmp_path / "bad", **changes)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=said):
+        await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=True)
+    assert there.loaded == set()
+    assert not there.adapters.exists() or not list(there.adapters.iterdir())
+
+
+async def test_a_server_that_comes_later_gets_the_adapter_then(tmp_path: Path) -> None:
+    """The generator starts without it and serves its bank; a swap meanwhile is refused, and tried again later."""
+    there = StandIn(OURS.served_name, tmp_path / "adapters")
+    server, checkpoint = VllmServer(settings(there).vllm), writer_checkpoint(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="cannot be tried, the vLLM server fails"):
+        await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=True)
+    engine = await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=False)
+    with grows(FAILURES, reason="away"), pytest.raises(EngineFailed, match="away"):
+        await engine.write("x", 1, 1)
+    async with running(there):
+        assert await engine.write("x", 1, 1) == [Candidate(TEXT, ended=True)]
+        # Another replica of the generator took the folder away, and the server was started anew.
+        (there.adapters / engine.version / ADAPTER_CONFIG).unlink()
+        there.loaded.clear()
+        with grows(FAILURES, reason="refused"), pytest.raises(EngineFailed, match="does not exist"):
+            await engine.write("x", 1, 1)
+        assert await engine.write("x", 1, 1) == [Candidate(TEXT, ended=True)]
+        await engine.close()
+    await server.close()
+
+
+async def test_a_shift_swaps_adapters(
+    there: StandIn, server: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer on duty is followed by the next, whose adapter alone is then on the server; at the end none is."""
+    monkeypatch.setattr(bootstrap, "RewardModel", SimpleNamespace(load=lambda *_: ScriptedReward()))
+    whole = load_serve_settings().model_copy(update={"generator": settings(there)})
+    shift = Shift(whole, WORLD, load_message_books(), ScriptedReview(), Redis(port=1), server)
+    assert shift.kinds == (WRITER, REWARD)
+    one, other = writer_checkpoint(tmp_path / "a"), writer_checkpoint(tmp_path / "b", b"other weights")
+    first = await asyncio.to_thread(shift.prepare, {WRITER: one, REWARD: one}, None)
+    await shift.change(None)
+    second = await asyncio.to_thread(shift.prepare, {WRITER: other, REWARD: one}, first)
+    assert there.loaded == {one.version, other.version}
+    await shift.change(first)
+    assert there.loaded == {other.version}
+    assert (await second.write(BRIEF, 1, 5.0)).model_version == other.version
+    await shift.end()
+    assert there.loaded == set()
+
+
+def test_every_reason_is_there_before_its_first_failure() -> None:
+    """So that a first increase is seen."""
+    known = {each.labels["reason"] for family in REGISTRY.collect() for each in family.samples if each.name == FAILURES}
+    assert known == {"away", "broken", "busy", "garbage", "late", "refused"}
