@@ -24,6 +24,7 @@ from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.message_counts import OPTED_OUT, USES
 from churnsaver.settings import GeneratorSettings
+from churnsaver.tasks import stop_tasks
 from services.generator import metrics, ranking
 from services.generator.engine import Engine, EngineFailed
 from services.generator.evidence import Counts, Evidence
@@ -104,7 +105,7 @@ class Bank:
         self.prompts = _prompts(settings, world)
         self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self.prompts.values() for brief in briefs}
         self.version = _version(version, settings, seed, self.prompts)
-        self._judgements = former._judgements if former else Judgements(settings.bank.approval)
+        self._judgements: Judgements = former._judgements if former else Judgements(settings.bank.approval)
         self._own = self._new_shelf()
         self._former = former._serving if former else None
         self._store = Store(redis, self.version)
@@ -230,12 +231,13 @@ class Bank:
 
     async def run(self) -> None:
         """Follows the other replicas, and fills the bank when it is this one's turn; until cancelled."""
+        await self._take_turns()
+        steps = ((self._follow, NEWS_S), (self._keep_up, UPKEEP_S), (self._fill, 0.0))
+        tasks = [asyncio.create_task(_forever(step, pause_s)) for step, pause_s in steps]
         try:
-            await self._take_turns()
-            async with asyncio.TaskGroup() as tasks:
-                for step, pause_s in ((self._follow, NEWS_S), (self._keep_up, UPKEEP_S), (self._fill, 0.0)):
-                    tasks.create_task(_forever(step, pause_s))
+            await asyncio.gather(*tasks)
         finally:
+            await stop_tasks(tasks)
             with contextlib.suppress(StoreUnavailable):
                 await self._store.give_up_lease()
 

@@ -46,10 +46,10 @@ class Shelf:
         kept.sort(key=lambda message: (-message.score, message.message_id))
         self._brief_of |= {message.message_id: brief for message in kept}
         self._held[brief] = tuple(kept)
+        if not kept:
+            del self._held[brief]
         open_ = tuple(each for each in kept if self._judgements.may_be_given_out(each.message_id))
-        for kind, messages_by_brief in ((kept, self._held), (open_, self._choices)):
-            if not kind:
-                messages_by_brief.pop(brief, None)  # type: ignore[attr-defined]
+        self._choices.pop(brief, None)
         if open_:
             chances = choice_chances(np.array([each.score for each in open_]), self._exploration)
             self._choices[brief] = Choices(open_, tuple(chances.tolist()), tuple(np.cumsum(chances).tolist()))
@@ -60,7 +60,7 @@ class Shelf:
             self.put(brief, self._held[brief])
 
     def choose(self, brief: str, seed: int) -> tuple[BankMessage, float] | None:
-        """A message and the probability of choosing it, or None where there is none. The same seed, the same message."""
+        """A message and the probability of choosing it, or None where there is none. Same seed, same message."""
         if (choices := self._choices.get(brief)) is None:
             return None
         at = np.random.Generator(np.random.PCG64((CHOICE, seed))).random() * choices.cumulative[-1]

@@ -2,19 +2,20 @@
 
 The messages of each version of the bank are a hash by brief, judgements are a hash by message. A stream of news says
 which of their fields changed, so that a replica reads only those. Which version serves is one key; who writes holds a
-lock. Whatever Redis refuses stays in memory and is stored when it can be.
+lease. Whatever Redis refuses stays in memory and is stored when it can be.
 """
 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import LockNotOwnedError, OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from churnsaver.message_counts import message_counts_key
 from services.generator import metrics
@@ -28,13 +29,13 @@ NEWS = "cs:bank:news"
 KEPT_NEWS = 10_000
 # A version that no generator has looked at for so long is not coming back.
 KEPT_S = 30 * 24 * 3600
-LEASE_S = 20.0
+LEASE_MS = 20_000
 BATCH = 200  # what Redis does in a few milliseconds, for requests wait meanwhile
 OUTAGES = (RedisError, OSError, TimeoutError)
 
 
 class StoreUnavailable(Exception):
-    """Redis does not answer, or has no room."""
+    """Redis does not answer (`away`), or has no room (`full`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Store:
     def __init__(self, redis: Redis, version: str) -> None:
         self._redis, self.version = redis, version
         self._seen: bytes | None = None  # the last news; None where everything must be read
-        self._lease = redis.lock(f"cs:bank:lease:{version}", timeout=LEASE_S, blocking=False)
+        self._lease, self._holder = f"cs:bank:lease:{version}", uuid.uuid4().hex
 
     async def news(self) -> News:
         """What changed since the last call; all there is at the first call, and at the first after an outage."""
@@ -89,7 +90,8 @@ class Store:
             messages |= zip(some, values, strict=True)
         judgements: list[bytes | None] = []
         for some in _batches(told.get(b"judged", [])):
-            judgements += await self._redis.hmget(JUDGEMENTS, some)  # type: ignore[misc]
+            values = await self._redis.hmget(JUDGEMENTS, some)
+            judgements += values
         self._seen = found[-1][0]
         served = told.get(b"served", [b""])[-1].decode()
         return News(_read_messages(messages), _read_judgements(judgements), served or None)
@@ -97,9 +99,10 @@ class Store:
     async def messages_of(self, version: str) -> dict[str, tuple[BankMessage, ...]]:
         """The messages of another version, by brief."""
         try:
-            return _read_messages(await self._redis.hgetall(messages_key(version)))  # type: ignore[misc]
+            stored: Any = await self._redis.hgetall(messages_key(version))
         except OUTAGES as error:
             raise _unavailable(error) from None
+        return _read_messages(stored)
 
     async def keep(self, messages: Mapping[str, Sequence[BankMessage]]) -> None:
         """Stores the messages of some briefs, and tells the other replicas."""
@@ -157,7 +160,8 @@ class Store:
         return lost_briefs, lost_judgements
 
     async def _missing(self, key: str, names: Sequence[str]) -> list[str]:
-        there: set[bytes] = set(await self._redis.hkeys(key))  # type: ignore[misc]
+        found: Any = await self._redis.hkeys(key)
+        there = set(found)
         return [name for name in names if name.encode() not in there]
 
     async def counts(self, message_ids: Sequence[str]) -> list[dict[str, int]]:
@@ -175,24 +179,25 @@ class Store:
         return found
 
     async def hold_lease(self) -> bool:
-        """Whether this replica is the one that writes, until LEASE_S from now."""
+        """Whether this replica is the one that writes, for LEASE_MS from now."""
         try:
-            if await self._lease.owned():
-                await self._lease.reacquire()
+            if await self._redis.set(self._lease, self._holder, nx=True, px=LEASE_MS):
                 return True
-            return await self._lease.acquire()
-        except LockNotOwnedError:
-            return False  # it ran out in between
+            # Between the two somebody else may have got it; two who write for a moment only write twice.
+            return await self._holds_lease() and bool(await self._redis.pexpire(self._lease, LEASE_MS))
         except OUTAGES as error:
             raise _unavailable(error) from None
 
     async def give_up_lease(self) -> None:
         """Lets another replica write at once."""
         try:
-            if await self._lease.owned():
-                await self._lease.release()
+            if await self._holds_lease():
+                await self._redis.delete(self._lease)
         except OUTAGES as error:
             raise _unavailable(error) from None
+
+    async def _holds_lease(self) -> bool:
+        return bool(await self._redis.get(self._lease) == self._holder.encode())
 
 
 def messages_key(version: str) -> str:
@@ -229,5 +234,6 @@ def _read_judgements(stored: Iterable[bytes | None]) -> tuple[Judgement, ...]:
 def _unavailable(error: Exception) -> StoreUnavailable:
     # Within a transaction redis-py puts the command before the error's own words.
     full = isinstance(error, OutOfMemoryError) or "OOM" in str(error)
-    metrics.STORE_FAILURES.labels("full" if full else "away").inc()
-    return StoreUnavailable(str(error) or type(error).__name__)
+    reason = "full" if full else "away"
+    metrics.STORE_FAILURES.labels(reason).inc()
+    return StoreUnavailable(reason)

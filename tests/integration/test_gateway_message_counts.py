@@ -81,9 +81,15 @@ async def test_a_booking_that_is_withdrawn_is_taken_back(gateway: Gateway) -> No
     decision_id = await retain(gateway)
     ref = (await gateway.records.get(decision_id))["customer_ref"]
     unsent = Unsent(
-        key="r1", token=decision_id, customer_ref=ref, campaign="default", decision_id="other", record="{}", answer="{}",
+        key="r1",
+        token=decision_id,
         body_sha="",
-    )  # fmt: skip
+        customer_ref=ref,
+        campaign="default",
+        decision_id="other",
+        record="{}",
+        answer="{}",
+    )
     await gateway.redis.hdel("cs:decision:" + decision_id, "told")
     await gateway.ledger.settle(unsent)
     assert (await gateway.records.get(decision_id))["booking"] == "withdrawn"
