@@ -187,7 +187,7 @@ class Bank:
             if verdict is Verdict.APPROVED:
                 raise BadInput(f"{message_id} was retired by {before.by} ({before.reason}), and stays so")
             return await self._tell()
-        self._decide(Judgement(message_id, verdict, by, reason, self._clock(), brief, draft), by="person")
+        self._decide(Judgement(message_id, verdict, by, reason, self._clock(), brief, draft), why="person")
         return await self._tell()
 
     def _brief_and_draft(self, message_id: str) -> tuple[str, str]:
@@ -198,11 +198,11 @@ class Bank:
             return before.brief, before.draft
         raise BadInput(f"the bank has no message {message_id!r}; `churn-saver bank list` shows them")
 
-    def _decide(self, judgement: Judgement, *, by: str) -> None:
+    def _decide(self, judgement: Judgement, *, why: str) -> None:
         self._hear(judgement)
         self._untold[judgement.message_id] = judgement
         if judgement.verdict is Verdict.RETIRED:
-            metrics.RETIRED.labels(by).inc()
+            metrics.RETIRED.labels(why).inc()
         log.info(
             "bank.judged", **{name: getattr(judgement, name) for name in ("message_id", "verdict", "by", "reason")}
         )
@@ -290,13 +290,12 @@ class Bank:
     async def _store_judgements(self) -> None:
         if told := dict(self._untold):
             await self._store.judge(told.values())
-            for message_id in told:
-                del self._untold[message_id]
+            self._untold = {key: each for key, each in self._untold.items() if told.get(key) is not each}
 
     async def _store_messages(self) -> None:
-        if unkept := set(self._unkept):
-            await self._store.keep({key: self._own.held(key) for key in unkept})
-            self._unkept -= unkept
+        if unkept := {key: self._own.held(key) for key in self._unkept}:
+            await self._store.keep(unkept)
+            self._unkept -= {key for key, messages in unkept.items() if self._own.held(key) == messages}
 
     async def _find_losses(self) -> None:
         """What Redis has lost is stored again from memory."""
@@ -322,7 +321,7 @@ class Bank:
                 judgement = Judgement(
                     found.message_id, Verdict.RETIRED, EVIDENCE, found.reason, self._clock(), key, draft
                 )
-                self._decide(judgement, by=EVIDENCE)
+                self._decide(judgement, why=EVIDENCE)
         await self._store_judgements()
 
     async def _fill(self) -> None:

@@ -12,7 +12,7 @@ MESSAGES = Gauge("generator_bank_messages", "Messages that the bank holds.")
 SWAP_PENDING = Gauge(
     "generator_bank_swap_pending", "1 while the former model's bank serves, for want of the new one's."
 )
-RETIRED = Counter("generator_bank_retired_total", "Messages that this replica retired, by who said so.", ["by"])
+RETIRED = Counter("generator_bank_retired_total", "Messages that this replica retired, by whose say.", ["why"])
 STORE_FAILURES = Counter(
     "generator_bank_store_failures_total", "Calls to Redis that the bank went without.", ["reason"]
 )
@@ -21,7 +21,7 @@ FILL_SECONDS = Gauge("generator_bank_fill_seconds", "How long the last filling o
 
 # There before their first event, so that a first increase is seen.
 REJECTED.labels("shield")
-for by in ("evidence", "person"):
-    RETIRED.labels(by)
+for why in ("evidence", "person"):
+    RETIRED.labels(why)
 for reason in ("away", "full"):
     STORE_FAILURES.labels(reason)
