@@ -76,12 +76,14 @@ def wanted_briefs(world: World) -> list[pb.Brief]:
 def measure_cold_start(stub: generator_grpc.GeneratorServiceStub, briefs: list[pb.Brief]) -> dict[str, Any]:
     """Seconds from the generator's first answer until ENOUGH_HITS of the briefs are hits."""
     started = time.monotonic()
-    while (waited_s := time.monotonic() - started) < COLD_TIMEOUT_S:
+    while True:
         hits = sum(ask(stub, brief, seed)[0] for seed, brief in enumerate(briefs)) / len(briefs)
+        waited_s = time.monotonic() - started
         if hits >= ENOUGH_HITS:
-            return {"to_90_percent_s": waited_s, "hits": hits}
+            return {"to_90_percent_s": round(waited_s, 2), "hits": hits}
+        if waited_s > COLD_TIMEOUT_S:
+            raise BadInput(f"{hits:.0%} of the briefs are hits after {waited_s:.0f} s; see the log of the generator")
         time.sleep(0.5)
-    raise BadInput(f"{hits:.0%} of the briefs are hits after {waited_s:.0f} s; see the log of the generator")
 
 
 def measure_hits(stub: generator_grpc.GeneratorServiceStub, briefs: list[pb.Brief], count: int) -> dict[str, Any]:
