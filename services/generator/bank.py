@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 from redis.asyncio import Redis
 
-from churnsaver.domain.message import SEGMENTS, Brief
+from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.message_counts import OPTED_OUT, USES
 from churnsaver.settings import GeneratorSettings
 from churnsaver.tasks import stop_tasks
-from services.generator import metrics, ranking
+from services.generator import metrics
 from services.generator.engine import Engine, EngineFailed
 from services.generator.evidence import Counts, Evidence
 from services.generator.filling import Filler
+from services.generator.listing import Entry, list_entries
 from services.generator.message import EVIDENCE, BankMessage, Judgement, Judgements, Verdict
-from services.generator.prompt import prompt
+from services.generator.prompt import bank_version, prompts
 from services.generator.ranking import Reward
 from services.generator.reviewing import DraftReview
 from services.generator.shelf import Shelf
@@ -45,33 +42,6 @@ RETRY_S = 1.0
 # A new model's bank takes over when it serves this share of the briefs that the former one serves. What a model cannot
 # write must not keep the rest of its messages back for ever; one that writes for fewer is no step forward.
 ENOUGH = 0.9
-# The settings that decide what is written; the others may change without a new bank.
-WRITING = {"quantization", "max_new_tokens", "temperature", "top_k", "tone", "languages"}
-
-
-class State(StrEnum):
-    ACTIVE = "active"
-    WAITING = "waiting"
-    NEXT = "next"
-    RETIRED = "retired"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A message as people are shown it.
-
-    Attributes:
-        message: None where it was retired and only its draft is known.
-        chance: the probability with which its brief gets it now.
-    """
-
-    brief: Brief
-    message_id: str
-    draft: str
-    state: State
-    message: BankMessage | None
-    judgement: Judgement | None
-    chance: float
 
 
 class Bank:
@@ -102,9 +72,9 @@ class Bank:
         """`version`: of engine and reward model. `former`: whose messages are given out until this bank is filled."""
         self._settings, self._clock = settings.bank, clock
         self.languages = settings.languages
-        self.prompts = _prompts(settings, world)
+        self.prompts = prompts(settings, world)
         self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self.prompts.values() for brief in briefs}
-        self.version = _version(version, settings, seed, self.prompts)
+        self.version = bank_version(version, settings, seed, self.prompts)
         self._judgements: Judgements = former._judgements if former else Judgements(settings.bank.approval)
         self._own = self._new_shelf()
         self._former = former._serving if former else None
@@ -145,29 +115,10 @@ class Bank:
 
     # -- people --------------------------------------------------------------------------------------
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> list[Entry]:
         """Everything that is held or was retired, by brief."""
-        by_brief: dict[str, list[Entry]] = {}
-        for key, messages in self._serving:
-            by_brief.setdefault(key, []).extend(self._entry(key, each, self._serving) for each in messages)
-        if self._former is not None:
-            for key, messages in self._own:
-                # What both models have written is one message.
-                new = (each for each in messages if self._serving.find(each.message_id) is None)
-                by_brief.setdefault(key, []).extend(self._entry(key, each, self._own) for each in new)
-        for judgement in self._judgements.all():
-            if judgement.verdict is Verdict.RETIRED and (brief := self.wanted.get(judgement.brief)):
-                retired = Entry(brief, judgement.message_id, judgement.draft, State.RETIRED, None, judgement, 0.0)
-                by_brief.setdefault(judgement.brief, []).append(retired)
-        for key in self.wanted:
-            yield from by_brief.get(key, ())
-
-    def _entry(self, key: str, message: BankMessage, shelf: Shelf) -> Entry:
-        open_ = self._judgements.may_be_given_out(message.message_id)
-        state = (State.ACTIVE if shelf is self._serving else State.NEXT) if open_ else State.WAITING
-        chance = shelf.chance(key, message.message_id) if state is State.ACTIVE else 0.0
-        judgement = self._judgements.get(message.message_id)
-        return Entry(self.wanted[key], message.message_id, message.draft, state, message, judgement, chance)
+        new = self._own if self._former is not None else None
+        return list_entries(self.wanted, self._serving, new, self._judgements)
 
     async def counts(self, message_ids: list[str]) -> list[dict[str, int]]:
         """What is counted of messages, see `churnsaver.message_counts`; StoreUnavailable while Redis is away."""
@@ -258,7 +209,7 @@ class Bank:
         first, self._served = self._served is None, news.served
         if news.served == self.version:
             self._settle()
-        elif first and news.served and self._former is None:
+        elif first and news.served and self._former is None and self.filling:
             # This process starts while a new model's bank is being filled: what served goes on serving.
             former = self._new_shelf()
             for key, messages in (await self._store.messages_of(news.served)).items():
@@ -269,8 +220,8 @@ class Bank:
     async def _keep_up(self) -> None:
         """Stores what Redis lacks and, where it is this replica's turn, says who serves and weighs the evidence."""
         await self._take_turns()
-        for steps in (self._store_judgements, self._store_messages, self._find_losses):
-            await steps()
+        for step in (self._store_judgements, self._store_messages, self._find_losses):
+            await step()
         if self._served == self.version:
             self._settle()
         if not self._writes:
@@ -393,23 +344,3 @@ async def _forever(step: Callable[[], Awaitable[None]], pause_s: float) -> None:
 
 def _opt_outs(counted: dict[str, int]) -> Counts:
     return Counts(counted.get(USES, 0), counted.get(OPTED_OUT, 0))
-
-
-def _prompts(settings: GeneratorSettings, world: World) -> dict[str, list[Brief]]:
-    """Every brief that the gateway can ask for, by what the model is told of it."""
-    prompts: dict[str, list[Brief]] = {}
-    for language in settings.languages:
-        for segment in SEGMENTS:
-            for offer in world.offers:
-                for channel in world.channels:
-                    brief = Brief(
-                        segment=segment, offer=offer.id, tone=settings.tone, channel=channel, language=language
-                    )
-                    prompts.setdefault(prompt(brief, world), []).append(brief)
-    return prompts
-
-
-def _version(models: str, settings: GeneratorSettings, seed: int, prompts: Iterable[str]) -> str:
-    """Changes with whatever makes other messages: the models, the settings, what is told and our own rules."""
-    parts = [models, str(seed), settings.model_dump_json(include=WRITING), *prompts, inspect.getsource(ranking)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -11,8 +11,9 @@ from churnsaver.domain.message import Brief
 from churnsaver.message_counts import USES
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
-from services.generator.bank import Bank, Entry, State
+from services.generator.bank import Bank
 from services.generator.generate import Writer
+from services.generator.listing import Entry, State
 from services.generator.message import Verdict
 from services.generator.store import StoreUnavailable
 
@@ -45,7 +46,7 @@ class GeneratorServicer(generator_grpc.GeneratorServiceServicer):
     async def GetBank(self, request: pb.GetBankRequest, context: Any) -> pb.GetBankResponse:
         bank = self._writer().bank
         return pb.GetBankResponse(
-            entries=[] if request.without_entries else await _entries(bank, list(bank.entries())),
+            entries=[] if request.without_entries else await _entries(bank, bank.entries()),
             briefs_filled=bank.briefs_filled,
             briefs_wanted=len(bank.wanted),
             filling=bank.filling,

@@ -184,7 +184,7 @@ async def test_what_redis_loses_is_stored_again(build: Build, redis_instance: Re
     bank = build(redis_instance.url, ScriptedEngine(), ScriptedReview())
     async with running(bank):
         await until(lambda: redis.get("cs:bank:served") == bank.version.encode())
-        message_id = next(bank.entries()).message_id
+        message_id = bank.entries()[0].message_id
         await bank.judge(message_id, bank_module.Verdict.APPROVED, by="Ana", reason="kind")
         redis.flushall()
         await until(lambda: redis.hlen(f"cs:bank:{bank.version}") == 45)
@@ -230,10 +230,10 @@ async def test_replicas_do_not_write_the_same(build: Build, redis_instance: Redi
             assert contents(first) == contents(second)
             assert sorted(len(engine.seeds) for engine in engines) == [0, 27]
             writer, other = (first, second) if engines[0].seeds else (second, first)
-            await writer.judge(next(writer.entries()).message_id, bank_module.Verdict.RETIRED, by="Ana", reason="rude")
+            await writer.judge(writer.entries()[0].message_id, bank_module.Verdict.RETIRED, by="Ana", reason="rude")
             await until(lambda: contents(other) == contents(writer) and len(contents(writer)) == 90)
         engines[1].seeds.clear()
-        await second.judge(next(second.entries()).message_id, bank_module.Verdict.RETIRED, by="Ana", reason="rude")
+        await second.judge(second.entries()[0].message_id, bank_module.Verdict.RETIRED, by="Ana", reason="rude")
         await until(lambda: bool(engines[1].seeds))
 
 

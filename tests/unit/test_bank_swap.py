@@ -137,7 +137,7 @@ async def test_what_is_said_of_a_message_reaches_every_replica(build: Build) -> 
     banks = [build(ScriptedEngine()), build(ScriptedEngine())]
     async with running(*banks):
         await until(lambda: all(not bank.filling for bank in banks))
-        one = next(banks[0].entries())
+        one = banks[0].entries()[0]
         with grows("generator_bank_retired_total", why="person"):
             assert await banks[0].judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude")
         await until(lambda: banks[1].is_retired(one.message_id))
@@ -162,7 +162,7 @@ async def test_a_judgement_holds_here_while_redis_is_away(
         await until(lambda: not bank.filling)
         await until(lambda: not bank._unkept)
         redis.config_set("maxmemory", "1")
-        one = next(bank.entries())
+        one = bank.entries()[0]
         assert await bank.judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude") is False
         assert bank.is_retired(one.message_id)
         assert redis.hlen("cs:bank:judgements") == 0
@@ -180,7 +180,7 @@ async def test_a_judgement_that_cannot_be_is_refused(
     """Nothing is decided by nobody, or for no reason, or about nothing."""
     bank = await filled(build(ScriptedEngine()))
     with pytest.raises(BadInput, match=said):
-        await bank.judge(message_id or next(bank.entries()).message_id, Verdict.RETIRED, by=by, reason=reason)
+        await bank.judge(message_id or bank.entries()[0].message_id, Verdict.RETIRED, by=by, reason=reason)
 
 
 async def test_nothing_is_given_out_before_a_person_approves_it(build: Build) -> None:
@@ -190,14 +190,14 @@ async def test_nothing_is_given_out_before_a_person_approves_it(build: Build) ->
         await until(lambda: not bank.filling)
         assert (bank.briefs_filled, models(bank)) == (45, set())
         assert {entry.state.value for entry in bank.entries()} == {"waiting"}
-        for entry in list(bank.entries()):
+        for entry in bank.entries():
             assert await bank.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
         assert models(bank) == {"scripted@1"}
     later = build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"), approval="person", former=bank)
     async with running(later):
         await until(lambda: not later.filling)
         assert models(later) == {"scripted@1"}
-        for entry in list(later.entries()):
+        for entry in later.entries():
             if entry.state.value == "waiting":
                 await later.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
         await until(lambda: models(later) == {"scripted@2"})
@@ -208,7 +208,7 @@ async def test_outcomes_retire_a_message_on_every_replica(build: Build, redis: R
     banks = [build(ScriptedEngine()), build(ScriptedEngine())]
     async with running(*banks):
         await until(lambda: all(not bank.filling for bank in banks))
-        bad, good = list(banks[0].entries())[:2]
+        bad, good = banks[0].entries()[:2]
         assert bad.brief == good.brief
         with grows("generator_bank_retired_total", why="evidence"):
             redis.hset(message_counts_key(good.message_id), mapping={"uses": 300, "opted_out": 3})
