@@ -109,6 +109,28 @@ class VllmSettings(Frozen):
     max_concurrency: Annotated[int, Field(ge=1)]
 
 
+class BankSettings(Frozen):
+    """The bank of messages written ahead.
+
+    Attributes:
+        messages_per_brief: how many reviewed messages it wants for each brief.
+        candidates_per_message: how many drafts are written for each message that is kept.
+        max_messages: that it holds in all; where that is not enough, the briefs asked for most have theirs.
+        exploration: the share of choices that is uniform among a brief's messages; the others follow their rewards.
+        engine_share: the share of time in which the engine may refill it, once each brief had its first turn.
+        max_age_days: after which a message is replaced.
+        approval: `person`: no message is given out before somebody has approved it.
+    """
+
+    messages_per_brief: Annotated[int, Field(ge=1)]
+    candidates_per_message: Annotated[int, Field(ge=1)]
+    max_messages: Annotated[int, Field(ge=1)]
+    exploration: Annotated[float, Field(gt=0.0, le=1.0)]
+    engine_share: Annotated[float, Field(gt=0.0, le=1.0)]
+    max_age_days: Annotated[float, Field(gt=0.0)]
+    approval: Literal["none", "person"]
+
+
 class GeneratorSettings(RpcServiceSettings):
     """The engine and the bank.
 
@@ -117,8 +139,6 @@ class GeneratorSettings(RpcServiceSettings):
             of the base model, with adapters, checkpoints of kind writer.
         quantization: how the embedded engine holds the model's weights.
         threads: of the embedded engine, and of the reward model.
-        messages_per_brief: how many reviewed messages the bank wants for each brief.
-        candidates_per_message: how many drafts are written for each message that is kept.
         tone: of every message, one of `churnsaver.domain.writing.TONES`.
     """
 
@@ -130,10 +150,9 @@ class GeneratorSettings(RpcServiceSettings):
     max_new_tokens: Annotated[int, Field(ge=8)]
     temperature: Annotated[float, Field(gt=0)]
     top_k: Annotated[int, Field(ge=1)]
-    messages_per_brief: Annotated[int, Field(ge=1)]
-    candidates_per_message: Annotated[int, Field(ge=1)]
     tone: Literal["warm", "plain", "cheerful"]
     languages: Annotated[tuple[str, ...], Field(min_length=1)]
+    bank: BankSettings
 
 
 class ShieldSettings(RpcServiceSettings):

@@ -24,7 +24,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Simulate, validate and split 
 train_app = typer.Typer(no_args_is_help=True, help="Train a model and write a checkpoint.")
 eval_app = typer.Typer(no_args_is_help=True, help="Measure a checkpoint on data it was not trained on.")
 shield_app = typer.Typer(no_args_is_help=True, help="Review messages.")
-bank_app = typer.Typer(no_args_is_help=True, help="Look into the bank of messages written ahead.")
+bank_app = typer.Typer(
+    no_args_is_help=True, help="The messages written ahead: look at them, approve them, retire them."
+)
 kill_app = typer.Typer(no_args_is_help=True, help="Flip every gateway to the baseline, or back.")
 
 for group, name in (

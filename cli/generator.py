@@ -1,16 +1,12 @@
-"""`model prepare` and `bank`: the language model and what it has written ahead."""
+"""`model prepare`: the language model's files."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import typer
-from rich.table import Table
 
-from churnsaver.errors import BadInput
 from churnsaver.settings import load_serve_settings
-from cli.apps import app, bank_app
-from cli.common import SEED, JsonOption, SeedOption, emit, stderr, stdout
+from cli.apps import app
+from cli.common import SEED, JsonOption, SeedOption, stderr
 from cli.registry import PublishOption, publish_checkpoint, tell_trained
 
 model_app = typer.Typer(no_args_is_help=True, help="The language model's files.")
@@ -44,51 +40,3 @@ def prepare(*, publish: PublishOption = False, seed: SeedOption = SEED, as_json:
     folder = model_folder(settings.models, name, quantization)
     told = {"folder": str(folder), "reward": reward.version, "reward_folder": str(reward.path)}
     tell_trained(manifest, folder, publish=publish, as_json=as_json, title="Language model", **told)
-
-
-@bank_app.command("list")
-def bank_list(*, as_json: JsonOption = False) -> None:
-    """List the messages that were written ahead, by brief."""
-    entries = _bank()
-    if as_json:
-        emit({"entries": entries}, as_json=True)
-        return
-    table = Table("brief", "message", "score", "uses", "draft")
-    for entry in entries:
-        table.add_row(entry["brief"], entry["message_id"], f"{entry['score']:.2f}", str(entry["uses"]), entry["draft"])
-    stdout.print(table)
-
-
-@bank_app.command("show")
-def bank_show(message_id: str, *, as_json: JsonOption = False) -> None:
-    """Show one message of the bank."""
-    found = next((entry for entry in _bank() if entry["message_id"] == message_id), None)
-    if found is None:
-        raise BadInput(f"the bank has no message {message_id!r}; `churn-saver bank list` shows them")
-    emit(found, as_json=as_json, title="Message")
-
-
-def _bank() -> list[dict[str, Any]]:
-    import grpc
-
-    from churnsaver.domain.message import Brief
-    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
-    from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
-
-    address = load_serve_settings().addresses.generator
-    with grpc.insecure_channel(address) as channel:
-        try:
-            bank = generator_grpc.GeneratorServiceStub(channel).GetBank(pb.GetBankRequest(), timeout=5.0)
-        except grpc.RpcError:
-            raise BadInput(f"{address}: the generator does not answer; run `churn-saver up`") from None
-    fields = tuple(Brief.model_fields)
-    return [
-        {
-            "message_id": entry.message_id,
-            "brief": "|".join(getattr(entry.brief, name) for name in fields),
-            "draft": entry.draft,
-            "uses": entry.uses,
-            "score": entry.score,
-        }
-        for entry in bank.entries
-    ]

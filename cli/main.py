@@ -15,7 +15,7 @@ from cli.apps import app
 # imported by the commands themselves, so that --help stays quick.
 COMMAND_MODULES = (
     "stack", "retain", "data", "models", "policy", "policy_eval", "uplift", "ope", "experiment", "calibrate",
-    "shield", "generator", "generate", "registry", "launch", "model_eval", "messages", "tuning", "text",
+    "shield", "generator", "generate", "bank", "registry", "launch", "model_eval", "messages", "tuning", "text",
 )  # fmt: skip
 
 for module in COMMAND_MODULES:

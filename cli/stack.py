@@ -184,7 +184,7 @@ def _wait_for_bank(settings: ServeSettings) -> None:
         stub = generator_service_pb2_grpc.GeneratorServiceStub(channel)
         while time.monotonic() < deadline:
             try:
-                bank = stub.GetBank(generator_service_pb2.GetBankRequest(), timeout=5.0)
+                bank = stub.GetBank(generator_service_pb2.GetBankRequest(without_entries=True), timeout=5.0)
             except grpc.RpcError as error:
                 raise BadInput(
                     f"{settings.addresses.generator}: the generator does not answer ({error.code()})"

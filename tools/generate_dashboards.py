@@ -495,7 +495,7 @@ MODELS = Board(
         "Generator": (
             Chart(
                 title="Bank's coverage",
-                says="Share of the briefs that have a message, the worst replica.",
+                says="Share of the briefs that have a message that may be given out, the worst replica.",
                 queries={"": "min(generator_bank_briefs{@} / generator_bank_briefs_wanted{@})"},
                 kind="stat",
                 unit="percentunit",
@@ -534,6 +534,27 @@ MODELS = Board(
                     "wanted": "max(generator_bank_briefs_wanted{@})",
                 },
                 width=12,
+            ),
+            Chart(
+                title="Messages retired in the last day",
+                says="By people, or for more opt-outs than their siblings; `churn-saver bank list` says which.",
+                queries={"{{why}}": "sum by (why) (increase(generator_bank_retired_total{@}[1d]))"},
+                width=8,
+            ),
+            Chart(
+                title="A former bank serves",
+                says="1 while a new model's bank is too empty to take over, or its messages wait for approval.",
+                queries={"{{instance}}": "generator_bank_swap_pending{@}"},
+                width=8,
+            ),
+            Chart(
+                title="Calls to Redis that the bank went without",
+                says="It serves from memory meanwhile; `full` is a Redis out of memory.",
+                queries={
+                    "{{reason}}": "sum by (reason) (rate(generator_bank_store_failures_total{@}[$__rate_interval]))"
+                },
+                unit="ops",
+                width=8,
             ),
         ),
     },

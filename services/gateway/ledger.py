@@ -37,6 +37,7 @@ from redis.exceptions import (
 
 from churnsaver.domain.observation import HISTORY_HOURS
 from churnsaver.domain.world import HOURS_PER_WEEK, Frozen, World
+from churnsaver.message_counts import message_counts_key
 from services.gateway import metrics
 
 log = structlog.get_logger()
@@ -118,6 +119,7 @@ class Booking:
     Attributes:
         send_at_ms: None when nobody is contacted.
         arm_budget_cents: the arm's part of the campaign's budget.
+        message_id: of the bank's message; empty where it is none of the bank's, so that nothing is counted.
     """
 
     slot: str
@@ -128,6 +130,7 @@ class Booking:
     record: bytes
     answer: bytes
     answer_if_refused: bytes
+    message_id: str = ""
 
 
 class Unsent(Frozen):
@@ -250,6 +253,7 @@ class RedisLedger:
             OUTBOX,
             customer_key(ref),
             reserved_by_arm_key(campaign),
+            *([message_counts_key(booking.message_id)] if booking.message_id else []),
         ]
         args = [
             claim.token,

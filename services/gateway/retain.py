@@ -363,6 +363,7 @@ class Retention:
             record=build_record(case, state, choice, written, send_at_ms),
             answer=dump(answer),
             answer_if_refused=dump(refused(answer)),
+            message_id=written.message_id if written.message and written.message.source == "bank" else "",
         )
         status, stored = await self._ledger.book(claim, booking)
         if status == "standing":

@@ -1,63 +1,51 @@
-"""The bank: messages written ahead for each brief, reviewed by the shield, ranked, kept in Redis.
+"""The bank: messages written ahead for each brief, reviewed by the shield, ranked, shared by all replicas.
 
-Briefs that the model is told alike (their offers have one purpose) share a prompt, and with it what is written.
+Choosing is a look-up on a shelf in memory. Beside it, one replica at a time fills the bank, replaces what is old and
+retires what draws opt-outs; all replicas follow what it and people have said. A new model's bank is filled while the
+former one serves, and takes over whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import inspect
-import json
+import contextlib
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
 
-import numpy as np
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from churnsaver.domain.message import SEGMENTS, Brief
+from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
+from churnsaver.errors import BadInput
+from churnsaver.message_counts import OPTED_OUT, USES
 from churnsaver.settings import GeneratorSettings
-from services.generator import metrics, ranking
+from churnsaver.tasks import stop_tasks
+from services.generator import metrics
 from services.generator.engine import Engine, EngineFailed
-from services.generator.prompt import prompt
-from services.generator.ranking import Reward, ranked_drafts
-from services.generator.reviewing import DraftReview, ShieldUnavailable
+from services.generator.evidence import Counts, Evidence
+from services.generator.filling import Filler
+from services.generator.listing import Entry, list_entries
+from services.generator.message import EVIDENCE, BankMessage, Judgement, Judgements, Verdict
+from services.generator.prompt import bank_version, prompts
+from services.generator.ranking import Reward
+from services.generator.reviewing import DraftReview
+from services.generator.shelf import Shelf
+from services.generator.store import BATCH, News, Store, StoreUnavailable
 
 log = structlog.get_logger()
 
-REVIEW_TIMEOUT_S = 2.0
+NEWS_S = 0.5
+UPKEEP_S = 2.0
+IDLE_S = 2.0
 RETRY_S = 1.0
-# A prompt that yields too little is tried again with other seeds, and then left to the approved text.
-MAX_ROUNDS = 4
-TOP_UP_ROUNDS = 2
-# A version that no generator has written to for so long is not coming back.
-KEPT_S = 30 * 24 * 3600
-OUTAGES = (RedisError, OSError, TimeoutError)
-
-
-@dataclass(frozen=True, slots=True)
-class BankMessage:
-    """One message that may be chosen.
-
-    Attributes:
-        score: the reward that ranks it (see `ranking`), higher is better.
-        model: version of the model that wrote it.
-    """
-
-    message_id: str
-    draft: str
-    score: float
-    model: str
+# A new model's bank takes over when it serves this share of the briefs that the former one serves. What a model cannot
+# write must not keep the rest of its messages back for ever; one that writes for fewer is no step forward.
+ENOUGH = 0.9
 
 
 class Bank:
-    """Messages by brief. Choosing is a look-up; filling runs beside it.
+    """Messages by brief.
 
     Attributes:
         prompts: the briefs that messages are wanted for, by what the model is told of them.
@@ -78,171 +66,281 @@ class Bank:
         *,
         seed: int,
         version: str,
+        former: Bank | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`version`: of engine and reward model."""
-        self._settings, self._seed = settings, seed
-        self._engine, self._reward, self._review, self._redis = engine, reward, review, redis
+        """`version`: of engine and reward model. `former`: whose messages are given out until this bank is filled."""
+        self._settings, self._clock = settings.bank, clock
         self.languages = settings.languages
-        self.prompts = _prompts(settings, world)
+        self.prompts = prompts(settings, world)
         self.wanted: dict[str, Brief] = {brief.key: brief for briefs in self.prompts.values() for brief in briefs}
-        self._messages: dict[str, tuple[BankMessage, ...]] = {}
+        self.version = bank_version(version, settings, seed, self.prompts)
+        self._judgements: Judgements = former._judgements if former else Judgements(settings.bank.approval)
+        self._own = self._new_shelf()
+        self._former = former._serving if former else None
+        self._store = Store(redis, self.version)
+        self._evidence, self._weighed = Evidence(), 0
+        self._filler = Filler(
+            settings.bank, self.prompts, engine, reward, review, self._judgements, seed=seed, clock=clock
+        )
+        if former:
+            self._filler.asked = former._filler.asked
         self._unkept: set[str] = set()
-        self.uses: Counter[str] = Counter()
+        self._untold: dict[str, Judgement] = {}
+        self._served: str | None = None  # the version that Redis says serves; None before it was asked
+        self._writes = False
+        self._began = time.monotonic()
         self.filling = True
-        self.version = _version(version, settings, self.prompts)
+
+    # -- giving out ----------------------------------------------------------------------------------
 
     def choose(self, brief: Brief, seed: int) -> tuple[BankMessage, float] | None:
-        """A message for `brief`, uniformly among those kept, and its propensity; None where there is none."""
-        kept = self._messages.get(brief.key)
-        if not kept:
-            return None
-        chosen = kept[int(np.random.Generator(np.random.PCG64(seed)).integers(len(kept)))]
-        self.uses[chosen.message_id] += 1
-        return chosen, 1.0 / len(kept)
+        """A message for `brief` and its propensity, see `shelf.choice_chances`; None where there is none."""
+        if brief.key in self.wanted:
+            self._filler.asked[brief.key] += 1
+        return self._serving.choose(brief.key, seed)
 
-    def entries(self) -> Iterable[tuple[Brief, BankMessage]]:
-        """Everything that may be chosen."""
-        return ((brief, message) for key, brief in self.wanted.items() for message in self._messages.get(key, ()))
+    def is_retired(self, message_id: str) -> bool:
+        """Whether these words are never to be given out again for their brief, whoever writes them."""
+        return self._judgements.is_retired(message_id)
 
     @property
     def briefs_filled(self) -> int:
-        return len(self._messages)
+        """How many of the wanted briefs have a message of this version, whether it may be given out or not."""
+        return self._own.briefs
 
-    def take_over(self, former: Bank) -> None:
-        """Gives out another model's messages, all of them reviewed, for each brief until it has its own."""
-        self._messages = dict(former._messages)
-        self.uses = former.uses
+    @property
+    def _serving(self) -> Shelf:
+        return self._own if self._former is None else self._former
 
-    async def fill(self) -> None:
-        """Writes until each brief has a message, then until each has as many as are wanted, and stores them.
+    # -- people --------------------------------------------------------------------------------------
 
-        It never gives up on an outage of the shield or of Redis.
+    def entries(self) -> list[Entry]:
+        """Everything that is held or was retired, by brief."""
+        new = self._own if self._former is not None else None
+        return list_entries(self.wanted, self._serving, new, self._judgements)
+
+    async def counts(self, message_ids: list[str]) -> list[dict[str, int]]:
+        """What is counted of messages, see `churnsaver.message_counts`; StoreUnavailable while Redis is away."""
+        return await self._store.counts(message_ids)
+
+    async def judge(self, message_id: str, verdict: Verdict, *, by: str, reason: str) -> bool:
+        """Approves or retires a message, here at once; whether every replica hears of it now, or later.
+
+        Raises:
+            BadInput: nobody is named, no reason is given, there is no such message, or it was retired before.
         """
-        started = time.monotonic()
-        for round_number in range(MAX_ROUNDS):
-            await self._fill_round(round_number, enough=1)
-        self.filling = False
-        metrics.FILL_SECONDS.set(time.monotonic() - started)
-        log.info("bank.filled", briefs=self.briefs_filled, wanted=len(self.wanted), version=self.version)
-        for round_number in range(MAX_ROUNDS, MAX_ROUNDS + TOP_UP_ROUNDS):
-            await self._fill_round(round_number, enough=self._settings.messages_per_brief)
-        while self._unkept:
-            await asyncio.sleep(RETRY_S)
-            await self._keep()
+        for field, value in (("by", by), ("reason", reason)):
+            if not value.strip():
+                raise BadInput(f"{field} is empty; say who decides and why, everyone who asks is told")
+        brief, draft = self._brief_and_draft(message_id)
+        if (before := self._judgements.get(message_id)) and before.verdict is Verdict.RETIRED:
+            if verdict is Verdict.APPROVED:
+                raise BadInput(f"{message_id} was retired by {before.by} ({before.reason}), and stays so")
+            return await self._tell()
+        self._decide(Judgement(message_id, verdict, by, reason, self._clock(), brief, draft), why="person")
+        return await self._tell()
 
-    async def _fill_round(self, round_number: int, *, enough: int) -> None:
-        for told, briefs in self.prompts.items():
-            short = [brief for brief in briefs if len(self._own(brief)) < enough]
-            if not short:
-                continue
-            try:
-                await self._fill_briefs(told, short, round_number)
-            except EngineFailed as error:
-                log.warning("bank.not_written", brief=short[0].key, reason=str(error))
-                await asyncio.sleep(RETRY_S)
+    def _brief_and_draft(self, message_id: str) -> tuple[str, str]:
+        for shelf in (self._own, self._serving):
+            if (found := shelf.find(message_id)) is not None:
+                return found[0], found[1].draft
+        if (before := self._judgements.get(message_id)) is not None:
+            return before.brief, before.draft
+        raise BadInput(f"the bank has no message {message_id!r}; `churn-saver bank list` shows them")
 
-    async def _fill_briefs(self, told: str, briefs: list[Brief], round_number: int) -> None:
-        count = self._settings.messages_per_brief * self._settings.candidates_per_message
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed}|{told}|{round_number}".encode()).digest()[:4])
-        candidates = await self._engine.write(told, count, seed)
-        admitted = await self._admitted(briefs[0], await ranked_drafts(candidates, briefs[0], self._reward))
-        if not admitted:
-            return
-        for brief in briefs:
-            new = {
-                BankMessage(_message_id(brief, draft), draft, score, self._engine.version)
-                for draft, score in admitted.items()
-            }
-            self._messages[brief.key] = self._best({*self._own(brief), *new})
-            self._unkept.add(brief.key)
-        metrics.BRIEFS.set(self.briefs_filled)
-        await self._keep()
+    def _decide(self, judgement: Judgement, *, why: str) -> None:
+        self._hear(judgement)
+        self._untold[judgement.message_id] = judgement
+        if judgement.verdict is Verdict.RETIRED:
+            metrics.RETIRED.labels(why).inc()
+        log.info(
+            "bank.judged", **{name: getattr(judgement, name) for name in ("message_id", "verdict", "by", "reason")}
+        )
 
-    def _own(self, brief: Brief) -> tuple[BankMessage, ...]:
-        """What this bank's own model has written for a brief."""
-        return tuple(each for each in self._messages.get(brief.key, ()) if each.model == self._engine.version)
+    def _hear(self, judgement: Judgement) -> None:
+        self._judgements.add(judgement)
+        for shelf in {self._own, self._serving}:
+            shelf.judged(judgement.message_id)
 
-    def _best(self, messages: Iterable[BankMessage]) -> tuple[BankMessage, ...]:
-        ranked = sorted(messages, key=lambda message: (-message.score, message.message_id))
-        return tuple(ranked[: self._settings.messages_per_brief])
+    async def _tell(self) -> bool:
+        """Whether Redis knows of every judgement of this replica now."""
+        try:
+            await self._store_judgements()
+        except StoreUnavailable:
+            return False
+        return True
 
-    async def _admitted(self, brief: Brief, drafts: Mapping[str, float]) -> dict[str, float]:
-        """The best drafts that pass the shield, at most as many as are wanted."""
-        kept: dict[str, float] = {}
-        for draft, score in drafts.items():
-            if await self._passes(draft, brief):
-                kept[draft] = score
-            else:
-                metrics.REJECTED.labels("shield").inc()
-            if len(kept) == self._settings.messages_per_brief:
-                break
-        return kept
-
-    async def _passes(self, draft: str, brief: Brief) -> bool:
-        while True:
-            try:
-                return await self._review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S)
-            except ShieldUnavailable:
-                # Nothing enters unreviewed; requests get the approved text until the shield is back.
-                await asyncio.sleep(RETRY_S)
+    # -- in the background ---------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Takes what Redis keeps of this version; nothing where it is away."""
         metrics.BRIEFS_WANTED.set(len(self.wanted))
+        with contextlib.suppress(StoreUnavailable):
+            await self._follow()
+        self._show()
+
+    async def run(self) -> None:
+        """Follows the other replicas, and fills the bank when it is this one's turn; until cancelled."""
+        await self._take_turns()
+        steps = ((self._follow, NEWS_S), (self._keep_up, UPKEEP_S), (self._fill, 0.0))
+        tasks = [asyncio.create_task(_forever(step, pause_s)) for step, pause_s in steps]
         try:
-            stored: Any = await self._redis.hgetall(self._key)
-        except OUTAGES:
-            return
-        for key, raw in stored.items():
-            name = key.decode()
-            try:
-                kept = tuple(BankMessage(**fields) for fields in json.loads(raw))
-            except (ValueError, TypeError):
-                log.warning("bank.unreadable", brief=name)  # it is written again
-                continue
-            if name in self.wanted and kept:
-                self._messages[name] = kept
-        metrics.BRIEFS.set(self.briefs_filled)
+            await asyncio.gather(*tasks)
+        finally:
+            await stop_tasks(tasks)
+            with contextlib.suppress(StoreUnavailable):
+                await self._store.give_up_lease()
 
-    async def _keep(self) -> None:
-        """Stores what Redis has not got yet; in an outage it serves from memory and is stored later."""
-        if not self._unkept:
+    async def _follow(self) -> None:
+        """Hears what other replicas have written and decided. Raises StoreUnavailable."""
+        news = await self._store.news()
+        for judgement in news.judgements:
+            self._hear(judgement)
+        for key, messages in news.messages.items():
+            # What could not be stored yet is newer than what is stored.
+            if key in self.wanted and key not in self._unkept:
+                self._own.put(key, messages)
+        if news.served is not None:
+            await self._hear_served(news)
+        self._show()
+
+    async def _hear_served(self, news: News) -> None:
+        first, self._served = self._served is None, news.served
+        if news.served == self.version:
+            self._settle()
+        elif first and news.served and self._former is None and self.filling:
+            # This process starts while a new model's bank is being filled: what served goes on serving.
+            former = self._new_shelf()
+            for key, messages in (await self._store.messages_of(news.served)).items():
+                if key in self.wanted:
+                    former.put(key, messages)
+            self._former = former
+
+    async def _keep_up(self) -> None:
+        """Stores what Redis lacks and, where it is this replica's turn, says who serves and weighs the evidence."""
+        await self._take_turns()
+        for step in (self._store_judgements, self._store_messages, self._find_losses):
+            await step()
+        if self._served == self.version:
+            self._settle()
+        if not self._writes:
             return
-        fields: dict[Any, Any] = {
-            key: json.dumps([asdict(message) for message in self._messages[key]]) for key in self._unkept
-        }
+        if not self.filling and self._former is None and self._served != self.version:
+            await self._store.serve()
+            self._served = self.version
+        await self._weigh()
+
+    async def _take_turns(self) -> None:
+        """One replica writes; while Redis cannot say which, each writes for itself."""
         try:
-            await self._redis.hset(self._key, mapping=fields)
-            await self._redis.expire(self._key, KEPT_S)
-        except OUTAGES as error:
-            log.warning("bank.not_kept", briefs=len(fields), reason=str(error))
+            self._writes = await self._store.hold_lease()
+        except StoreUnavailable:
+            self._writes = True
+
+    async def _store_judgements(self) -> None:
+        if told := dict(self._untold):
+            await self._store.judge(told.values())
+            self._untold = {key: each for key, each in self._untold.items() if told.get(key) is not each}
+
+    async def _store_messages(self) -> None:
+        if unkept := {key: self._own.held(key) for key in self._unkept}:
+            await self._store.keep(unkept)
+            self._unkept -= {key for key, messages in unkept.items() if self._own.held(key) == messages}
+
+    async def _find_losses(self) -> None:
+        """What Redis has lost is stored again from memory."""
+        known = {judgement.message_id: judgement for judgement in self._judgements.all()}
+        briefs, judged = await self._store.lacks([key for key, _ in self._own], list(known))
+        if briefs or judged:
+            log.warning("bank.lost", briefs=len(briefs), judgements=len(judged))
+            self._unkept |= set(briefs)
+            self._untold |= {message_id: known[message_id] for message_id in judged}
+            await self._store_judgements()
+            await self._store_messages()
+
+    async def _weigh(self) -> None:
+        """Retires the messages of some briefs that draw more opt-outs than their siblings; others' turn comes next."""
+        compared = [(key, messages) for key, messages in self._serving if len(messages) > 1]
+        some = compared[self._weighed : self._weighed + BATCH]
+        self._weighed = self._weighed + BATCH if some else 0
+        counted = iter(await self._store.counts([each.message_id for _, messages in some for each in messages]))
+        for key, messages in some:
+            counts = {each.message_id: _opt_outs(next(counted)) for each in messages}
+            if (found := self._evidence.against(key, counts)) is not None:
+                draft = next(each.draft for each in messages if each.message_id == found.message_id)
+                judgement = Judgement(
+                    found.message_id, Verdict.RETIRED, EVIDENCE, found.reason, self._clock(), key, draft
+                )
+                self._decide(judgement, why=EVIDENCE)
+        await self._store_judgements()
+
+    async def _fill(self) -> None:
+        """Writes what is lacking most, and waits so long that the engine keeps to its share of time."""
+        lack = self._filler.next_lack(self._own) if self._writes else None
+        if self._writes and not (lack and lack.first):
+            self._settle()
+        if lack is None:
+            await asyncio.sleep(IDLE_S if self._writes else NEWS_S)
             return
-        self._unkept.clear()
+        try:
+            written = await self._filler.write(lack, self._own)
+        except EngineFailed as error:
+            log.warning("bank.not_written", brief=lack.briefs[0].key, reason=str(error))
+            await asyncio.sleep(RETRY_S)
+            return
+        for key, messages in written.items():
+            self._own.put(key, messages)
+        self._unkept |= written.keys()
+        self._make_room(written.keys())
+        self._show()
+        try:
+            await self._store_messages()
+        except StoreUnavailable as error:
+            log.warning("bank.not_kept", briefs=len(self._unkept), reason=str(error))
+        if not self.filling:
+            await asyncio.sleep(self._filler.wrote_s * (1.0 / self._settings.engine_share - 1.0))
 
-    @property
-    def _key(self) -> str:
-        return f"cs:bank:{self.version}"
+    def _make_room(self, written: Iterable[str]) -> None:
+        """Drops the messages of the briefs that are asked for least, where there are too many in all."""
+        others = sorted({key for key, _ in self._own} - set(written), key=self._filler.asked.__getitem__)
+        for key in others:
+            if self._own.messages <= self._settings.max_messages:
+                return
+            self._own.put(key, ())
+            self._unkept.add(key)
+
+    def _settle(self) -> None:
+        """Each brief had its turn: this bank serves, unless the former one serves many more briefs."""
+        if self.filling:
+            self.filling = False
+            metrics.FILL_SECONDS.set(time.monotonic() - self._began)
+            log.info("bank.filled", briefs=self.briefs_filled, wanted=len(self.wanted), version=self.version)
+        if self._former is not None and self._own.briefs_served >= ENOUGH * self._former.briefs_served:
+            log.info("bank.swapped", briefs=self._own.briefs_served, former=self._former.briefs_served)
+            self._former = None
+
+    def _new_shelf(self) -> Shelf:
+        return Shelf(self._judgements, self._settings.exploration)
+
+    def _show(self) -> None:
+        metrics.BRIEFS.set(self._serving.briefs_served)
+        metrics.MESSAGES.set(self._own.messages)
+        metrics.SWAP_PENDING.set(self._former is not None)
 
 
-def _message_id(brief: Brief, draft: str) -> str:
-    return hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
+async def _forever(step: Callable[[], Awaitable[None]], pause_s: float) -> None:
+    while True:
+        try:
+            await step()
+        except StoreUnavailable:
+            await asyncio.sleep(NEWS_S)  # counted where it was met; the next round tries again
+        except Exception:
+            # One step must not keep the others from their work, and nobody would start this task again.
+            log.exception("bank.step_failed", step=step.__name__)
+            await asyncio.sleep(RETRY_S)
+        await asyncio.sleep(pause_s)
 
 
-def _prompts(settings: GeneratorSettings, world: World) -> dict[str, list[Brief]]:
-    """Every brief that the gateway can ask for, by what the model is told of it."""
-    prompts: dict[str, list[Brief]] = {}
-    for language in settings.languages:
-        for segment in SEGMENTS:
-            for offer in world.offers:
-                for channel in world.channels:
-                    brief = Brief(
-                        segment=segment, offer=offer.id, tone=settings.tone, channel=channel, language=language
-                    )
-                    prompts.setdefault(prompt(brief, world), []).append(brief)
-    return prompts
-
-
-def _version(models: str, settings: GeneratorSettings, prompts: Iterable[str]) -> str:
-    """Changes with whatever makes other messages: the models, the settings, what is told and our own rules."""
-    parts = [models, settings.model_dump_json(), *prompts, inspect.getsource(ranking)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+def _opt_outs(counted: dict[str, int]) -> Counts:
+    return Counts(counted.get(USES, 0), counted.get(OPTED_OUT, 0))

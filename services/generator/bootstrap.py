@@ -61,7 +61,7 @@ async def main() -> None:
 class Shift:
     """Who writes: a writer for each checkpoint that serves, one after the other.
 
-    A new writer gives out the former one's messages until it has written and had reviewed its own.
+    A new writer gives out the former one's messages until its own bank is filled.
 
     Attributes:
         kinds: of the checkpoints that a writer needs.
@@ -91,9 +91,17 @@ class Shift:
         reward = RewardModel.load(checkpoints[REWARD], chosen.threads)
         engine = self._engine(checkpoints, at_once=serving is not None)
         version = "+".join(checkpoints[kind].version for kind in self.kinds)
-        bank = Bank(chosen, self._world, engine, reward, self._review, self._redis, seed=seed, version=version)
-        if serving is not None:
-            bank.take_over(serving.bank)
+        bank = Bank(
+            chosen,
+            self._world,
+            engine,
+            reward,
+            self._review,
+            self._redis,
+            seed=seed,
+            version=version,
+            former=serving.bank if serving is not None else None,
+        )
         self._prepared = Writer(self._world, self._books, bank, engine, reward, self._review)
         return self._prepared
 
@@ -110,7 +118,7 @@ class Shift:
         if self._filling is not None:
             await stop_tasks([self._filling])
         if self._on_duty is not None:
-            self._filling = asyncio.create_task(_load_and_fill(self._on_duty))
+            self._filling = asyncio.create_task(_keep_bank(self._on_duty))
         if former is not None:
             await former.engine.close()
 
@@ -130,7 +138,7 @@ def check_books(books: Mapping[str, MessageBook], languages: Iterable[str]) -> N
             )
 
 
-async def _load_and_fill(writer: Writer) -> None:
+async def _keep_bank(writer: Writer) -> None:
     await writer.bank.load()
     await writer.warm_up()
-    await writer.bank.fill()
+    await writer.bank.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from services.generator import metrics
 from services.generator.bank import Bank
 from services.generator.engine import SMALL_WRITE, Engine, EngineFailed
+from services.generator.message import message_id
 from services.generator.prompt import prompt
 from services.generator.ranking import Reward, ranked_drafts
 from services.generator.reviewing import DraftReview, ShieldUnavailable
@@ -59,11 +59,10 @@ class Writer:
                 model_version=message.model,
             )
         elif (draft := await self._write_now(brief, seed, time_left_s)) is not None:
-            message_id = hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
             answer = pb.GenerateResponse(
                 draft=draft,
                 source=pb.MESSAGE_SOURCE_MODEL,
-                message_id=message_id,
+                message_id=message_id(brief, draft),
                 propensity=1.0,
                 model_version=self.engine.version,
             )
@@ -104,6 +103,9 @@ class Writer:
         with metrics.QUEUE_DEPTH.track_inprogress():
             candidates = await self.engine.write(prompt(brief, self.world), SMALL_WRITE, seed % 2**31)
         for draft in await ranked_drafts(candidates, brief, self.reward):
+            if self.bank.is_retired(message_id(brief, draft)):
+                metrics.REJECTED.labels("retired").inc()
+                continue
             if await self.review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S):
                 return draft
             metrics.REJECTED.labels("shield").inc()

@@ -6,8 +6,16 @@ from prometheus_client import Counter, Gauge
 
 SOURCES = Counter("generator_messages_total", "Messages given out, by source.", ["source"])
 REJECTED = Counter("generator_candidates_rejected_total", "Texts of the model that were not kept.", ["reason"])
-BRIEFS = Gauge("generator_bank_briefs", "Briefs that the bank has a message for.")
+BRIEFS = Gauge("generator_bank_briefs", "Briefs that the bank has a message for, which may be given out.")
 BRIEFS_WANTED = Gauge("generator_bank_briefs_wanted", "Briefs that the bank is to have a message for.")
+MESSAGES = Gauge("generator_bank_messages", "Messages that the bank holds.")
+SWAP_PENDING = Gauge(
+    "generator_bank_swap_pending", "1 while the former model's bank serves, for want of the new one's."
+)
+RETIRED = Counter("generator_bank_retired_total", "Messages that this replica retired, by whose say.", ["why"])
+STORE_FAILURES = Counter(
+    "generator_bank_store_failures_total", "Calls to Redis that the bank went without.", ["reason"]
+)
 QUEUE_DEPTH = Gauge("generator_queue_depth", "Briefs of requests that wait for the model, or are being written.")
 ENGINE_FAILURES = Counter("generator_engine_failures_total", "Writes that came to nothing, by reason.", ["reason"])
 ENGINE_UP = Gauge("generator_engine_up", "1 while the vLLM server answers.")
@@ -16,6 +24,11 @@ ENGINE_WAITING = Gauge("generator_engine_waiting", "Texts that wait in the vLLM 
 ENGINE_CACHE_USE = Gauge("generator_engine_kv_cache_use", "Share of the vLLM server's KV cache in use, 0 to 1.")
 FILL_SECONDS = Gauge("generator_bank_fill_seconds", "How long the last filling of the bank took.")
 
-REJECTED.labels("shield")  # there before its first event, so that a first increase is seen
+# There before their first event, so that a first increase is seen.
+REJECTED.labels("shield")
+for why in ("evidence", "person"):
+    RETIRED.labels(why)
 for reason in ("away", "broken", "busy", "garbage", "late", "refused"):
     ENGINE_FAILURES.labels(reason)
+for reason in ("away", "full"):
+    STORE_FAILURES.labels(reason)

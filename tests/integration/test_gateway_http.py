@@ -407,7 +407,10 @@ async def test_erasure_leaves_nothing_but_the_opt_out(client: httpx.AsyncClient,
     assert (await client.delete("/v1/customers/c1")).json()["deleted"] > 0
     assert (await client.get(f"/v1/decisions/{answer['decision_id']}")).status_code == 404
     left = {key.decode().split(":")[1] for key in await gateway.redis.keys("cs:*")}
-    assert left == {"erasures", "generation", "kill-switch", "opt-out", "outbox", "reserved", "reserved-by-arm"}
+    # What is counted of a message names nobody.
+    nobodys = {"message", "reserved", "reserved-by-arm"}
+    assert left == {"erasures", "generation", "kill-switch", "opt-out", "outbox", *nobodys}
+    assert await gateway.redis.hgetall("cs:message:m-1") == {b"uses": b"1", b"opted_out": b"1"}
     assert [type(fact) for fact in gateway.journal.facts()] == [OptOut]
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.domain.message import Brief
 from churnsaver.domain.writing import SUBJECT
 from churnsaver.errors import CheckpointError
+from churnsaver.message_counts import message_counts_key
 from churnsaver.models.language_model import GENERATOR, GOLDEN_TOLERANCE_NATS, model_folder
 from churnsaver.rpc.server import MetricsInterceptor
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
@@ -28,7 +30,7 @@ from services.generator.prompt import prompt
 from services.generator.server import register
 from tests.conftest import RedisServer, free_port
 from tests.e2e.conftest import run_cli
-from tests.support.generator import ScriptedEngine, ScriptedReview, ScriptedReward, build_bank
+from tests.support.generator import ScriptedEngine, ScriptedReview, ScriptedReward, build_bank, filled
 from tests.support.metrics import grows, sample
 from trainers.rlhf.text_reward import ShieldFilter
 
@@ -55,8 +57,7 @@ async def address(redis_instance: RedisServer) -> AsyncIterator[str]:
     """Where a generator with a full bank listens."""
     redis = Redis.from_url(redis_instance.url)
     engine, review = ScriptedEngine(), ScriptedReview()
-    bank = build_bank(redis, engine, review)
-    await bank.fill()
+    bank = await filled(build_bank(redis, engine, review))
     server = grpc.aio.server(interceptors=[MetricsInterceptor()])
     writer = build_writer(bank, engine, review)
     register(server, lambda: writer)
@@ -78,7 +79,7 @@ async def test_a_known_brief_is_answered_from_the_bank(stub: generator_grpc.Gene
     request = pb.GenerateRequest(brief=brief(), seed=2**63 + 7)
     answer = await stub.Generate(request, timeout=1.0)
     assert answer.source == pb.MESSAGE_SOURCE_BANK
-    assert answer.propensity == 0.5
+    assert 0.1 <= answer.propensity < 1.0
     assert answer.model_version == "scripted@1"
     assert await stub.Generate(request, timeout=1.0) == answer
 
@@ -108,7 +109,7 @@ async def test_the_bank_and_who_waits_for_the_model_are_shown(redis_instance: Re
     await build_writer(bank, engine, review).write(domain_brief(), 1, 5.0)
     assert (waiting, sample("generator_queue_depth")) == ([1], 0)
     with grows("generator_messages_total", source="bank"):
-        await bank.fill()
+        await filled(bank)
         await build_writer(bank, engine, review).write(domain_brief(), 1, 5.0)
     assert sample("generator_bank_briefs") == 45
     assert set(waiting[1:]) == {0}, "the bank's own writing is no request"
@@ -126,14 +127,22 @@ async def test_a_brief_that_cannot_be_is_refused(stub: generator_grpc.GeneratorS
     assert caught.value.details() == "brief.segment is ''; expected one of new, settled, loyal"
 
 
-async def test_the_bank_can_be_looked_into(stub: generator_grpc.GeneratorServiceAsyncStub) -> None:
-    """Every message with its brief, score and uses."""
+async def test_the_bank_can_be_looked_into(
+    stub: generator_grpc.GeneratorServiceAsyncStub, redis_instance: RedisServer
+) -> None:
+    """Every message with its brief, its chance and what came of it; or only how full it is."""
     used = await stub.Generate(pb.GenerateRequest(brief=brief(), seed=1))
+    with SyncRedis.from_url(redis_instance.url) as redis:
+        redis.hset(message_counts_key(used.message_id), mapping={"uses": 7, "opted_out": 2, "accepted": 0})
     bank = await stub.GetBank(pb.GetBankRequest())
     assert (bank.briefs_filled, bank.briefs_wanted, bank.filling) == (45, 45, False)
     assert len(bank.entries) == 90
     (entry,) = [entry for entry in bank.entries if entry.message_id == used.message_id]
-    assert (entry.uses, entry.brief, entry.draft) == (1, brief(), used.draft)
+    assert (entry.uses, dict(entry.outcomes), entry.state) == (7, {"opted_out": 2}, pb.MESSAGE_STATE_ACTIVE)
+    assert (entry.brief, entry.draft, entry.propensity) == (brief(), used.draft, used.propensity)
+    assert not (await stub.GetBank(pb.GetBankRequest(without_entries=True))).entries
+    redis_instance.kill()
+    assert len((await stub.GetBank(pb.GetBankRequest())).entries) == 90
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +226,22 @@ async def test_bank_command(address: str) -> None:
     missing = await command(address, "bank", "show", "none")
     assert missing.returncode == 2
     assert "bank list" in missing.stderr
+
+
+async def test_a_person_retires_a_message(address: str) -> None:
+    """It is gone at once and for good, and everyone who asks is told by whom and why."""
+    one = json.loads((await command(address, "bank", "list", "--json")).stdout)["entries"][0]["message_id"]
+    why = ("--by", "Ana", "--reason", "too familiar")
+    retired = json.loads((await command(address, "bank", "retire", one, *why, "--json")).stdout)
+    assert (retired["state"], retired["stored"]) == ("retired", True)
+    assert (retired["judged_by"], retired["judged_because"]) == ("Ana", "too familiar")
+    listed = json.loads((await command(address, "bank", "list", "--json")).stdout)["entries"]
+    assert [entry["state"] for entry in listed if entry["message_id"] == one] == ["retired"]
+    refused = await command(address, "bank", "approve", one, *why)
+    assert refused.returncode == 2
+    assert "was retired by Ana (too familiar), and stays so" in " ".join(refused.stderr.split())
+    unknown = await command(address, "bank", "approve", "none", *why)
+    assert (unknown.returncode, "bank list" in unknown.stderr) == (2, True)
 
 
 async def test_generate_command(address: str, tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +16,7 @@ from redis.asyncio import Redis
 from churnsaver.domain.message import Brief
 from churnsaver.domain.writing import SUBJECT
 from churnsaver.settings import load_serve_settings, load_world
+from churnsaver.tasks import stop_tasks
 from services.generator.bank import Bank
 from services.generator.engine import Candidate, EngineFailed
 from services.generator.reviewing import ShieldUnavailable
@@ -76,7 +81,53 @@ class ScriptedReview:
         return not any(word in draft for word in self.blocks)
 
 
-def build_bank(redis: Redis, engine: ScriptedEngine, review: ScriptedReview) -> Bank:
-    """A bank of the shipped settings."""
-    settings, world = load_serve_settings().generator, load_world()
-    return Bank(settings, world, engine, ScriptedReward(), review, redis, seed=42, version=engine.version)
+def build_bank(
+    redis: Redis,
+    engine: ScriptedEngine,
+    review: ScriptedReview,
+    *,
+    former: Bank | None = None,
+    clock: Callable[[], float] = time.time,
+    **changes: Any,
+) -> Bank:
+    """A bank of the shipped settings; `changes` replace some of `generator.bank`."""
+    settings = load_serve_settings().generator
+    settings = settings.model_copy(update={"bank": settings.bank.model_copy(update=changes)})
+    return Bank(
+        settings,
+        load_world(),
+        engine,
+        ScriptedReward(),
+        review,
+        redis,
+        seed=42,
+        version=engine.version,
+        former=former,
+        clock=clock,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(*banks: Bank) -> AsyncIterator[None]:
+    """Banks that are loaded and run, as in as many replicas."""
+    for bank in banks:
+        await bank.load()
+    tasks = [asyncio.create_task(bank.run()) for bank in banks]
+    try:
+        yield
+    finally:
+        await stop_tasks(tasks)
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Returns when something holds; TimeoutError where it never does."""
+    async with asyncio.timeout(timeout_s):
+        while not holds():  # noqa: ASYNC110 - nothing tells of what a test waits for
+            await asyncio.sleep(0.01)
+
+
+async def filled(bank: Bank) -> Bank:
+    """A bank after its first filling, stopped again; what Redis can take of it is there."""
+    async with running(bank):
+        await until(lambda: not bank.filling)
+    return bank

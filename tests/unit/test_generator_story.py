@@ -13,6 +13,7 @@ from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.settings import load_message_books, load_world
 from services.generator.bootstrap import check_books
 from services.generator.generate import Writer
+from services.generator.message import Judgement, Verdict, message_id
 from tests.support.generator import GOOD, ScriptedEngine, ScriptedReview, ScriptedReward, build_bank
 
 BRIEF = Brief(segment="loyal", offer="discount_10", tone="warm", channel="sms", language="en")
@@ -39,6 +40,14 @@ async def test_the_shield_has_the_last_word_on_a_live_draft() -> None:
     """A blocked draft gives way to the next best."""
     answer = await build_writer(review=ScriptedReview(frozenset({"pleasure"}))).write(BRIEF, 0, 10.0)
     assert answer.draft == GOOD[1]
+
+
+async def test_words_that_were_retired_are_not_written_again() -> None:
+    """Neither for the bank nor live: what a person took out stays out, whoever writes it."""
+    writer = build_writer()
+    retired = Judgement(message_id(BRIEF, GOOD[0]), Verdict.RETIRED, "Ana", "rude", 0.0, BRIEF.key, GOOD[0])
+    writer.bank._hear(retired)
+    assert (await writer.write(BRIEF, 0, 10.0)).draft == GOOD[1]
 
 
 @pytest.mark.parametrize(

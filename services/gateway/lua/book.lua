@@ -2,6 +2,7 @@
 --
 -- KEYS  1 generation  2 idempotency  3 standing decision  4 contacts  5 opt-out  6 reserved
 --       7 decision    8 outbox       9 the customer's keys, for erasure  10 reserved by arm
+--       11 counts of the message, where it is one of the bank's
 -- ARGV  1 token        2 send time, ms ('' when nobody is contacted)  3 cents to reserve
 --       4 budget cents 5 cooldown, ms  6 week, ms  7 weekly cap  8 oldest contact of interest, ms
 --       9 decision id  10 record  11 answer  12 answer if refused, with @@REASON@@ for the reason
@@ -69,6 +70,11 @@ end
 
 redis.call('HSET', KEYS[7], 'record', ARGV[10], 'answer', answer, 'booking', status, 'reserved_cents', ARGV[3],
   'arm', ARGV[17], 'standing', KEYS[3])
+if status == 'booked' and KEYS[11] then
+  redis.call('HSET', KEYS[7], 'counts', KEYS[11])
+  redis.call('HINCRBY', KEYS[11], 'uses', 1)
+  redis.call('EXPIRE', KEYS[11], ARGV[15])
+end
 redis.call('EXPIRE', KEYS[7], ARGV[15])
 redis.call('SET', KEYS[3], KEYS[7], 'EX', ARGV[14])
 redis.call('HSET', KEYS[2], 'body', ARGV[16], 'token', ARGV[1], 'answer', answer)

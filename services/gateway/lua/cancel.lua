@@ -9,6 +9,7 @@ if decision[1] ~= 'booked' then return 0 end
 if not integers({decision[2] or '', redis.call('GET', KEYS[3]) or '0'}, -2 ^ 53) then return bad_argument('cancel') end
 redis.call('HSET', KEYS[1], 'booking', 'cancelled')
 redis.call('ZREM', KEYS[2], ARGV[1])
+uncount_message(KEYS[1])
 give_back(decision[2], decision[3], KEYS[3], KEYS[5])
 redis.call('XADD', KEYS[4], '*', 'decision', ARGV[1])
 return 1

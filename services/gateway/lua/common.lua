@@ -37,6 +37,22 @@ local function stands(decision, opt_out_key)
   return booking ~= 'booked' and booking ~= 'released'
 end
 
+-- Adds to what is counted of the bank's message of a decision, if it has one whose counts are still kept.
+local function count_message(decision, name, by)
+  local counts = redis.call('HGET', decision, 'counts')
+  if counts and redis.call('EXISTS', counts) == 1 then redis.call('HINCRBY', counts, name, by) end
+end
+
+-- Takes back what was counted of a decision whose contact does not take place, and counts nothing of it any more.
+local function uncount_message(decision)
+  count_message(decision, 'uses', -1)
+  for _, field in ipairs(redis.call('HKEYS', decision)) do
+    local outcome = string.match(field, '^outcome:(.+)$')
+    if outcome then count_message(decision, outcome, -1) end
+  end
+  redis.call('HDEL', decision, 'counts')
+end
+
 -- Gives back what a decision had reserved, to its campaign and, where it names one, to its arm.
 local function give_back(cents, arm, reserved_key, by_arm_key)
   redis.call('DECRBY', reserved_key, cents)

@@ -11,6 +11,7 @@ local news = ARGV[1] == 'opted_out' and redis.call('GET', KEYS[3]) ~= '2'
 if ARGV[1] == 'opted_out' then redis.call('SET', KEYS[3], 2) end
 local known = redis.call('EXISTS', KEYS[2]) == 1
 if known then news = redis.call('HSETNX', KEYS[2], 'outcome:' .. ARGV[1], ARGV[2]) == 1 end
+if known and news then count_message(KEYS[2], ARGV[1], 1) end
 if news then
   redis.call('XADD', KEYS[4], '*', 'outcome', ARGV[1], 'decision', ARGV[3], 'customer', ARGV[4], 'at_ms', ARGV[2])
 end

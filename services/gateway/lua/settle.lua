@@ -25,6 +25,7 @@ if found[1] and not told then
   if found[3] and redis.call('GET', found[3]) == KEYS[3] then redis.call('DEL', found[3]) end
   if contact then
     redis.call('ZREM', KEYS[4], ARGV[1])
+    uncount_message(KEYS[3])
     give_back(found[2], found[5], KEYS[5], KEYS[8])
   end
 end

@@ -47,6 +47,38 @@ MESSAGE_SOURCE_TEMPLATE: MessageSource.ValueType  # 3
 """Approved by a person; no model took part."""
 Global___MessageSource: _TypeAlias = MessageSource  # noqa: Y015
 
+class _MessageState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MessageStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MESSAGE_STATE_UNSPECIFIED: _MessageState.ValueType  # 0
+    """Not said."""
+    MESSAGE_STATE_ACTIVE: _MessageState.ValueType  # 1
+    """It may be chosen."""
+    MESSAGE_STATE_WAITING: _MessageState.ValueType  # 2
+    """It waits for a person's approval."""
+    MESSAGE_STATE_NEXT: _MessageState.ValueType  # 3
+    """It may be chosen once the bank of the new model is full enough to take over."""
+    MESSAGE_STATE_RETIRED: _MessageState.ValueType  # 4
+    """It is never given out again."""
+
+class MessageState(_MessageState, metaclass=_MessageStateEnumTypeWrapper):
+    """Whether a message of the bank may be given out."""
+
+MESSAGE_STATE_UNSPECIFIED: MessageState.ValueType  # 0
+"""Not said."""
+MESSAGE_STATE_ACTIVE: MessageState.ValueType  # 1
+"""It may be chosen."""
+MESSAGE_STATE_WAITING: MessageState.ValueType  # 2
+"""It waits for a person's approval."""
+MESSAGE_STATE_NEXT: MessageState.ValueType  # 3
+"""It may be chosen once the bank of the new model is full enough to take over."""
+MESSAGE_STATE_RETIRED: MessageState.ValueType  # 4
+"""It is never given out again."""
+Global___MessageState: _TypeAlias = MessageState  # noqa: Y015
+
 @_typing.final
 class Brief(_message.Message):
     """What the writer is told: no personal data."""
@@ -161,12 +193,17 @@ class GetBankRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    WITHOUT_ENTRIES_FIELD_NUMBER: _builtins.int
+    without_entries: _builtins.bool
+    """Only how full it is, without its entries."""
     def __init__(
         self,
+        *,
+        without_entries: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["without_entries", b"without_entries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,22 +215,62 @@ class BankEntry(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class OutcomesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     BRIEF_FIELD_NUMBER: _builtins.int
     DRAFT_FIELD_NUMBER: _builtins.int
     USES_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    PROPENSITY_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    JUDGED_BY_FIELD_NUMBER: _builtins.int
+    JUDGED_BECAUSE_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Id of the message."""
     draft: _builtins.str
     """The slotted draft."""
     uses: _builtins.int
-    """How often it was chosen since the process started."""
+    """Contacts that were booked with it, in all services, and took place."""
     score: _builtins.float
-    """Rank score; higher is better."""
+    """Rank score; higher is better. 0 for a retired message."""
+    state: Global___MessageState.ValueType
+    """Whether it may be given out."""
+    propensity: _builtins.float
+    """Probability with which its brief gets it, in (0, 1]; 0 where it may not be chosen."""
+    model_version: _builtins.str
+    """Version of the model that wrote it; empty for a retired message."""
+    judged_by: _builtins.str
+    """Who approved or retired it; "evidence" where outcomes did. Empty where nobody has."""
+    judged_because: _builtins.str
+    """Why they did."""
     @_builtins.property
     def brief(self) -> Global___Brief:
         """The brief that it was written for."""
+
+    @_builtins.property
+    def outcomes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many of its contacts had each outcome: opted_out, accepted, ignored, churned, retained."""
 
     def __init__(
         self,
@@ -203,10 +280,16 @@ class BankEntry(_message.Message):
         draft: _builtins.str = ...,
         uses: _builtins.int = ...,
         score: _builtins.float = ...,
+        state: Global___MessageState.ValueType = ...,
+        outcomes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        propensity: _builtins.float = ...,
+        model_version: _builtins.str = ...,
+        judged_by: _builtins.str = ...,
+        judged_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["brief", b"brief"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief", b"brief", "draft", b"draft", "message_id", b"message_id", "score", b"score", "uses", b"uses"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief", b"brief", "draft", b"draft", "judged_because", b"judged_because", "judged_by", b"judged_by", "message_id", b"message_id", "model_version", b"model_version", "outcomes", b"outcomes", "propensity", b"propensity", "score", b"score", "state", b"state", "uses", b"uses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -230,7 +313,7 @@ class GetBankResponse(_message.Message):
     """Whether messages are being written for the bank right now."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___BankEntry]:
-        """Every message that may be chosen."""
+        """Every message that it holds or that was retired, unless the request said without_entries."""
 
     def __init__(
         self,
@@ -247,3 +330,67 @@ class GetBankResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetBankResponse: _TypeAlias = GetBankResponse  # noqa: Y015
+
+@_typing.final
+class JudgeMessageRequest(_message.Message):
+    """A person's judgement of a message of the bank."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    RETIRE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """Id of the message."""
+    retire: _builtins.bool
+    """True: it is retired for good. False: it is approved."""
+    reason: _builtins.str
+    """Why; everyone who asks is told."""
+    by: _builtins.str
+    """Who."""
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.str = ...,
+        retire: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "message_id", b"message_id", "reason", b"reason", "retire", b"retire"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgeMessageRequest: _TypeAlias = JudgeMessageRequest  # noqa: Y015
+
+@_typing.final
+class JudgeMessageResponse(_message.Message):
+    """What became of a judgement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    stored: _builtins.bool
+    """Whether every replica hears of it now; false while Redis cannot store it, when only the replica that answers knows
+    and tells the others later.
+    """
+    @_builtins.property
+    def entry(self) -> Global___BankEntry:
+        """The message as it is now."""
+
+    def __init__(
+        self,
+        *,
+        entry: Global___BankEntry | None = ...,
+        stored: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "stored", b"stored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgeMessageResponse: _TypeAlias = JudgeMessageResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class GeneratorServiceStub:
                 request_serializer=churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.GetBankRequest.SerializeToString,
                 response_deserializer=churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.GetBankResponse.FromString,
                 _registered_method=True)
+        self.JudgeMessage = channel.unary_unary(
+                '/churnsaver.generator.v1.GeneratorService/JudgeMessage',
+                request_serializer=churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.JudgeMessageRequest.SerializeToString,
+                response_deserializer=churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.JudgeMessageResponse.FromString,
+                _registered_method=True)
 
 
 class GeneratorServiceServicer:
@@ -65,6 +70,13 @@ class GeneratorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def JudgeMessage(self, request, context):
+        """A person approves a message of the bank, or retires it for good.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GeneratorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_GeneratorServiceServicer_to_server(servicer, server):
                     servicer.GetBank,
                     request_deserializer=churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.GetBankRequest.FromString,
                     response_serializer=churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.GetBankResponse.SerializeToString,
+            ),
+            'JudgeMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.JudgeMessage,
+                    request_deserializer=churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.JudgeMessageRequest.FromString,
+                    response_serializer=churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.JudgeMessageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class GeneratorService:
             '/churnsaver.generator.v1.GeneratorService/GetBank',
             churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.GetBankRequest.SerializeToString,
             churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.GetBankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JudgeMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/churnsaver.generator.v1.GeneratorService/JudgeMessage',
+            churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.JudgeMessageRequest.SerializeToString,
+            churnsaver_dot_generator_dot_v1_dot_generator__service__pb2.JudgeMessageResponse.FromString,
             options,
             channel_credentials,
             insecure,

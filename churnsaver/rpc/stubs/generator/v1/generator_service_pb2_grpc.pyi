@@ -37,6 +37,8 @@ class GeneratorServiceStub:
     """A message for one brief: from the bank, else from the model in the time left, else the template."""
     GetBank: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.GetBankRequest, _generator_service_pb2.GetBankResponse]
     """What the bank holds."""
+    JudgeMessage: _grpc.UnaryUnaryMultiCallable[_generator_service_pb2.JudgeMessageRequest, _generator_service_pb2.JudgeMessageResponse]
+    """A person approves a message of the bank, or retires it for good."""
 
 @_typing.type_check_only
 class GeneratorServiceAsyncStub(GeneratorServiceStub):
@@ -47,6 +49,8 @@ class GeneratorServiceAsyncStub(GeneratorServiceStub):
     """A message for one brief: from the bank, else from the model in the time left, else the template."""
     GetBank: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.GetBankRequest, _generator_service_pb2.GetBankResponse]  # type: ignore[assignment]
     """What the bank holds."""
+    JudgeMessage: _aio.UnaryUnaryMultiCallable[_generator_service_pb2.JudgeMessageRequest, _generator_service_pb2.JudgeMessageResponse]  # type: ignore[assignment]
+    """A person approves a message of the bank, or retires it for good."""
 
 class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Writes slotted messages for briefs. It never receives a name, an address or a number of a customer."""
@@ -66,5 +70,13 @@ class GeneratorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generator_service_pb2.GetBankResponse, _abc.Awaitable[_generator_service_pb2.GetBankResponse]]:
         """What the bank holds."""
+
+    @_abc_1.abstractmethod
+    def JudgeMessage(
+        self,
+        request: _generator_service_pb2.JudgeMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generator_service_pb2.JudgeMessageResponse, _abc.Awaitable[_generator_service_pb2.JudgeMessageResponse]]:
+        """A person approves a message of the bank, or retires it for good."""
 
 def add_GeneratorServiceServicer_to_server(servicer: GeneratorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,16 @@
+"""What is counted of each of the bank's messages, in Redis: the gateway counts, the generator reads.
+
+A hash a message: `uses`, the contacts that were booked with it and not taken back since, and how many of them had
+each outcome (`opted_out`, `accepted`, …). Nobody's name or pseudonym is in it, so that erasing a customer leaves the
+counts as they are. The scripts in services/gateway/lua write it.
+"""
+
+from __future__ import annotations
+
+USES = "uses"
+OPTED_OUT = "opted_out"
+
+
+def message_counts_key(message_id: str) -> str:
+    """The key of a message's counts."""
+    return f"cs:message:{message_id}"

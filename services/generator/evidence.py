@@ -1,0 +1,94 @@
+"""What outcomes say of a message: how likely it is that it draws more opt-outs than its siblings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A message is retired where this probability is exceeded.
+RETIRED_ABOVE = 0.95
+# The prior of a message's opt-out rate weighs as much as so many opt-outs, however rare they are: before they are used,
+# messages of a brief are taken to differ by less than half of their rate (its standard deviation is 1/√5 of the mean).
+# One opt-out, or two, after few uses then say little.
+PRIOR_OPT_OUTS = 5.0
+# A brief is weighed again when it has drawn half as many opt-outs more. Looking at every one would retire a message for
+# nothing in the end, since chance crosses any line that it is held against often enough.
+GROWTH = 1.5
+# What the rate of a brief is taken for before it has been used: one opt-out in so many uses.
+FIRST_USES, FIRST_OPT_OUTS = 50.0, 1.0
+# Log-odds of rates that the posteriors are compared over; 0.02 apart, a fraction of the narrowest posterior's width.
+LOG_ODDS: NDArray[np.float64] = np.linspace(-16.0, 6.0, 1101)
+LOG_RATES, LOG_OTHERS = -np.logaddexp(0.0, -LOG_ODDS), -np.logaddexp(0.0, LOG_ODDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Contacts with a message, and how many of them were answered by an opt-out."""
+
+    uses: int = 0
+    opted_out: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.uses + other.uses, self.opted_out + other.opted_out)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A message that is to be retired, and why."""
+
+    message_id: str
+    reason: str
+
+
+class Evidence:
+    """What outcomes say against messages, with how much of it was weighed before."""
+
+    def __init__(self) -> None:
+        self._weighed: dict[str, int] = {}
+
+    def against(self, brief: str, counts: Mapping[str, Counts]) -> Finding | None:
+        """The message of a brief that draws more opt-outs than its siblings, where that is probable enough."""
+        everybody = sum(counts.values(), Counts())
+        if everybody.opted_out < max(GROWTH * self._weighed.get(brief, 0), 1):
+            return None
+        self._weighed[brief] = everybody.opted_out
+        message_id = max(counts, key=lambda each: (counts[each].opted_out / max(counts[each].uses, 1), each))
+        own = counts[message_id]
+        others = Counts(everybody.uses - own.uses, everybody.opted_out - own.opted_out)
+        probability = p_more_opt_outs(own, others)
+        if probability <= RETIRED_ABOVE:
+            return None
+        del self._weighed[brief]  # what takes its place is weighed from its first opt-out on
+        return Finding(
+            message_id,
+            f"more opt-outs than its siblings with probability {probability:.3f}: {own.opted_out} of {own.uses} "
+            f"against {others.opted_out} of {others.uses}",
+        )
+
+
+def p_more_opt_outs(own: Counts, siblings: Counts) -> float:
+    """The posterior probability that a message's rate of opt-outs exceeds its siblings' (pooled).
+
+    Both rates have the same prior, Beta(PRIOR_OPT_OUTS, …) with the mean of all messages of the brief: until something
+    else is known, a message is as good as the others (empirical Bayes; Gelman et al., Bayesian Data Analysis, 5.1).
+    """
+    everybody = own + siblings
+    rate = (everybody.opted_out + FIRST_OPT_OUTS) / (max(everybody.uses, everybody.opted_out) + FIRST_USES)
+    more, less = (_posterior(counts, rate) for counts in (own, siblings))
+    return float(more @ (np.cumsum(less) - less / 2.0))
+
+
+def _posterior(counts: Counts, prior_rate: float) -> NDArray[np.float64]:
+    """The posterior's weights over LOG_ODDS, which sum to 1; (points,).
+
+    Over log-odds, the density of Beta(a, b) is proportional to rate^a · (1 − rate)^b.
+    """
+    a = PRIOR_OPT_OUTS + counts.opted_out
+    b = PRIOR_OPT_OUTS * (1.0 / prior_rate - 1.0) + max(counts.uses - counts.opted_out, 0)
+    log_density = a * LOG_RATES + b * LOG_OTHERS
+    density = np.exp(log_density - log_density.max())
+    weights: NDArray[np.float64] = density / density.sum()
+    return weights

@@ -1,0 +1,239 @@
+"""What the bank keeps in Redis, for all replicas and for the next start.
+
+The messages of each version of the bank are a hash by brief, judgements are a hash by message. A stream of news says
+which of their fields changed, so that a replica reads only those. Which version serves is one key; who writes holds a
+lease. Whatever Redis refuses stays in memory and is stored when it can be.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError, RedisError
+
+from churnsaver.message_counts import message_counts_key
+from services.generator import metrics
+from services.generator.message import BankMessage, Judgement, Verdict
+
+log = structlog.get_logger()
+
+JUDGEMENTS = "cs:bank:judgements"
+SERVED = "cs:bank:served"
+NEWS = "cs:bank:news"
+KEPT_NEWS = 10_000
+# A version that no generator has looked at for so long is not coming back.
+KEPT_S = 30 * 24 * 3600
+LEASE_MS = 20_000
+BATCH = 200  # what Redis does in a few milliseconds, for requests wait meanwhile
+OUTAGES = (RedisError, OSError, TimeoutError)
+
+
+class StoreUnavailable(Exception):
+    """Redis does not answer (`away`), or has no room (`full`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is new in Redis.
+
+    Attributes:
+        messages: by brief, of the bank's own version.
+        served: the version that serves, where that was said.
+    """
+
+    messages: dict[str, tuple[BankMessage, ...]] = field(default_factory=dict)
+    judgements: tuple[Judgement, ...] = ()
+    served: str | None = None
+
+
+class Store:
+    """One version of the bank in Redis. Every method raises StoreUnavailable, and counts why."""
+
+    def __init__(self, redis: Redis, version: str) -> None:
+        self._redis, self.version = redis, version
+        self._seen: bytes | None = None  # the last news; None where everything must be read
+        self._lease, self._holder = f"cs:bank:lease:{version}", uuid.uuid4().hex
+
+    async def news(self) -> News:
+        """What changed since the last call; all there is at the first call, and at the first after an outage."""
+        try:
+            return await (self._everything() if self._seen is None else self._since(self._seen))
+        except OUTAGES as error:
+            self._seen = None
+            raise _unavailable(error) from None
+
+    async def _everything(self) -> News:
+        last: Any = await self._redis.xrevrange(NEWS, count=1)
+        messages: Any = await self._redis.hgetall(messages_key(self.version))
+        judgements: Any = await self._redis.hgetall(JUDGEMENTS)
+        served: Any = await self._redis.get(SERVED)
+        self._seen = last[0][0] if last else b"0"
+        return News(_read_messages(messages), _read_judgements(judgements.values()), (served or b"").decode())
+
+    async def _since(self, seen: bytes) -> News:
+        found: Any = await self._redis.xrange(NEWS, min=b"(" + seen, count=KEPT_NEWS)
+        if not found:
+            return News()
+        told: dict[bytes, list[bytes]] = {}
+        for _, fields in found:
+            for what, which in fields.items():
+                told.setdefault(what, []).append(which)
+        messages: dict[bytes, bytes | None] = {}
+        for some in _batches(told.get(self.version.encode(), [])):
+            values: Any = await self._redis.hmget(messages_key(self.version), some)
+            messages |= zip(some, values, strict=True)
+        judgements: list[bytes | None] = []
+        for some in _batches(told.get(b"judged", [])):
+            values = await self._redis.hmget(JUDGEMENTS, some)
+            judgements += values
+        self._seen = found[-1][0]
+        served = told.get(b"served", [b""])[-1].decode()
+        return News(_read_messages(messages), _read_judgements(judgements), served or None)
+
+    async def messages_of(self, version: str) -> dict[str, tuple[BankMessage, ...]]:
+        """The messages of another version, by brief."""
+        try:
+            stored: Any = await self._redis.hgetall(messages_key(version))
+        except OUTAGES as error:
+            raise _unavailable(error) from None
+        return _read_messages(stored)
+
+    async def keep(self, messages: Mapping[str, Sequence[BankMessage]]) -> None:
+        """Stores the messages of some briefs, and tells the other replicas."""
+        try:
+            for some in _batches(messages):
+                async with self._redis.pipeline(transaction=True) as pipe:
+                    fields: dict[Any, Any] = {
+                        brief: json.dumps([asdict(each) for each in messages[brief]]) for brief in some
+                    }
+                    pipe.hset(messages_key(self.version), mapping=fields)
+                    pipe.expire(messages_key(self.version), KEPT_S)
+                    for brief in some:
+                        pipe.xadd(NEWS, {self.version: brief}, maxlen=KEPT_NEWS)
+                    await pipe.execute()
+        except OUTAGES as error:
+            raise _unavailable(error) from None
+
+    async def judge(self, judgements: Iterable[Judgement]) -> None:
+        """Stores judgements, and tells the other replicas; an approval never takes the place of a retirement."""
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                for judgement in judgements:
+                    set_field = pipe.hset if judgement.verdict is Verdict.RETIRED else pipe.hsetnx
+                    set_field(JUDGEMENTS, judgement.message_id, json.dumps(asdict(judgement)))
+                    pipe.xadd(NEWS, {"judged": judgement.message_id}, maxlen=KEPT_NEWS)
+                await pipe.execute()
+        except OUTAGES as error:
+            raise _unavailable(error) from None
+
+    async def serve(self) -> None:
+        """Says that this version serves now."""
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.set(SERVED, self.version)
+                pipe.xadd(NEWS, {"served": self.version}, maxlen=KEPT_NEWS)
+                await pipe.execute()
+        except OUTAGES as error:
+            raise _unavailable(error) from None
+
+    async def lacks(self, briefs: Sequence[str], judged: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Which of the briefs and judged messages Redis has lost; says that this version is still looked at."""
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.expire(messages_key(self.version), KEPT_S)
+                pipe.hlen(messages_key(self.version))
+                pipe.hlen(JUDGEMENTS)
+                _, kept_briefs, kept_judgements = await pipe.execute()
+            lost_briefs, lost_judgements = [], []
+            if kept_briefs < len(briefs):
+                lost_briefs = await self._missing(messages_key(self.version), briefs)
+            if kept_judgements < len(judged):
+                lost_judgements = await self._missing(JUDGEMENTS, judged)
+        except OUTAGES as error:
+            raise _unavailable(error) from None
+        return lost_briefs, lost_judgements
+
+    async def _missing(self, key: str, names: Sequence[str]) -> list[str]:
+        found: Any = await self._redis.hkeys(key)
+        there = set(found)
+        return [name for name in names if name.encode() not in there]
+
+    async def counts(self, message_ids: Sequence[str]) -> list[dict[str, int]]:
+        """What is counted of each message, see `churnsaver.message_counts`; (message_ids,)."""
+        found: list[dict[str, int]] = []
+        try:
+            for some in _batches(message_ids):
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for message_id in some:
+                        pipe.hgetall(message_counts_key(message_id))
+                    answers: list[dict[bytes, bytes]] = await pipe.execute()
+                found += [{name.decode(): int(count) for name, count in each.items()} for each in answers]
+        except OUTAGES as error:
+            raise _unavailable(error) from None
+        return found
+
+    async def hold_lease(self) -> bool:
+        """Whether this replica is the one that writes, for LEASE_MS from now."""
+        try:
+            if await self._redis.set(self._lease, self._holder, nx=True, px=LEASE_MS):
+                return True
+            # Between the two somebody else may have got it; two who write for a moment only write twice.
+            return await self._holds_lease() and bool(await self._redis.pexpire(self._lease, LEASE_MS))
+        except OUTAGES as error:
+            raise _unavailable(error) from None
+
+    async def give_up_lease(self) -> None:
+        """Lets another replica write at once."""
+        try:
+            if await self._holds_lease():
+                await self._redis.delete(self._lease)
+        except OUTAGES as error:
+            raise _unavailable(error) from None
+
+    async def _holds_lease(self) -> bool:
+        return bool(await self._redis.get(self._lease) == self._holder.encode())
+
+
+def messages_key(version: str) -> str:
+    return f"cs:bank:{version}"
+
+
+def _batches(names: Iterable[Any]) -> Iterable[list[Any]]:
+    every = list(dict.fromkeys(names))
+    return (every[first : first + BATCH] for first in range(0, len(every), BATCH))
+
+
+def _read_messages(stored: Mapping[bytes, bytes | None]) -> dict[str, tuple[BankMessage, ...]]:
+    """What can be read; what cannot is written again."""
+    messages = {}
+    for brief, raw in stored.items():
+        try:
+            messages[brief.decode()] = tuple(BankMessage(**fields) for fields in json.loads(raw or b""))
+        except (ValueError, TypeError):
+            log.warning("bank.unreadable", brief=brief.decode(errors="replace"))
+    return messages
+
+
+def _read_judgements(stored: Iterable[bytes | None]) -> tuple[Judgement, ...]:
+    judgements = []
+    for raw in stored:
+        try:
+            fields = json.loads(raw or b"")
+            judgements.append(Judgement(**{**fields, "verdict": Verdict(fields["verdict"])}))
+        except (ValueError, TypeError, KeyError):
+            log.warning("bank.judgement_unreadable", raw=repr(raw)[:200])
+    return tuple(judgements)
+
+
+def _unavailable(error: Exception) -> StoreUnavailable:
+    # Within a transaction redis-py puts the command before the error's own words.
+    full = isinstance(error, OutOfMemoryError) or "OOM" in str(error)
+    reason = "full" if full else "away"
+    metrics.STORE_FAILURES.labels(reason).inc()
+    return StoreUnavailable(reason)

@@ -1,0 +1,77 @@
+"""What outcomes say against a message: bad ones are found, equals are mostly left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from services.generator.evidence import Counts, Evidence, p_more_opt_outs
+
+
+def retired(rates: tuple[float, ...], uses_each: int, seed: int) -> tuple[int, int] | None:
+    """Which message of a brief is retired, and after how many uses of it; each is used as often as the others."""
+    rng, evidence = np.random.default_rng(seed), Evidence()
+    uses, opted_out = np.zeros(len(rates), int), np.zeros(len(rates), int)
+    while uses.max() < uses_each:
+        uses += 5
+        opted_out += rng.binomial(5, rates)
+        counts = {str(i): Counts(int(uses[i]), int(opted_out[i])) for i in range(len(rates))}
+        if (found := evidence.against("brief", counts)) is not None:
+            return int(found.message_id), int(uses[0])
+    return None
+
+
+def test_a_message_that_draws_opt_outs_is_retired() -> None:
+    """At five times its sibling's rate within some two hundred uses, and never the sibling."""
+    found = [retired((0.02, 0.10), 1000, seed) for seed in range(40)]
+    assert [each[0] for each in found if each] == [1] * 40
+    assert np.median([each[1] for each in found if each]) < 200
+
+
+def test_equals_are_seldom_retired() -> None:
+    """Looked at again and again over 500 uses each (a month of 45,000 contacts): at most a brief in ten."""
+    for rates in ((0.02, 0.02), (0.005, 0.005)):
+        found = [retired(rates, 500, seed) for seed in range(100)]
+        assert sum(each is not None for each in found) <= 10
+
+
+def test_a_single_opt_out_retires_nothing() -> None:
+    """However rare they are, and however well the sibling is known."""
+    for sibling in (Counts(), Counts(100, 0), Counts(10_000, 1), Counts(1_000_000, 10)):
+        assert p_more_opt_outs(Counts(1, 1), sibling) < 0.8
+        assert Evidence().against("brief", {"a": Counts(1, 1), "b": sibling}) is None
+
+
+def test_without_evidence_messages_are_equal() -> None:
+    """And what is known of one is symmetrical to what is known of the other."""
+    assert p_more_opt_outs(Counts(), Counts()) == pytest.approx(0.5)
+    own, other = Counts(200, 9), Counts(300, 2)
+    assert p_more_opt_outs(own, other) + p_more_opt_outs(other, own) == pytest.approx(1.0)
+    assert Evidence().against("brief", {"a": Counts(50, 0), "b": Counts(50, 0)}) is None
+
+
+def test_the_probability_is_that_of_the_posteriors() -> None:
+    """Against a million draws from the two Beta distributions."""
+    own, other = Counts(120, 9), Counts(640, 12)
+    rate = (21 + 1) / (760 + 50)
+    rng = np.random.default_rng(42)
+    draws = [
+        rng.beta(5 + each.opted_out, 5 / rate - 5 + each.uses - each.opted_out, 1_000_000) for each in (own, other)
+    ]
+    assert p_more_opt_outs(own, other) == pytest.approx(float((draws[0] > draws[1]).mean()), abs=0.002)
+
+
+def test_it_waits_for_more_before_it_looks_again() -> None:
+    """The same counts are not weighed twice; half as many opt-outs more are."""
+    evidence = Evidence()
+    assert evidence.against("brief", {"a": Counts(500, 10), "b": Counts(500, 10)}) is None
+    assert evidence.against("brief", {"a": Counts(500, 19), "b": Counts(1000, 10)}) is None
+    found = evidence.against("brief", {"a": Counts(600, 40), "b": Counts(1000, 10)})
+    assert found is not None
+    assert found.message_id == "a"
+    assert "40 of 600 against 10 of 1000" in found.reason
+
+
+def test_counts_that_contradict_each_other_break_nothing() -> None:
+    """More opt-outs than uses: some counts were lost."""
+    assert 0.5 < p_more_opt_outs(Counts(2, 5), Counts(100, 1)) <= 1.0

@@ -1,0 +1,220 @@
+"""From one model's bank to the next, and what people say meanwhile; over a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from churnsaver.errors import BadInput
+from churnsaver.message_counts import message_counts_key
+from services.generator import bank as bank_module
+from services.generator.bank import Bank
+from services.generator.message import Verdict
+from tests.conftest import RedisServer
+from tests.support.generator import (
+    ScriptedEngine,
+    ScriptedReview,
+    build_bank,
+    filled,
+    running,
+    until,
+)
+from tests.support.metrics import grows, sample
+
+Build = Callable[..., Bank]
+NEW_TEXTS = tuple(f"New words {i}: {{offer}} until {{expiry}}. {{opt_out}}" for i in range(10))
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RETRY_S", "NEWS_S", "UPKEEP_S", "IDLE_S"):
+        monkeypatch.setattr(bank_module, name, 0.02)
+
+
+@pytest.fixture
+async def build(redis_instance: RedisServer) -> AsyncIterator[Build]:
+    """Builds banks that share a Redis."""
+    clients: list[AsyncRedis] = []
+
+    def build_one(engine: ScriptedEngine, review: ScriptedReview | None = None, **options: Any) -> Bank:
+        clients.append(AsyncRedis.from_url(redis_instance.url, socket_timeout=2.0))
+        return build_bank(clients[-1], engine, review or ScriptedReview(), **options)
+
+    yield build_one
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def redis(redis_instance: RedisServer) -> Iterator[Redis]:
+    with Redis.from_url(redis_instance.url) as client:
+        yield client
+
+
+class Gated(ScriptedEngine):
+    """Writes when it may."""
+
+    def __init__(self, *, opened: bool = False, **changes: Any) -> None:
+        super().__init__(texts=NEW_TEXTS, version="scripted@2", **changes)
+        self.may = asyncio.Event()
+        if opened:
+            self.may.set()
+
+    async def write(self, prompt: str, count: int, seed: int) -> list[Any]:
+        written = await super().write(prompt, count, seed)
+        if len(self.seeds) > 5:
+            await self.may.wait()
+        return written
+
+
+def models(bank: Bank) -> set[str]:
+    """Who wrote what the briefs get."""
+    chosen = (bank.choose(brief, 1) for brief in bank.wanted.values())
+    return {message.model for message, _ in filter(None, chosen)}
+
+
+async def test_a_new_bank_takes_over_whole(build: Build, redis: Redis) -> None:
+    """The former one's messages are given out until the last prompt is written, then the new one's alone."""
+    former = await filled(build(ScriptedEngine()))
+    engine = Gated()
+    bank = build(engine, former=former)
+    async with running(bank):
+        await until(lambda: bank.briefs_filled >= 5)
+        assert (models(bank), bank.filling) == ({"scripted@1"}, True)
+        assert sample("generator_bank_swap_pending") == 1
+        states = {entry.state.value for entry in bank.entries()}
+        assert states == {"active", "next"}
+        engine.may.set()
+        await until(lambda: models(bank) == {"scripted@2"})
+        assert {entry.state.value for entry in bank.entries()} == {"active"}
+        await until(lambda: redis.get("cs:bank:served") == bank.version.encode())
+
+
+async def test_a_bank_that_is_much_emptier_does_not_take_over(build: Build) -> None:
+    """A model that can write for a few briefs only is no step forward; what it lacks does not go missing."""
+    former = await filled(build(ScriptedEngine()))
+    bank = build(
+        ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"), ScriptedReview(frozenset({"Subject"})), former=former
+    )
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        assert bank.briefs_filled == 30
+        assert models(bank) == {"scripted@1"}
+        assert sample("generator_bank_briefs") == 45
+
+
+async def test_a_restart_in_the_middle_goes_on_serving_the_former_bank(build: Build, redis: Redis) -> None:
+    """The process that begins knows from Redis which bank served; a replica hears when another takes over."""
+    async with running(build(ScriptedEngine())):
+        await until(lambda: redis.exists("cs:bank:served") == 1)
+    engine = Gated()
+    bank, replica = build(engine), build(Gated(opened=True))
+    async with running(bank, replica):
+        await until(lambda: bank.briefs_filled >= 5)
+        assert models(bank) == models(replica) == {"scripted@1"}
+        engine.may.set()
+        await until(lambda: models(bank) == models(replica) == {"scripted@2"})
+
+
+async def test_going_back_takes_over_at_once(build: Build) -> None:
+    """The bank of the version before is still in Redis."""
+    former = await filled(build(ScriptedEngine()))
+    newer = await filled(build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"), former=former))
+    engine = ScriptedEngine()
+    again = build(engine, former=newer)
+    async with running(again):
+        await until(lambda: models(again) == {"scripted@1"})
+    assert engine.seeds == []
+
+
+async def test_what_is_said_of_a_message_reaches_every_replica(build: Build) -> None:
+    """A retired message is not given out any more, and never written again; nor does the new bank serve it."""
+    banks = [build(ScriptedEngine()), build(ScriptedEngine())]
+    async with running(*banks):
+        await until(lambda: all(not bank.filling for bank in banks))
+        one = banks[0].entries()[0]
+        with grows("generator_bank_retired_total", why="person"):
+            assert await banks[0].judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude")
+        await until(lambda: banks[1].is_retired(one.message_id))
+        for bank in banks:
+            assert {
+                message.message_id for seed in range(40) for message, _ in [bank.choose(one.brief, seed) or ()]
+            } != {one.message_id}
+            assert all(bank.choose(one.brief, seed)[0].message_id != one.message_id for seed in range(40))  # type: ignore[index]
+    later = await filled(build(ScriptedEngine(version="scripted@2"), former=banks[0]))
+    assert [e.state.value for e in later.entries() if e.message_id == one.message_id] == ["retired"]
+    fresh = build(ScriptedEngine())
+    await fresh.load()
+    assert fresh.is_retired(one.message_id)
+
+
+async def test_a_judgement_holds_here_while_redis_is_away(
+    build: Build, redis_instance: RedisServer, redis: Redis
+) -> None:
+    """Who asks is told that it is not stored; it is when Redis has room again."""
+    bank = build(ScriptedEngine())
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        await until(lambda: not bank._unkept)
+        redis.config_set("maxmemory", "1")
+        one = bank.entries()[0]
+        assert await bank.judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude") is False
+        assert bank.is_retired(one.message_id)
+        assert redis.hlen("cs:bank:judgements") == 0
+        redis.config_set("maxmemory", "0")
+        await until(lambda: redis.hlen("cs:bank:judgements") == 1)
+
+
+@pytest.mark.parametrize(
+    ("message_id", "by", "reason", "said"),
+    [("none", "Ana", "rude", "bank list"), (None, " ", "rude", "by is empty"), (None, "Ana", "", "reason is empty")],
+)
+async def test_a_judgement_that_cannot_be_is_refused(
+    build: Build, message_id: str | None, by: str, reason: str, said: str
+) -> None:
+    """Nothing is decided by nobody, or for no reason, or about nothing."""
+    bank = await filled(build(ScriptedEngine()))
+    with pytest.raises(BadInput, match=said):
+        await bank.judge(message_id or bank.entries()[0].message_id, Verdict.RETIRED, by=by, reason=reason)
+
+
+async def test_nothing_is_given_out_before_a_person_approves_it(build: Build) -> None:
+    """Where the settings ask for it; a new model's messages wait while the former ones serve."""
+    bank = build(ScriptedEngine(), approval="person")
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        assert (bank.briefs_filled, models(bank)) == (45, set())
+        assert {entry.state.value for entry in bank.entries()} == {"waiting"}
+        for entry in bank.entries():
+            assert await bank.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
+        assert models(bank) == {"scripted@1"}
+    later = build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"), approval="person", former=bank)
+    async with running(later):
+        await until(lambda: not later.filling)
+        assert models(later) == {"scripted@1"}
+        for entry in later.entries():
+            if entry.state.value == "waiting":
+                await later.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
+        await until(lambda: models(later) == {"scripted@2"})
+
+
+async def test_outcomes_retire_a_message_on_every_replica(build: Build, redis: Redis) -> None:
+    """What the gateway counts is read by the replica that writes; the others hear of it."""
+    banks = [build(ScriptedEngine()), build(ScriptedEngine())]
+    async with running(*banks):
+        await until(lambda: all(not bank.filling for bank in banks))
+        bad, good = banks[0].entries()[:2]
+        assert bad.brief == good.brief
+        with grows("generator_bank_retired_total", why="evidence"):
+            redis.hset(message_counts_key(good.message_id), mapping={"uses": 300, "opted_out": 3})
+            redis.hset(message_counts_key(bad.message_id), mapping={"uses": 300, "opted_out": 30})
+            await until(lambda: all(bank.is_retired(bad.message_id) for bank in banks))
+        assert not any(bank.is_retired(good.message_id) for bank in banks)
+        [entry] = [each for each in banks[1].entries() if each.message_id == bad.message_id]
+        assert entry.judgement is not None
+        assert (entry.judgement.by, "30 of 300 against 3 of 300" in entry.judgement.reason) == ("evidence", True)
