@@ -41,7 +41,8 @@ def generate(
 ) -> None:
     """Write a message for each brief with the running generator; prints one JSON object a line.
 
-    Each has the brief, the slotted draft, its source (bank, model or template) and the message's id. With --out they
+    Each has the brief, the language that was written in (English where the brief's has no approved texts), the slotted
+    draft, its source (bank, model or template) and the message's id. With --out they
     go to a file instead, in the order of the briefs. A run that was cut off goes on where that file ends.
     """
     settings = load_serve_settings()
@@ -148,6 +149,7 @@ def _written(address: str, path: Path, wanted: list[tuple[int, Brief]], done: in
         source = pb.MessageSource.Name(answer.source).removeprefix("MESSAGE_SOURCE_").lower()
         return {
             "brief": brief.model_dump(),
+            "language": answer.language,
             "draft": answer.draft,
             "source": source,
             "message_id": answer.message_id,

@@ -26,6 +26,7 @@ SHIELD_RETRY_S = 1.0
 # A prompt that yields too little is tried again with other seeds, and then rests: the approved text stands in.
 MAX_TRIES = 4
 REST_S = 600.0
+ENGINE_RETRY_S = 10.0  # where the engine failed, it is not the prompt's fault
 SECONDS_PER_DAY = 86_400
 
 
@@ -114,11 +115,12 @@ class Filler:
             EngineFailed: nothing could be written.
         """
         count = self._settings.messages_per_brief * self._settings.candidates_per_message
-        started = time.monotonic()
-        candidates = await self._engine.write(lack.told, count, self._seed_of(lack, shelf))
-        self.wrote_s = time.monotonic() - started
-        # Counted once it has written: an engine that is away must not use the tries up.
+        seed = self._seed_of(lack, shelf)
         self._tries[lack.told] += 1
+        self._rests_until[lack.told] = self._clock() + ENGINE_RETRY_S
+        started = time.monotonic()
+        candidates = await self._engine.write(lack.told, count, seed)
+        self.wrote_s = time.monotonic() - started
         self._rests_until[lack.told] = self._clock() + REST_S
         ranked = await ranked_drafts(candidates, lack.briefs[0], self._reward)
         admitted = await self._admitted(ranked, lack)

@@ -43,7 +43,7 @@ class Writer:
     review: DraftReview
 
     async def write(self, brief: Brief, seed: int, time_left_s: float) -> pb.GenerateResponse:
-        """A slotted draft for `brief` within `time_left_s`.
+        """A slotted draft for `brief` within `time_left_s`, in the language of the answer.
 
         Raises:
             BadInput: the brief names a segment, offer, channel, tone or reason that does not exist.
@@ -71,6 +71,7 @@ class Writer:
             answer = pb.GenerateResponse(
                 draft=text, source=pb.MESSAGE_SOURCE_TEMPLATE, message_id=f"template:{brief.key}", propensity=1.0
             )
+        answer.language = brief.language
         metrics.SOURCES.labels(pb.MessageSource.Name(answer.source).removeprefix("MESSAGE_SOURCE_").lower()).inc()
         return answer
 
@@ -122,6 +123,13 @@ class Writer:
         ):
             if value not in known:
                 raise BadInput(f"brief.{field} is {value!r}; expected one of {', '.join(known)}")
-        if brief.language in self.books:
-            return brief
-        return brief.model_copy(update={"language": FALLBACK_LANGUAGE})
+        return brief.model_copy(update={"language": self._spoken(brief.language)})
+
+    def _spoken(self, tag: str) -> str:
+        """The language with approved texts that is nearest to `tag`: pt-BR, then pt, then English (RFC 4647, 3.4)."""
+        subtags = tag.lower().replace("_", "-").split("-")
+        for length in range(len(subtags), 0, -1):
+            if (shorter := "-".join(subtags[:length])) in self.books:
+                return shorter
+        metrics.LANGUAGE_FALLBACKS.inc()
+        return FALLBACK_LANGUAGE

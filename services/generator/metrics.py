@@ -6,6 +6,9 @@ from prometheus_client import Counter, Gauge
 
 SOURCES = Counter("generator_messages_total", "Messages given out, by source.", ["source"])
 REJECTED = Counter("generator_candidates_rejected_total", "Texts of the model that were not kept.", ["reason"])
+LANGUAGE_FALLBACKS = Counter(
+    "generator_language_fallbacks_total", "Briefs in a language without approved texts, which got English."
+)
 BRIEFS = Gauge("generator_bank_briefs", "Briefs that the bank has a message for, which may be given out.")
 BRIEFS_WANTED = Gauge("generator_bank_briefs_wanted", "Briefs that the bank is to have a message for.")
 MESSAGES = Gauge("generator_bank_messages", "Messages that the bank holds.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,17 @@ async def test_an_engine_that_fails_leaves_the_bank_empty_but_ends_the_filling(b
     """The approved text stands in; the service lives."""
     bank = await filled(build(NOWHERE, ScriptedEngine(broken=True), ScriptedReview()))
     assert bank.briefs_filled == 0
+
+
+async def test_an_engine_that_is_back_is_asked_again_soon(build: Build) -> None:
+    """Its outage is not the prompts' fault: they do not rest as those do that yield nothing."""
+    engine = ScriptedEngine(broken=True)
+    bank = await filled(build(NOWHERE, engine, ScriptedReview(), engine_share=1.0))
+    engine.broken = False
+    async with running(bank):
+        assert bank.briefs_filled == 0  # those that failed a moment ago wait ENGINE_RETRY_S
+        bank._filler._clock = lambda: time.time() + 11.0
+        await until(lambda: bank.briefs_filled == len(bank.wanted))
 
 
 async def test_the_same_seed_fills_the_same_bank(build: Build) -> None:

@@ -77,11 +77,17 @@ async def test_no_time_is_spent_where_there_is_not_enough() -> None:
     assert engine.seeds == []
 
 
-async def test_an_unknown_language_falls_back_to_english() -> None:
-    """A language without approved texts."""
-    brief = BRIEF.model_copy(update={"language": "xx"})
-    answer = await build_writer(ScriptedEngine(expected_s=99.0)).write(brief, 0, 1.0)
-    assert answer.draft == BOOKS["en"].template(BRIEF)
+@pytest.mark.parametrize(
+    ("asked", "spoken"),
+    [("xx", "en"), ("en-GB", "en"), ("en_US", "en"), ("EN", "en"), ("de-Latn-CH", "de"), ("d", "en")],
+)
+async def test_a_language_without_approved_texts_falls_back_and_says_so(asked: str, spoken: str) -> None:
+    """RFC 4647's lookup: ever shorter tags, then English."""
+    writer = build_writer(ScriptedEngine(expected_s=99.0))
+    writer = replace(writer, books={**BOOKS, "de": BOOKS["en"].model_copy(update={"nameless": "du"})})
+    answer = await writer.write(BRIEF.model_copy(update={"language": asked}), 0, 1.0)
+    assert answer.language == spoken
+    assert answer.draft == writer.books[spoken].template(BRIEF)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/churnsaver/generator/v1/generator_service.proto\x12\x17\x63hurnsaver.generator.v1\"h\n\x05\x42rief\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\r\n\x05offer\x18\x02 \x01(\t\x12\x0c\n\x04tone\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"N\n\x0fGenerateRequest\x12-\n\x05\x62rief\x18\x01 \x01(\x0b\x32\x1e.churnsaver.generator.v1.Brief\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\x98\x01\n\x10GenerateResponse\x12\r\n\x05\x64raft\x18\x01 \x01(\t\x12\x36\n\x06source\x18\x02 \x01(\x0e\x32&.churnsaver.generator.v1.MessageSource\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x12\n\npropensity\x18\x04 \x01(\x01\x12\x15\n\rmodel_version\x18\x05 \x01(\t\")\n\x0eGetBankRequest\x12\x17\n\x0fwithout_entries\x18\x01 \x01(\x08\"\xfb\x02\n\tBankEntry\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12-\n\x05\x62rief\x18\x02 \x01(\x0b\x32\x1e.churnsaver.generator.v1.Brief\x12\r\n\x05\x64raft\x18\x03 \x01(\t\x12\x0c\n\x04uses\x18\x04 \x01(\x04\x12\r\n\x05score\x18\x05 \x01(\x01\x12\x34\n\x05state\x18\x06 \x01(\x0e\x32%.churnsaver.generator.v1.MessageState\x12\x42\n\x08outcomes\x18\x07 \x03(\x0b\x32\x30.churnsaver.generator.v1.BankEntry.OutcomesEntry\x12\x12\n\npropensity\x18\x08 \x01(\x01\x12\x15\n\rmodel_version\x18\t \x01(\t\x12\x11\n\tjudged_by\x18\n \x01(\t\x12\x16\n\x0ejudged_because\x18\x0b \x01(\t\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x85\x01\n\x0fGetBankResponse\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".churnsaver.generator.v1.BankEntry\x12\x15\n\rbriefs_filled\x18\x02 \x01(\r\x12\x15\n\rbriefs_wanted\x18\x03 \x01(\r\x12\x0f\n\x07\x66illing\x18\x04 \x01(\x08\"U\n\x13JudgeMessageRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0e\n\x06retire\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\"Y\n\x14JudgeMessageResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".churnsaver.generator.v1.BankEntry\x12\x0e\n\x06stored\x18\x02 \x01(\x08*\x7f\n\rMessageSource\x12\x1e\n\x1aMESSAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14MESSAGE_SOURCE_MODEL\x10\x01\x12\x17\n\x13MESSAGE_SOURCE_BANK\x10\x02\x12\x1b\n\x17MESSAGE_SOURCE_TEMPLATE\x10\x03*\x95\x01\n\x0cMessageState\x12\x1d\n\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MESSAGE_STATE_ACTIVE\x10\x01\x12\x19\n\x15MESSAGE_STATE_WAITING\x10\x02\x12\x16\n\x12MESSAGE_STATE_NEXT\x10\x03\x12\x19\n\x15MESSAGE_STATE_RETIRED\x10\x04\x32\xbe\x02\n\x10GeneratorService\x12_\n\x08Generate\x12(.churnsaver.generator.v1.GenerateRequest\x1a).churnsaver.generator.v1.GenerateResponse\x12\\\n\x07GetBank\x12\'.churnsaver.generator.v1.GetBankRequest\x1a(.churnsaver.generator.v1.GetBankResponse\x12k\n\x0cJudgeMessage\x12,.churnsaver.generator.v1.JudgeMessageRequest\x1a-.churnsaver.generator.v1.JudgeMessageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/churnsaver/generator/v1/generator_service.proto\x12\x17\x63hurnsaver.generator.v1\"h\n\x05\x42rief\x12\x0f\n\x07segment\x18\x01 \x01(\t\x12\r\n\x05offer\x18\x02 \x01(\t\x12\x0c\n\x04tone\x18\x03 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\t\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\"N\n\x0fGenerateRequest\x12-\n\x05\x62rief\x18\x01 \x01(\x0b\x32\x1e.churnsaver.generator.v1.Brief\x12\x0c\n\x04seed\x18\x02 \x01(\x04\"\xaa\x01\n\x10GenerateResponse\x12\r\n\x05\x64raft\x18\x01 \x01(\t\x12\x36\n\x06source\x18\x02 \x01(\x0e\x32&.churnsaver.generator.v1.MessageSource\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x12\n\npropensity\x18\x04 \x01(\x01\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x10\n\x08language\x18\x06 \x01(\t\")\n\x0eGetBankRequest\x12\x17\n\x0fwithout_entries\x18\x01 \x01(\x08\"\xfb\x02\n\tBankEntry\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12-\n\x05\x62rief\x18\x02 \x01(\x0b\x32\x1e.churnsaver.generator.v1.Brief\x12\r\n\x05\x64raft\x18\x03 \x01(\t\x12\x0c\n\x04uses\x18\x04 \x01(\x04\x12\r\n\x05score\x18\x05 \x01(\x01\x12\x34\n\x05state\x18\x06 \x01(\x0e\x32%.churnsaver.generator.v1.MessageState\x12\x42\n\x08outcomes\x18\x07 \x03(\x0b\x32\x30.churnsaver.generator.v1.BankEntry.OutcomesEntry\x12\x12\n\npropensity\x18\x08 \x01(\x01\x12\x15\n\rmodel_version\x18\t \x01(\t\x12\x11\n\tjudged_by\x18\n \x01(\t\x12\x16\n\x0ejudged_because\x18\x0b \x01(\t\x1a/\n\rOutcomesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x85\x01\n\x0fGetBankResponse\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".churnsaver.generator.v1.BankEntry\x12\x15\n\rbriefs_filled\x18\x02 \x01(\r\x12\x15\n\rbriefs_wanted\x18\x03 \x01(\r\x12\x0f\n\x07\x66illing\x18\x04 \x01(\x08\"U\n\x13JudgeMessageRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x0e\n\x06retire\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\n\n\x02\x62y\x18\x04 \x01(\t\"Y\n\x14JudgeMessageResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".churnsaver.generator.v1.BankEntry\x12\x0e\n\x06stored\x18\x02 \x01(\x08*\x7f\n\rMessageSource\x12\x1e\n\x1aMESSAGE_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14MESSAGE_SOURCE_MODEL\x10\x01\x12\x17\n\x13MESSAGE_SOURCE_BANK\x10\x02\x12\x1b\n\x17MESSAGE_SOURCE_TEMPLATE\x10\x03*\x95\x01\n\x0cMessageState\x12\x1d\n\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14MESSAGE_STATE_ACTIVE\x10\x01\x12\x19\n\x15MESSAGE_STATE_WAITING\x10\x02\x12\x16\n\x12MESSAGE_STATE_NEXT\x10\x03\x12\x19\n\x15MESSAGE_STATE_RETIRED\x10\x04\x32\xbe\x02\n\x10GeneratorService\x12_\n\x08Generate\x12(.churnsaver.generator.v1.GenerateRequest\x1a).churnsaver.generator.v1.GenerateResponse\x12\\\n\x07GetBank\x12\'.churnsaver.generator.v1.GetBankRequest\x1a(.churnsaver.generator.v1.GetBankResponse\x12k\n\x0cJudgeMessage\x12,.churnsaver.generator.v1.JudgeMessageRequest\x1a-.churnsaver.generator.v1.JudgeMessageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,28 +33,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BANKENTRY_OUTCOMESENTRY']._loaded_options = None
   _globals['_BANKENTRY_OUTCOMESENTRY']._serialized_options = b'8\001'
-  _globals['_MESSAGESOURCE']._serialized_start=1156
-  _globals['_MESSAGESOURCE']._serialized_end=1283
-  _globals['_MESSAGESTATE']._serialized_start=1286
-  _globals['_MESSAGESTATE']._serialized_end=1435
+  _globals['_MESSAGESOURCE']._serialized_start=1174
+  _globals['_MESSAGESOURCE']._serialized_end=1301
+  _globals['_MESSAGESTATE']._serialized_start=1304
+  _globals['_MESSAGESTATE']._serialized_end=1453
   _globals['_BRIEF']._serialized_start=76
   _globals['_BRIEF']._serialized_end=180
   _globals['_GENERATEREQUEST']._serialized_start=182
   _globals['_GENERATEREQUEST']._serialized_end=260
   _globals['_GENERATERESPONSE']._serialized_start=263
-  _globals['_GENERATERESPONSE']._serialized_end=415
-  _globals['_GETBANKREQUEST']._serialized_start=417
-  _globals['_GETBANKREQUEST']._serialized_end=458
-  _globals['_BANKENTRY']._serialized_start=461
-  _globals['_BANKENTRY']._serialized_end=840
-  _globals['_BANKENTRY_OUTCOMESENTRY']._serialized_start=793
-  _globals['_BANKENTRY_OUTCOMESENTRY']._serialized_end=840
-  _globals['_GETBANKRESPONSE']._serialized_start=843
-  _globals['_GETBANKRESPONSE']._serialized_end=976
-  _globals['_JUDGEMESSAGEREQUEST']._serialized_start=978
-  _globals['_JUDGEMESSAGEREQUEST']._serialized_end=1063
-  _globals['_JUDGEMESSAGERESPONSE']._serialized_start=1065
-  _globals['_JUDGEMESSAGERESPONSE']._serialized_end=1154
-  _globals['_GENERATORSERVICE']._serialized_start=1438
-  _globals['_GENERATORSERVICE']._serialized_end=1756
+  _globals['_GENERATERESPONSE']._serialized_end=433
+  _globals['_GETBANKREQUEST']._serialized_start=435
+  _globals['_GETBANKREQUEST']._serialized_end=476
+  _globals['_BANKENTRY']._serialized_start=479
+  _globals['_BANKENTRY']._serialized_end=858
+  _globals['_BANKENTRY_OUTCOMESENTRY']._serialized_start=811
+  _globals['_BANKENTRY_OUTCOMESENTRY']._serialized_end=858
+  _globals['_GETBANKRESPONSE']._serialized_start=861
+  _globals['_GETBANKRESPONSE']._serialized_end=994
+  _globals['_JUDGEMESSAGEREQUEST']._serialized_start=996
+  _globals['_JUDGEMESSAGEREQUEST']._serialized_end=1081
+  _globals['_JUDGEMESSAGERESPONSE']._serialized_start=1083
+  _globals['_JUDGEMESSAGERESPONSE']._serialized_end=1172
+  _globals['_GENERATORSERVICE']._serialized_start=1456
+  _globals['_GENERATORSERVICE']._serialized_end=1774
 # @@protoc_insertion_point(module_scope)

@@ -100,7 +100,7 @@ class Brief(_message.Message):
     channel: _builtins.str
     """Channel, with its length limit known to both sides."""
     language: _builtins.str
-    """BCP 47 primary language subtag."""
+    """BCP 47 tag of the language. Where it has no approved texts, a shorter tag or English is written in (RFC 4647)."""
     reason: _builtins.str
     """Why the customer may leave: general, price, usage, contract, service. Empty is general."""
     def __init__(
@@ -160,6 +160,7 @@ class GenerateResponse(_message.Message):
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     PROPENSITY_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     draft: _builtins.str
     """The draft, with slots such as {first_name} unfilled."""
     source: Global___MessageSource.ValueType
@@ -170,6 +171,8 @@ class GenerateResponse(_message.Message):
     """Probability with which this message was chosen for the brief, in (0, 1]."""
     model_version: _builtins.str
     """Version of the model that wrote it; empty for a template."""
+    language: _builtins.str
+    """BCP 47 tag of the language that the draft is in, which differs from the brief's where that has no approved texts."""
     def __init__(
         self,
         *,
@@ -178,10 +181,11 @@ class GenerateResponse(_message.Message):
         message_id: _builtins.str = ...,
         propensity: _builtins.float = ...,
         model_version: _builtins.str = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "message_id", b"message_id", "model_version", b"model_version", "propensity", b"propensity", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draft", b"draft", "language", b"language", "message_id", b"message_id", "model_version", b"model_version", "propensity", b"propensity", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
