@@ -519,6 +519,30 @@ MODELS = Board(
                 width=12,
             ),
             Chart(
+                title="Writes that came to nothing",
+                says="By reason; `busy` and `late` had too little time, the others are the engine's faults.",
+                queries={"{{reason}}": "sum by (reason) (rate(generator_engine_failures_total{@}[$__rate_interval]))"},
+                unit="ops",
+                width=12,
+            ),
+            Chart(
+                title="vLLM server",
+                says="Texts that it writes and that wait in it; nothing is shown with the embedded engine.",
+                queries={
+                    "writing {{instance}}": "generator_engine_running{@}",
+                    "waiting {{instance}}": "generator_engine_waiting{@}",
+                },
+                limit=8,
+                width=6,
+            ),
+            Chart(
+                title="vLLM's KV cache in use",
+                says="Where it is full, texts wait. The server's own share of memory is the chart's to set.",
+                queries={"{{instance}}": "generator_engine_kv_cache_use{@}"},
+                unit="percentunit",
+                width=6,
+            ),
+            Chart(
                 title="Messages, by source",
                 says="What the generator gave out. The gateway falls back on the approved text where it is too late.",
                 queries={"{{source}}": "sum by (source) (rate(generator_messages_total{@}[$__rate_interval]))"},

@@ -21,10 +21,13 @@ STORE_FAILURES = Counter(
 )
 QUEUE_DEPTH = Gauge("generator_queue_depth", "Briefs of requests that wait for the model, or are being written.")
 ENGINE_FAILURES = Counter("generator_engine_failures_total", "Writes that came to nothing, by reason.", ["reason"])
-ENGINE_UP = Gauge("generator_engine_up", "1 while the vLLM server answers.")
-ENGINE_RUNNING = Gauge("generator_engine_running", "Texts that the vLLM server is writing.")
-ENGINE_WAITING = Gauge("generator_engine_waiting", "Texts that wait in the vLLM server's queue.")
-ENGINE_CACHE_USE = Gauge("generator_engine_kv_cache_use", "Share of the vLLM server's KV cache in use, 0 to 1.")
+# By server, so that an engine that has none is not said to miss it.
+ENGINE_UP = Gauge("generator_engine_up", "1 while the vLLM server answers.", ["server"])
+ENGINE_RUNNING = Gauge("generator_engine_running", "Texts that the vLLM server is writing.", ["server"])
+ENGINE_WAITING = Gauge("generator_engine_waiting", "Texts that wait in the vLLM server's queue.", ["server"])
+ENGINE_CACHE_USE = Gauge(
+    "generator_engine_kv_cache_use", "Share of the vLLM server's KV cache in use, 0 to 1.", ["server"]
+)
 FILL_SECONDS = Gauge("generator_bank_fill_seconds", "How long the last filling of the bank took.")
 
 # There before their first event, so that a first increase is seen.

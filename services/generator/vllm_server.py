@@ -61,15 +61,17 @@ class VllmServer:
     """One server for as long as the generator runs, whatever adapters come and go on it.
 
     Attributes:
+        url: of its API, without `/v1`.
         up: whether it answered when it was last watched.
     """
 
     def __init__(self, settings: VllmSettings) -> None:
+        self.url = str(settings.url).rstrip("/")
         self._concurrency = settings.max_concurrency
         with contextlib.suppress(OSError):  # whoever loads an adapter says what is wrong
             settings.adapters.mkdir(parents=True, exist_ok=True)  # a vLLM server does not start without
         self._client = httpx.AsyncClient(
-            base_url=str(settings.url),
+            base_url=self.url,
             timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
             limits=httpx.Limits(max_connections=None),  # turns bound them
             trust_env=False,  # a proxy is for the world outside
@@ -81,10 +83,6 @@ class VllmServer:
         self._timed_at = float("-inf")
         self._held: Counter[str] = Counter()
         self.up = True
-
-    @property
-    def url(self) -> str:
-        return str(self._client.base_url)
 
     @property
     def expected_s(self) -> float:
@@ -191,10 +189,10 @@ class VllmServer:
             if not self.up:
                 log.info("vllm.back", url=self.url)
             self.up, self._waiting_there = True, sum(found[WAITING])
-            metrics.ENGINE_RUNNING.set(sum(found[RUNNING]))
-            metrics.ENGINE_CACHE_USE.set(max(found[CACHE_USE], default=0.0))
-        metrics.ENGINE_UP.set(self.up)
-        metrics.ENGINE_WAITING.set(self._waiting_there)
+            metrics.ENGINE_RUNNING.labels(self.url).set(sum(found[RUNNING]))
+            metrics.ENGINE_CACHE_USE.labels(self.url).set(max(found[CACHE_USE], default=0.0))
+        metrics.ENGINE_UP.labels(self.url).set(self.up)
+        metrics.ENGINE_WAITING.labels(self.url).set(self._waiting_there)
 
     async def close(self) -> None:
         """Closes the connections."""

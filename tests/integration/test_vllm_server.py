@@ -153,10 +153,10 @@ async def test_a_write_that_is_given_up_frees_the_server(
 async def until_running(server: VllmServer, count: int) -> None:
     for _ in range(600):
         await server.look()
-        if sample("generator_engine_running") == count:
+        if (running := sample("generator_engine_running", server=server.url)) == count:
             return
         await asyncio.sleep(0.1)
-    raise TimeoutError(f"{sample('generator_engine_running')} texts are being written, not {count}")
+    raise TimeoutError(f"{running} texts are being written, not {count}")
 
 
 def altered(checkpoint: Checkpoint, folder: Path, name: str, content: bytes) -> Checkpoint:

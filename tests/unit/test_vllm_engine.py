@@ -195,11 +195,11 @@ async def test_the_servers_own_figures_are_ours(there: StandIn, server: VllmServ
     """Its queue over all engines, the fullest cache; a server that is away is not waited for."""
     there.waiting = 3.0
     await server.look()
-    names = ("up", "running", "waiting", "kv_cache_use")
-    assert [sample(f"generator_engine_{name}") for name in names] == [1, 0, 4, 0.5]
+    names, series = ("up", "running", "waiting", "kv_cache_use"), {"server": server.url}
+    assert [sample(f"generator_engine_{name}", **series) for name in names] == [1, 0, 4, 0.5]
     server._client.base_url = "http://127.0.0.1:1"
     await server.look()
-    assert (sample("generator_engine_up"), engine.expected_s) == (0, float("inf"))
+    assert (sample("generator_engine_up", **series), engine.expected_s) == (0, float("inf"))
     with grows(FAILURES, reason="away"):
         await build_writer(engine).write(BRIEF, 1, 5.0)
 
