@@ -96,7 +96,7 @@ def test_a_checkpoint_that_fails_its_golden_cases_never_serves(stack: Stack, tmp
     policy = trained("policy")
     golden = policy.read_json("golden.json")
     golden["cases"][0]["probabilities"].reverse()
-    write_variant(policy, 1, tmp_path / "bad", golden=json.dumps(golden).encode())
+    write_variant(policy, 1, tmp_path / "bad", {"golden.json": json.dumps(golden).encode()})
     before = serving(stack, "decision", "policy")
     bad = stack.cli_json("publish", str(tmp_path / "bad"))["version"]
 
