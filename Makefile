@@ -161,10 +161,11 @@ coverage: | $(SETUP)  ## the same without lint: tests, and which lines they ran;
 test-stack: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## the slow suites, against real processes
 	.venv/bin/pytest -m stack
 
-bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturation, kill switch, failures and hot swaps under load, into reports/
+bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturation, kill switch, failures, hot swaps under load and the bank, into reports/
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.bench
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.chaos
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.swap
+	$(WITH_REGISTRY) .venv/bin/python -m tests.load.bank
 
 summary: | $(SETUP)  ## the tables of docs/PROJECT_SUMMARY.md: tests by kind, lines by part
 	@.venv/bin/python tools/summary.py
