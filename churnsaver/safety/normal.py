@@ -75,11 +75,21 @@ def squash(view: str) -> str:
     return _DOUBLED.sub(r"\1", view)
 
 
+class _Unmarked(dict[int, int | None]):
+    """For `str.translate`: characters without marks, formats and unassigned ones; each is looked up once."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = None if unicodedata.category(chr(code)) in ("Mn", "Cf", "Co", "Cn") else code
+        return self[code]
+
+
+_UNMARKED = _Unmarked()
+
+
 def _latin(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-        text = "".join(ch for ch in text if unicodedata.category(ch) not in ("Mn", "Cf", "Co", "Cn"))
-        text = text.translate(_TO_LATIN)
+        text = text.translate(_UNMARKED).translate(_TO_LATIN)
     return text.lower()
 
 

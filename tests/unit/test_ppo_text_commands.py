@@ -37,6 +37,7 @@ def changed(path: Path, **values: Any) -> None:
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | values))
 
 
+@pytest.mark.stack
 def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quick preset, then the comparison with its page; random texts miss their targets, and --gate says so."""
     monkeypatch.setattr("cli.text._reward", lambda _: SimpleNamespace(version="reward-1"))

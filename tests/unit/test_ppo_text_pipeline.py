@@ -177,6 +177,7 @@ class Longer:
         return np.array([sum(letter > "m" for letter in text) / max(len(text), 1) for text in texts])
 
 
+@pytest.mark.stack
 def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, ppo: Checkpoint, tmp_path: Path) -> None:
     """Base, SFT and PPO write; an untrained adapter writes as the base does; the page shows all texts."""
     world = load_world()
@@ -237,6 +238,7 @@ def test_targets_that_are_missed_are_said() -> None:
     assert len(missed(bad)) == 4
 
 
+@pytest.mark.stack
 def test_the_corpus_passes_the_audit_and_seldom_seems_to_name_another_offer() -> None:
     """The checks do not cry wolf: no violation in 5,000 approved texts."""
     world = load_world()

@@ -40,6 +40,7 @@ def test_messages_are_written_by_part(tmp_path: Path) -> None:
     assert read_approved(tmp_path / "test.jsonl", world)  # what is made would be accepted of a team
 
 
+@pytest.mark.stack
 def test_preferences_without_public_data_say_so(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["data", "preferences", "--out", str(tmp_path), "--json"])
     assert result.exit_code == 0

@@ -94,6 +94,7 @@ def test_parts_share_no_scenario(corpus: Corpus, world: World) -> None:
         assert {split_of(brief, world) for brief in briefs(world, part)} == {part}
 
 
+@pytest.mark.stack
 def test_the_seed_decides_the_texts_but_not_the_split(corpus: Corpus, world: World) -> None:
     other = make_corpus(43, world)
     assert make_corpus(43, world) == other

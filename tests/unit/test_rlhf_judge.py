@@ -34,6 +34,7 @@ def test_it_tells_its_own_faults_apart_on_held_out_scenarios(judge: Judge, corpu
     assert min(accuracy.values()) > 0.85, accuracy
 
 
+@pytest.mark.stack
 def test_it_tells_the_reward_models_faults_apart_untrained(judge: Judge) -> None:
     accuracy = judge.accuracy(seeded_preferences()["test"])
     assert set(accuracy) == set(MARGINS)
@@ -58,6 +59,7 @@ def test_any_text_is_scored(judge: Judge, corpus: Corpus) -> None:
     assert judge.features.of([], []).shape == (0, len(FEATURES))
 
 
+@pytest.mark.stack
 def test_it_repeats(judge: Judge) -> None:
     assert np.array_equal(Judge.train(SEED).weights, judge.weights)
 

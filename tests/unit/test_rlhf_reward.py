@@ -102,6 +102,7 @@ def test_the_ensemble_learns_comes_back_and_is_served_alike(
     assert (tmp_path / "served" / "manifest.json").stat().st_mtime_ns == before  # it is there
 
 
+@pytest.mark.stack
 def test_a_training_that_was_cut_off_goes_on_where_it_was(tmp_path: Path, train: Callable[..., Manifest]) -> None:
     def cut_off(done: int, total: int) -> None:
         if done == 14:  # in the second member's training
