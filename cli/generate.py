@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # So many briefs wait for the generator at once, enough for an engine that writes in batches.
 IN_FLIGHT = 16
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0  # an engine of one thread takes them in turn, and nobody waits for one message alone
 
 Message = dict[str, Any]
 

@@ -9,6 +9,7 @@ import pytest
 
 from churnsaver.domain.message import MessageBook, fill
 from churnsaver.domain.world import World
+from churnsaver.safety.language import _function_words
 from churnsaver.safety.length import segments
 from churnsaver.safety.review import Finding, Policy, Review, Stage
 from churnsaver.safety.rules import RULES, review_with_rules
@@ -131,6 +132,14 @@ def test_subjects_that_are_cut_off(policy: Policy) -> None:
     for subject, fits in (("x" * 78, True), ("x" * 79, False), ("x" * 60 + "{offer}", False)):
         rules = draft_rules(policy, f"Subject: {subject}\n\nThank you for being with us.")
         assert ("subject_length" not in rules) == fits
+
+
+def test_every_function_word_is_one_that_a_text_can_hold() -> None:
+    """YAML reads a bare `on` or `no` as a truth value; and no list holds what is never found as one word."""
+    for language, words in _function_words().items():
+        assert {word for word in words if not isinstance(word, str) or not word.isalpha()} == set(), language
+    assert "on" in _function_words()["en"]
+    assert "no" in _function_words()["es"]
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,8 @@ CARD = """# Language model of the generator
 `{name}` in CTranslate2's format, weights held as {quantization}, made by the recipe `{recipe}` from the GGUF file
 of the package `{requirement}` (sha256 `{sha256}`; SmolLM2-135M-Instruct of Hugging Face, Apache-2.0).
 
-It writes the free sentences of an approved frame, ahead of time; the shield reviews every draft, and names,
-offers, prices and dates never come from it (law 3). {tuned}
-It follows examples rather than instructions, and writes English only.
+It writes whole slotted drafts, ahead of time; the shield reviews every draft, and names, offers, prices and dates
+never come from it (law 3). {tuned} It writes English only.
 """
 UNTUNED = "It has not been tuned on anything of ours."
 TUNED = "The adapter {version} is merged into it, which the project ships with its own model card."

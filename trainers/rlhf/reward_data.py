@@ -76,17 +76,18 @@ def of_like_length(data: Dataset, batch_size: int, epochs: int, seed: int) -> Da
     """The pairs as often as they are read, ordered so that a batch holds texts of about one length.
 
     Padding costs as much as words do, and a headline has a tenth of an e-mail's. Lengths are jittered by a fifth, so
-    that the same pairs do not always meet; the order of the batches is random.
+    that the same pairs do not always meet; the order of the batches is random. What fills no batch is read at the end.
     """
     lengths = np.array([max(map(len, pair)) for pair in zip(data["chosen_ids"], data["rejected_ids"], strict=True)])
-    rng, order = np.random.default_rng(seed), []
+    rng, order, over = np.random.default_rng(seed), [], []
     for _ in range(epochs):
         by_length = np.argsort(lengths * rng.uniform(0.8, 1.2, len(lengths)))
         whole = len(lengths) // batch_size * batch_size
         rest = rng.choice(len(lengths), len(lengths) - whole, replace=False)
         batches = by_length[~np.isin(by_length, rest)].reshape(-1, batch_size)
-        order += [*rng.permutation(batches).ravel(), *rest]
-    return data.select(order)
+        order += rng.permutation(batches).ravel().tolist()
+        over += rest.tolist()
+    return data.select(order + over)
 
 
 def tokenised(pairs: Sequence[Preference], encoder: PairEncoder) -> Dataset:
