@@ -146,7 +146,7 @@ def drop_everything(yard: Yard, trained: Path) -> None:
     [
         (truncate_model, "model.ubj: is truncated or altered"),
         (drop_policy, "has no champion of kind policy"),
-        (drop_everything, "has no champion of kind risk, or does not exist"),
+        (drop_everything, ", or does not exist; run `make up`"),
     ],
 )
 def test_bad_checkpoint_stops_the_start(

@@ -119,16 +119,17 @@ async def test_same_key_with_another_body_is_refused(gateway: Gateway) -> None:
 
 async def test_duplicate_in_flight_is_refused_with_retry_after(gateway: Gateway) -> None:
     """Two at once: one is answered, the other is told to come back; the customer is booked once."""
-    slow = asyncio.Event()
+    writing, slow = asyncio.Event(), asyncio.Event()
     generate = gateway.generator.generate
 
     async def wait(*args: Any) -> Draft:
+        writing.set()
         await slow.wait()
         return await generate(*args)
 
     gateway.generator.generate = wait  # type: ignore[method-assign]
     first = asyncio.create_task(retain(gateway, body()))
-    await asyncio.sleep(0.1)
+    await writing.wait()
     second = await retain(gateway, body())
     slow.set()
     assert second.status_code == 409
@@ -430,16 +431,19 @@ async def test_a_full_disk_changes_no_answer(
 
 async def test_one_key_twice_in_one_outage_is_one_answer(gateway: Gateway, redis_instance: RedisServer) -> None:
     """Both requests were on their way when Redis went; another body under the key is still refused."""
-    claim, waiting = gateway.ledger.claim, asyncio.Event()
+    claim, waiting, claiming = gateway.ledger.claim, asyncio.Event(), list[Any]()
 
     async def later(*args: Any) -> Any:
+        claiming.append(args)
         await waiting.wait()
         return await claim(*args)
 
     gateway.ledger.claim = later  # type: ignore[method-assign]
     bodies = [body(), body(), body(first_name="Bo")]
     asked = [asyncio.create_task(retain(gateway, one)) for one in bodies]
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(10):
+        while len(claiming) < len(asked):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
     redis_instance.kill()
     waiting.set()
     first, second, other = await asyncio.gather(*asked)
