@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from churnsaver.domain.message import Brief
-from churnsaver.domain.writing import SUBJECT, SUBJECT_CHANNELS, split_subject
+from churnsaver.domain.writing import form_fault
 from services.generator import metrics
 from services.generator.engine import Candidate
 
@@ -45,10 +45,4 @@ async def ranked_drafts(candidates: Iterable[Candidate], brief: Brief, reward: R
 
 def _fault(candidate: Candidate, brief: Brief) -> str | None:
     """Why a text is no draft for its channel; what it says is for the shield to judge."""
-    if not candidate.ended:
-        return "unfinished"
-    subject, body = split_subject(candidate.text)
-    if not body:
-        return "empty"
-    wanted = brief.channel in SUBJECT_CHANNELS
-    return "subject" if bool(subject) != wanted or SUBJECT in body else None
+    return form_fault(candidate.text, brief.channel) if candidate.ended else "unfinished"
