@@ -56,3 +56,15 @@ def split_subject(text: str) -> tuple[str | None, str]:
         return None, text.strip()
     subject, _, body = text.removeprefix(SUBJECT).partition("\n")
     return subject.strip(), body.strip()
+
+
+def form_fault(text: str, channel: str) -> str | None:
+    """Why a text is no draft for the channel: "empty", or "subject" where there is none, a second or one too many.
+
+    >>> form_fault("Subject: For you", "email")
+    'empty'
+    """
+    subject, body = split_subject(text)
+    if not body:
+        return "empty"
+    return "subject" if bool(subject) != (channel in SUBJECT_CHANNELS) or SUBJECT in body else None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from churnsaver.domain.message import Brief
-from churnsaver.domain.writing import SUBJECT, SUBJECT_CHANNELS, split_subject
+from churnsaver.domain.writing import form_fault
 from services.generator import metrics
 from services.generator.engine import Candidate
 
@@ -51,17 +51,11 @@ def _fault(candidate: Candidate, brief: Brief) -> str | None:
     """Why a text is no draft for its channel; what it says is for the shield to judge."""
     if not candidate.ended:
         return "unfinished"
-    subject, body = split_subject(candidate.text)
-    if not body:
-        return "empty"
-    if _repeats(body):
-        return "repetition"
-    wanted = brief.channel in SUBJECT_CHANNELS
-    return "subject" if bool(subject) != wanted or SUBJECT in body else None
+    return form_fault(candidate.text, brief.channel) or ("repetition" if _repeats(candidate.text) else None)
 
 
-def _repeats(body: str) -> bool:
+def _repeats(draft: str) -> bool:
     """Whether some run of words comes too often: a model that has lost its way says one thing over and over."""
-    words = body.lower().split()
+    words = draft.lower().split()
     runs = Counter(zip(*(words[start:] for start in range(RUN_WORDS)), strict=False))
     return max(runs.values(), default=0) > MOST_OF_A_RUN

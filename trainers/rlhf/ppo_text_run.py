@@ -143,14 +143,15 @@ def train_text_policy(
     bands = length_bands(task.approved, settings.reward)
     earnings = Earnings(reward, ShieldFilter.of(world), bands, settings.reward)
     training = training_folder(out)
-    data_sha256 = _digest([*task.briefs, *task.held_out])
+    data_sha256 = _digest([*task.briefs, *task.held_out, *task.approved, *task.unseen])
+    unseen = examples_of(task.unseen[:GOLDEN_MESSAGES], loaded, world, MAX_MESSAGE_TOKENS)
     follows_from = fingerprints(
         {"the settings (ppo_text.yaml)": settings, "the preset (ppo_text.yaml)": preset, "the world (env.yaml)": world},
         **{
             "the base model": loaded.sha256,
             "--sft": sft.version,
             "--rm": reward_version,
-            "the briefs": data_sha256,
+            "the briefs and texts": data_sha256,
             "--seed": str(seed),
         },
     )
@@ -171,7 +172,6 @@ def train_text_policy(
     write_text_report(
         training, learner.history, learner.checks, settings.kl.target, {**metrics, "missed": list(gate.missed)}
     )
-    unseen = examples_of(task.unseen[:GOLDEN_MESSAGES], loaded, world, MAX_MESSAGE_TOKENS)
     golden = golden_messages(policy.model, task.unseen[:GOLDEN_MESSAGES], unseen, policy.pad_id)
     card = CARD.format(
         **metrics,

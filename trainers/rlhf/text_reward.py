@@ -22,6 +22,7 @@ from pydantic import Field
 
 from churnsaver.domain.message import Brief
 from churnsaver.domain.world import Frozen, World
+from churnsaver.domain.writing import form_fault
 from churnsaver.errors import BadInput
 from churnsaver.safety.review import Policy, Review, Stage
 from churnsaver.safety.rules import review_with_rules
@@ -47,7 +48,7 @@ class Filter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ShieldFilter:
-    """The shield's fast rules, as it reviews drafts."""
+    """A draft's form, as the generator demands it, and the shield's fast rules, as it reviews drafts."""
 
     policy: Policy
 
@@ -56,6 +57,8 @@ class ShieldFilter:
         return cls(Policy.of(world))
 
     def passes(self, brief: Brief, draft: str) -> bool:
+        if form_fault(draft, brief.channel):
+            return False
         return not review_with_rules(Review(draft, Stage.DRAFT, brief.channel, brief.language), self.policy)
 
 
