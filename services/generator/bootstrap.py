@@ -72,7 +72,7 @@ class Shift:
     def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
         """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
         chosen, seed = self._settings.generator, self._settings.seed
-        reward = RewardModel.load(checkpoints[REWARD], chosen.threads)
+        reward = RewardModel.load(checkpoints[REWARD], chosen.threads, world=self._world)
         engine = InProcessEngine(checkpoints[GENERATOR], chosen)
         version = "+".join(checkpoints[kind].version for kind in KINDS)
         bank = Bank(chosen, self._world, engine, reward, self._review, self._redis, seed=seed, version=version)
