@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from churnsaver.settings import load_serve_settings
@@ -14,13 +17,27 @@ app.add_typer(model_app, name="model")
 
 
 @model_app.command("prepare")
-def prepare(*, publish: PublishOption = False, seed: SeedOption = SEED, as_json: JsonOption = False) -> None:
+def prepare(
+    *,
+    writer: Annotated[
+        Path | None,
+        typer.Option("--writer", help="Folder that `train sft` or `train ppo-text` wrote; default: what is shipped."),
+    ] = None,
+    reward: Annotated[
+        Path | None, typer.Option("--reward", help="Folder that `train rm` wrote; default: what is shipped.")
+    ] = None,
+    publish: PublishOption = False,
+    seed: SeedOption = SEED,
+    as_json: JsonOption = False,
+) -> None:
     """Make what the generator serves with: the language model that serve.yaml names, and the reward model.
 
-    Weights are fetched, checked by their sha256, merged with the adapters that the project ships and converted for
-    the embedded engine: checkpoints of kind generator and reward. What is there and verified is left alone. --publish
-    publishes the writer's adapter too, with which a vLLM server writes.
+    Weights are fetched, checked by their sha256, merged with adapters (those that the project ships, or your own) and
+    converted for the embedded engine: checkpoints of kind generator and reward. What is there and verified is left
+    alone. --publish publishes the writer's adapter too, with which a vLLM server writes.
     """
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.models.adapters import WRITER
     from churnsaver.models.language_model import model_folder
     from churnsaver.settings import load_section
     from trainers.language_model.prepare import PACKAGED, bundled_writer, prepare_model
@@ -31,12 +48,15 @@ def prepare(*, publish: PublishOption = False, seed: SeedOption = SEED, as_json:
     settings = load_serve_settings()
     name, quantization = settings.generator.model, settings.generator.quantization
     with stderr.status("preparing the language model") as line:
-        manifest = prepare_model(settings.models, name, quantization, seed, say=line.update)
-        reward = served_reward(BUNDLED_REWARD, settings.models, load_section("rm", RmSettings), say=line.update)
+        adapter = open_checkpoint(writer, WRITER) if writer else None
+        manifest = prepare_model(settings.models, name, quantization, seed, writer=adapter, say=line.update)
+        served = served_reward(
+            reward or BUNDLED_REWARD, settings.models, load_section("rm", RmSettings), say=line.update
+        )
     if publish:
-        publish_checkpoint(reward.path)
-        if (writer := bundled_writer(PACKAGED[name])) is not None:
-            publish_checkpoint(writer.path)
+        publish_checkpoint(served.path)
+        if (adapter := adapter or bundled_writer(PACKAGED[name])) is not None:
+            publish_checkpoint(adapter.path)
     folder = model_folder(settings.models, name, quantization)
-    told = {"folder": str(folder), "reward": reward.version, "reward_folder": str(reward.path)}
+    told = {"folder": str(folder), "reward": served.version, "reward_folder": str(served.path)}
     tell_trained(manifest, folder, publish=publish, as_json=as_json, title="Language model", **told)

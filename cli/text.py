@@ -62,7 +62,7 @@ def train_ppo_text(
         manifest = train_text_policy(
             base,
             writer,
-            RewardModel.load(reward),
+            RewardModel.load(reward, world=world),
             reward.version,
             task,
             judge,

@@ -84,7 +84,7 @@ def train_rm(
     from trainers.rlhf.training_report import training_folder
 
     settings, world = load_section("rm", RmSettings), load_world()
-    pairs = preferences(data, reviewers, world)
+    pairs = preferences(data, reviewers, world, say=_say)
     base = prepare_encoder(load_serve_settings().models, settings.base, say=_say)
     with progress() as bar:
         manifest = train_rm(
@@ -109,6 +109,10 @@ def eval_rm(
     *,
     checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder that `train rm` wrote.")],
     data: Annotated[Path, typer.Option("--data", help="Folder that `data preferences` wrote; its test part is used.")],
+    reviewers: Annotated[
+        Path | None,
+        typer.Option("--reviewers", help="JSONL of your own reviewers' pairs; those of test scenarios are used."),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for report.html and report.json.")] = None,
     gate: Annotated[bool, typer.Option("--gate", help="Exit 1 where a target is missed.")] = False,
     seed: SeedOption = SEED,
@@ -125,9 +129,9 @@ def eval_rm(
     from trainers.rlhf.reward_serving import served_reward
 
     settings, world = load_section("rm", RmSettings), load_world()
-    pairs = preferences(data, None, world)
+    pairs = preferences(data, reviewers, world)
     served = served_reward(checkpoint, load_serve_settings().models, settings, say=_say)
-    result = evaluate(RewardModel.load(served), served, pairs, world, settings, seed)
+    result = evaluate(RewardModel.load(served, world=world), served, pairs, world, settings, seed)
     if out is not None:
         write_report(out, "Reward model", result, plots(result))
     emit(result if as_json else flatten(result), as_json=as_json, title="Reward model")

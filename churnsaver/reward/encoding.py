@@ -9,7 +9,7 @@ from pydantic import Field
 from tokenizers import Encoding, Tokenizer
 
 from churnsaver.domain.message import Brief
-from churnsaver.domain.world import Frozen
+from churnsaver.domain.world import Frozen, World
 from churnsaver.domain.writing import CUSTOMERS, PURPOSES, REASONS, TONES
 
 
@@ -34,16 +34,21 @@ class PairEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, shape: RewardShape) -> None:
-        self._purposes = shape.purposes
+        self._shape = shape
         self._tokenizer = tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(shape.max_tokens, strategy="only_second")
+
+    def told_of(self, world: World) -> PairEncoder:
+        """The same, for briefs of this world's offers."""
+        purposes = {offer.id: offer.purpose for offer in world.offers}
+        return PairEncoder(self._tokenizer, self._shape.model_copy(update={"purposes": purposes}))
 
     def encode(self, briefs: Sequence[Brief | None], drafts: Sequence[str]) -> list[Encoding]:
         """The pairs' encodings, with `ids` and `type_ids`, unpadded.
 
         Raises:
-            KeyError: a brief names an offer that the model was not trained for.
+            KeyError: a brief names an offer that is neither of the training's world nor of `told_of`'s.
         """
         told = [self.told(brief) for brief in briefs]
         return list(self._tokenizer.encode_batch(list(zip(told, drafts, strict=True))))
@@ -54,5 +59,5 @@ class PairEncoder:
             return ""
         return (
             f"{brief.channel}, {TONES[brief.tone]}, a customer who {CUSTOMERS[brief.segment]}, "
-            f"reason: {REASONS[brief.reason]}, offer: {PURPOSES[self._purposes[brief.offer]]}"
+            f"reason: {REASONS[brief.reason]}, offer: {PURPOSES[self._shape.purposes[brief.offer]]}"
         )

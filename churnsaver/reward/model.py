@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN
 from churnsaver.domain.message import Brief
+from churnsaver.domain.world import World
 from churnsaver.errors import CheckpointError
 from churnsaver.reward.encoding import PairEncoder, RewardShape
 
@@ -47,10 +48,11 @@ class RewardModel:
         self._weight, self._bias = weight, bias
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, threads: int = 1, *, check: bool = True) -> Self:
+    def load(cls, checkpoint: Checkpoint, threads: int = 1, *, world: World | None = None, check: bool = True) -> Self:
         """The model of a verified checkpoint of kind reward, once it scores its golden drafts as it did.
 
         Args:
+            world: whose offers briefs name, where they are not those of its training: it is told an offer's purpose.
             check: whether it must; only who makes golden scores does without.
 
         Raises:
@@ -68,7 +70,7 @@ class RewardModel:
             raise CheckpointError(f"{checkpoint.path}: is no reward model ({error}); {MEND}") from None
         if check:
             model.check_golden(checkpoint)
-        return model
+        return model if world is None else cls(model._encode.told_of(world), encoders, model._weight, model._bias)
 
     def scores(self, briefs: Sequence[Brief | None], drafts: Sequence[str]) -> NDArray[np.float64]:
         """What each member thinks of each draft for its brief, (drafts, members); higher is better.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
+import structlog
 from redis.asyncio import Redis
 
 from churnsaver.checkpoints import Checkpoint
@@ -27,6 +28,8 @@ from services.generator.reviewing import DraftReview, ShieldReview
 from services.generator.server import register
 from services.generator.vllm_engine import VllmEngine
 from services.generator.vllm_server import VllmServer
+
+log = structlog.get_logger()
 
 # What serves, by engine: the merged model, or the adapter for the base that the vLLM server has.
 MODEL_KINDS = {"embedded": GENERATOR, "vllm": WRITER}
@@ -88,7 +91,7 @@ class Shift:
     def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
         """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
         chosen, seed = self._settings.generator, self._settings.seed
-        reward = RewardModel.load(checkpoints[REWARD], chosen.threads)
+        reward = RewardModel.load(checkpoints[REWARD], chosen.threads, world=self._world)
         engine = self._engine(checkpoints, at_once=serving is not None)
         version = "+".join(checkpoints[kind].version for kind in self.kinds)
         bank = Bank(
@@ -139,6 +142,10 @@ def check_books(books: Mapping[str, MessageBook], languages: Iterable[str]) -> N
 
 
 async def _keep_bank(writer: Writer) -> None:
-    await writer.bank.load()
-    await writer.warm_up()
-    await writer.bank.run()
+    try:
+        await writer.bank.load()
+        await writer.warm_up()
+        await writer.bank.run()
+    except Exception:
+        log.exception("bank.stopped")  # nobody waits for this task: a fault would look like an empty bank
+        raise

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from churnsaver.checkpoints import Checkpoint, Manifest, open_checkpoint, write_checkpoint
-from churnsaver.errors import BadInput
+from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.models.language_model import GENERATOR, GoldenText, Source
 from trainers.language_model import prepare
 from trainers.language_model.prepare import PACKAGED, RECIPES, prepare_model
@@ -167,6 +167,12 @@ def test_a_bundled_adapter_is_merged_and_made_again_where_it_changes(
     other = adapter_files(model, Base(name="another", sha256="0" * 64))
     write_checkpoint(tmp_path / "writer", "writer", other, seed=42, metrics={})
     assert prepare_model(tmp_path, NAME, "none", 42).files["model.bin"] == plain.files["model.bin"]
+
+    own = write_checkpoint(tmp_path / "own", "writer", adapter_files(model, base), seed=42, metrics={})
+    made = prepare_model(tmp_path, NAME, "none", 42, writer=open_checkpoint(tmp_path / "own"))
+    assert (made.parents, made.files["model.bin"]) == ({"writer": own.version}, tuned.files["model.bin"])
+    with pytest.raises(CheckpointError, match="the adapter is for another "):
+        prepare_model(tmp_path, NAME, "none", 42, writer=open_checkpoint(tmp_path / "writer"))
 
 
 def test_what_is_shipped_is_small() -> None:

@@ -385,10 +385,10 @@ def test_the_controller_finds_the_price_of_its_target() -> None:
 
 
 @pytest.mark.parametrize("field", ["target", "horizon"])
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-def test_a_target_or_horizon_that_would_run_away_is_refused(field: str, value: float) -> None:
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "0", "0e0", "nan", "-3.0e0"])  # YAML reads some as text
+def test_a_target_or_horizon_that_would_run_away_is_refused(field: str, value: float | str) -> None:
     document = KL.model_dump() | {field: value}
-    with pytest.raises(SettingsError, match=rf"{field}: a (target KL|KL horizon) of {value:g} .*expected"):
+    with pytest.raises(SettingsError, match=rf"{field}: a (target KL|KL horizon) of {float(value):g} .*expected"):
         parse(KlSettings, document, Path("ppo_text.yaml"))
 
 

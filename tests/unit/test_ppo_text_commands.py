@@ -41,7 +41,7 @@ def changed(path: Path, **values: Any) -> None:
 def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quick preset, then the comparison with its page; random texts miss their targets, and --gate says so."""
     monkeypatch.setattr("cli.text._reward", lambda _: SimpleNamespace(version="reward-1"))
-    monkeypatch.setattr("churnsaver.reward.RewardModel.load", lambda _: Vowels())
+    monkeypatch.setattr("churnsaver.reward.RewardModel.load", lambda _, world: Vowels())
     monkeypatch.setattr("trainers.rlhf.judge.Judge.train", lambda *_, **__: Judge())
     tuning = ("train", "ppo-text", "--sft", tmp_path / "sft", "--rm", tmp_path / "rm", "--out", tmp_path / "ppo")
     trained = run_json(*tuning, "--quick", missed="reward on held-out briefs")

@@ -15,11 +15,12 @@ from churnsaver.safety.rules import review_with_rules
 from churnsaver.settings import load_world
 from tests.support.rlhf import SEED, seeded_preferences
 from trainers.rlhf.checks import read_preferences
-from trainers.rlhf.corpus import split_of
+from trainers.rlhf.corpus import PARTS, briefs, split_of
 from trainers.rlhf.corpus.grammar import phrases
 from trainers.rlhf.corruptions import MARGINS, for_part, tells
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.preferences import make_preferences
+from trainers.rlhf.reward_data import preferences
 
 BRIEF = {
     "segment": "new", "offer": "check_in", "tone": "warm", "channel": "sms", "language": "en", "reason": "price",
@@ -92,11 +93,38 @@ def test_wrong_offers_speak_of_another_purpose(pairs: dict[str, list[Preference]
             assert any(tells(pair.rejected, other) for other in {"review", "discount", "gift"} - {own}), pair.rejected
 
 
-def test_held_out_pairs_use_other_phrases(pairs: dict[str, list[Preference]]) -> None:
-    held_out = [phrase for phrase in for_part(phrases("corruptions")["pushy"], "test") if "[" not in phrase]
+@pytest.mark.parametrize("fault", ["pushy", "vague", "padding"])
+def test_held_out_pairs_use_other_phrases(pairs: dict[str, list[Preference]], fault: str) -> None:
+    held_out = [phrase for phrase in for_part(phrases("corruptions")[fault], "test") if "[" not in phrase]
     assert held_out
     assert not [p for p in pairs["train"] if any(phrase in p.rejected for phrase in held_out)]
     assert [p for p in pairs["test"] if any(phrase in p.rejected for phrase in held_out)]
+
+
+def test_pairs_in_a_folder_are_checked_as_a_teams_are(tmp_path: Path, world: World) -> None:
+    """Public pairs have no brief and may repeat each other; whatever has a brief is checked."""
+    headline = {"chosen": "Ten things", "rejected": "A thing", "kind": "headline"}
+    for part in PARTS:
+        line = LINE | {"brief": next(b.model_dump() for b in briefs(world, part))}
+        (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (headline, headline, line)))
+    read = preferences(tmp_path, None, world)
+    assert [len(part) for part in (read.train, read.valid, read.test)] == [3, 3, 3]
+    with (tmp_path / "test.jsonl").open("a") as file:
+        file.write(json.dumps(line | {"chosen": "{price} {offer}"}) + "\n")
+    with pytest.raises(BadInput, match=r"test\.jsonl, line 4: chosen: has the unknown slot \{price\}"):
+        preferences(tmp_path, None, world)
+
+
+def test_reviewers_pairs_that_cannot_be_learned_from_are_refused(tmp_path: Path, world: World) -> None:
+    """Those of test scenarios alone; else it is said what each part got."""
+    for part in PARTS:
+        line = LINE | {"brief": next(b.model_dump() for b in briefs(world, part))}
+        (tmp_path / f"{part}.jsonl").write_text(json.dumps(line) + "\n")
+    said: list[str] = []
+    with pytest.raises(BadInput, match=r"test\.jsonl: has no pair of a training scenario"):
+        preferences(tmp_path, tmp_path / "test.jsonl", world, said.append)
+    preferences(tmp_path, tmp_path / "train.jsonl", world, said.append)
+    assert said[1].endswith("1 pairs to train on, 0 to calibrate with, 0 to test")
 
 
 def test_a_teams_pairs_are_read(tmp_path: Path, world: World) -> None:

@@ -34,15 +34,25 @@ SMALL = {
     },
 }
 
+# Drafts of some tokens, a look after each iteration.
+SMALL_PPO = {
+    "threads": 1,
+    "max_tokens": {"email": 6, "sms": 5, "push": 5},
+    "stop": {"every": 1, "briefs": 4, "window": 4, "standard_errors": 1.0},
+    "presets": {name: {"iterations": 2, "drafts": 6} for name in ("quick", "full")},
+}
+
 
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The project's settings, those of the two trainings for tiny models."""
     shutil.copytree("configs", tmp_path / "configs")
     bases = {"sft": tiny_model(tmp_path / "llama"), "rm": tiny_encoder(tmp_path / "bert")}
-    for name, changes in SMALL.items():
+    for name, changes in (
+        {name: {**SMALL[name], "base": str(bases[name])} for name in bases} | {"ppo_text": SMALL_PPO}
+    ).items():
         path = tmp_path / "configs" / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes, "base": str(bases[name])}))
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
     monkeypatch.setenv("CHURN_SAVER_CONFIGS", str(tmp_path / "configs"))
     monkeypatch.setenv("CHURN_SAVER_MODELS", str(tmp_path / "models"))
 
@@ -71,3 +81,27 @@ def test_preferences_become_a_reward_model_whose_gate_can_fail(tmp_path: Path, c
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == figures
     # A bag of words knows these pairs by heart, so nothing can be a tenth better.
     run_json(*asked, "--gate", missed="better of a length-only and a bag-of-words scorer")
+
+
+@pytest.mark.stack
+def test_the_whole_chain_from_messages_to_a_compared_writer(tmp_path: Path, configs: None) -> None:
+    """Nothing stands in for anything: what one command writes is what the next one reads."""
+    for part, count in (("train", 16), ("valid", 6), ("test", 6)):
+        those = [brief for brief in briefs(load_world(), part) if brief.channel == "sms"][:count]
+        write_jsonl(tmp_path / "messages" / f"{part}.jsonl", [WrittenMessage(brief=b, text=TEXTS[0]) for b in those])
+        pairs = [Preference(brief=b, chosen=TEXTS[0], rejected=f"Act now! {TEXTS[1]}", kind="pushy") for b in those]
+        write_jsonl(tmp_path / "preferences" / f"{part}.jsonl", pairs)
+    sft, rm, ppo = (tmp_path / name for name in ("sft", "rm", "ppo"))
+    fine_tuned = run_json("train", "sft", "--data", tmp_path / "messages", "--out", sft, missed="slot")
+    reward = run_json("train", "rm", "--data", tmp_path / "preferences", "--out", rm)
+    tuning = ("train", "ppo-text", "--sft", sft, "--rm", rm, "--data", tmp_path / "messages", "--out", ppo)
+    tuned = run_json(*tuning, missed="nats a text")
+    parents = open_checkpoint(ppo, "writer").manifest.parents
+    assert parents["writer"] == fine_tuned["version"]
+    assert [
+        path for path in (tmp_path / "models").glob("reward-*") if open_checkpoint(path).version == parents["reward"]
+    ]
+    assert reward["kind"] == "reward_adapters"
+    assert run_json(*tuning, "--resume", missed="nats a text")["version"] == tuned["version"]
+    compared = run_json("eval", "text", "--checkpoint", ppo, "--sft", sft, "--drafts", 1, "--audit", 3)
+    assert (compared["checkpoint"], compared["sft"]) == (tuned["version"], fine_tuned["version"])

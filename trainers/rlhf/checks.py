@@ -7,8 +7,9 @@ from pathlib import Path
 
 from churnsaver.domain.message import SLOTS, Brief, slots_in
 from churnsaver.domain.world import World
-from churnsaver.domain.writing import CUSTOMERS, REASONS, TONES
+from churnsaver.domain.writing import CUSTOMERS, REASONS, SUBJECT_CHANNELS, TONES, form_fault
 from churnsaver.errors import BadInput
+from churnsaver.safety.lexicon import lexicon
 from churnsaver.safety.review import Policy, Review, Stage
 from churnsaver.safety.rules import review_with_rules
 from trainers.rlhf.corpus import Scenario, scenario_of
@@ -28,6 +29,11 @@ def read_approved(path: Path, world: World) -> list[WrittenMessage]:
         where = f"{path}, line {number}"
         check_brief(message.brief, world, where)
         check_text(message.text, where, "text")
+        if form_fault(message.text, message.brief.channel):
+            expected = "a text that begins with one 'Subject: …' and a blank line"
+            if message.brief.channel not in SUBJECT_CHANNELS:
+                expected = "a text without 'Subject: ', which only e-mails have"
+            raise BadInput(f"{where}: text: is no {message.brief.channel} that is ever sent; expected {expected}")
         key = (message.brief.model_dump_json(), " ".join(message.text.split()))
         if key in seen:
             raise BadInput(f"{where}: text: is the same as in line {seen[key]}, for the same brief; keep one of them")
@@ -41,8 +47,12 @@ def read_approved(path: Path, world: World) -> list[WrittenMessage]:
     return messages
 
 
-def read_preferences(path: Path, world: World) -> list[Preference]:
-    """A team's own reviewers' pairs, one JSON object a line: `chosen`, `rejected` and the `brief` of both.
+def read_preferences(path: Path, world: World, *, public: bool = False) -> list[Preference]:
+    """Pairs of two texts, one JSON object a line: `chosen`, `rejected` and the `brief` of both.
+
+    Args:
+        public: whether a pair may have no brief, as public ones have none (headlines, polite requests). Such a pair
+            may come twice: two headlines in two tests are two observations.
 
     Raises:
         BadInput: the file is empty, or a line is no such pair: file, line and field are named.
@@ -51,17 +61,19 @@ def read_preferences(path: Path, world: World) -> list[Preference]:
     seen: dict[tuple[str, ...], int] = {}
     for number, pair in numbered_jsonl(path, Preference):
         where = f"{path}, line {number}"
-        if pair.brief is None:
+        if pair.brief is not None:
+            check_brief(pair.brief, world, where)
+        elif not public:
             raise BadInput(f"{where}: brief: is missing; expected the brief that both texts were written for")
-        check_brief(pair.brief, world, where)
         for field, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             check_text(text, where, field)
         if " ".join(pair.chosen.split()) == " ".join(pair.rejected.split()):
             raise BadInput(f"{where}: rejected: is the same text as chosen; leave the line out where neither is better")
-        texts = (pair.brief.model_dump_json(), *sorted((pair.chosen, pair.rejected)))
-        if texts in seen:
-            raise BadInput(f"{where}: compares the same two texts as line {seen[texts]}; keep one of them")
-        seen[texts] = number
+        if pair.brief is not None:
+            texts = (pair.brief.model_dump_json(), *sorted((pair.chosen, pair.rejected)))
+            if texts in seen:
+                raise BadInput(f"{where}: compares the same two texts as line {seen[texts]}; keep one of them")
+            seen[texts] = number
         pairs.append(pair)
     return pairs
 
@@ -91,6 +103,11 @@ def check_brief(brief: Brief, world: World, where: str) -> None:
     for field, values in known.items():
         if (value := getattr(brief, field)) not in values:
             raise BadInput(f"{where}: brief.{field}: is {value!r}; expected one of {', '.join(values)}")
+    if lexicon(brief.language) is None:
+        raise BadInput(
+            f"{where}: brief.language: is {brief.language!r}, for which the shield has no phrases, so that it "
+            "stops every text; expected a language with lists in churnsaver/safety/data, such as en"
+        )
 
 
 def check_text(text: str, where: str, field: str) -> None:

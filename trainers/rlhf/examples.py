@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -70,6 +71,11 @@ def numbered_jsonl(path: Path, kind: type[Line]) -> list[tuple[int, Line]]:
     if not found:
         raise BadInput(f"{path}: holds no lines; expected one JSON object a line")
     return found
+
+
+def sha256_of(lines: Iterable[Frozen]) -> str:
+    """Of the objects as they would stand in a file, so that a training knows its data again."""
+    return hashlib.sha256("".join(line.model_dump_json() for line in lines).encode()).hexdigest()
 
 
 def write_jsonl(path: Path, lines: Iterable[Frozen]) -> None:

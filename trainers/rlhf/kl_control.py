@@ -9,22 +9,22 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from churnsaver.domain.world import Frozen
 
 MAX_ERROR = 0.2
 
 
-def _above_zero(what: str, why: str) -> BeforeValidator:
+def _above_zero(what: str, why: str) -> AfterValidator:
     """Refuses what would crash the controller or let it run away, and says why."""
 
-    def check(value: object) -> object:
-        if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
+    def check(value: float) -> float:
+        if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{what} of {value:g} {why}")
         return value
 
-    return BeforeValidator(check)
+    return AfterValidator(check)
 
 
 class KlSettings(Frozen):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from churnsaver.models.adapters import WRITER
 from trainers.rlhf.checks import check_brief
 from trainers.rlhf.corpus import briefs as briefs_of_part
 from trainers.rlhf.corpus import make_corpus, split_of
-from trainers.rlhf.examples import WrittenMessage, numbered_jsonl
+from trainers.rlhf.examples import WrittenMessage, numbered_jsonl, sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files, check_base, load_adapter, open_base
 from trainers.rlhf.ppo_text import Iteration, Learner, new_learner, train_ppo_text
 from trainers.rlhf.ppo_text_card import CARD
@@ -143,7 +141,7 @@ def train_text_policy(
     bands = length_bands(task.approved, settings.reward)
     earnings = Earnings(reward, ShieldFilter.of(world), bands, settings.reward)
     training = training_folder(out)
-    data_sha256 = _digest([*task.briefs, *task.held_out, *task.approved, *task.unseen])
+    data_sha256 = sha256_of([*task.briefs, *task.held_out, *task.approved, *task.unseen])
     unseen = examples_of(task.unseen[:GOLDEN_MESSAGES], loaded, world, MAX_MESSAGE_TOKENS)
     follows_from = fingerprints(
         {"the settings (ppo_text.yaml)": settings, "the preset (ppo_text.yaml)": preset, "the world (env.yaml)": world},
@@ -236,7 +234,3 @@ def measured(learner: Learner, settings: PpoTextSettings) -> tuple[dict[str, flo
         ),
     )
     return metrics, gate
-
-
-def _digest(briefs: Sequence[Any]) -> str:
-    return hashlib.sha256("".join(brief.model_dump_json() for brief in briefs).encode()).hexdigest()

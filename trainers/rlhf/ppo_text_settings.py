@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from churnsaver.domain.world import Fraction, Frozen
 from trainers.rlhf.kl_control import KlSettings
@@ -51,3 +51,12 @@ class PpoTextSettings(Frozen):
     reward: RewardSettings
     stop: StopSettings
     presets: Presets
+
+    @model_validator(mode="after")
+    def _drafts_for_each_minibatch(self) -> Self:
+        for name, preset in (("quick", self.presets.quick), ("full", self.presets.full)):
+            if preset.drafts < self.minibatches:
+                raise ValueError(
+                    f"presets.{name}.drafts is {preset.drafts}; expected at least minibatches ({self.minibatches})"
+                )
+        return self

@@ -32,7 +32,8 @@ def make_preferences(seed: int, world: World | None = None) -> dict[str, list[Pr
         world: whose offers and channels; that of `configs/env.yaml` by default.
 
     Returns:
-        `train`, `valid` and `test`, split as the corpus is. Held-out pairs use other phrases than training pairs.
+        `train`, `valid` and `test`, split as the corpus is. Held-out pairs use other phrases for a
+        fault than training pairs, but for the few that stand in for a missing offer or expiry.
     """
     world = world or load_world()
     rng = Random(seed)  # noqa: S311 - it decides wording

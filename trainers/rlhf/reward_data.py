@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.reward.encoding import PairEncoder
-from trainers.rlhf.checks import check_apart, check_brief, read_preferences
+from trainers.rlhf.checks import check_apart, read_preferences
 from trainers.rlhf.corpus import PARTS, split_of
-from trainers.rlhf.examples import Preference, numbered_jsonl
+from trainers.rlhf.examples import Preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +28,29 @@ class Pairs:
     test: list[Preference]
 
 
-def preferences(data: Path, reviewers: Path | None, world: World) -> Pairs:
+def preferences(data: Path, reviewers: Path | None, world: World, say: Callable[[str], None] = lambda _: None) -> Pairs:
     """The pairs in a folder that `data preferences` wrote, and a team's own reviewers' pairs of a file.
 
     Raises:
         BadInput: a file is missing or empty, or a line of it is no pair; or a scenario stands in two parts.
     """
-    parts = {part: _read(data / f"{part}.jsonl", world) for part in PARTS}
+    parts = {part: read_preferences(data / f"{part}.jsonl", world, public=True) for part in PARTS}
     briefs = {part: [pair.brief for pair in pairs if pair.brief is not None] for part, pairs in parts.items()}
     check_apart(briefs, data, world)
-    for pair in read_preferences(reviewers, world) if reviewers else ():
-        assert pair.brief is not None  # read_preferences asks for it
-        parts[split_of(pair.brief, world)].append(pair)
+    if reviewers:
+        own = Counter[str]()
+        for pair in read_preferences(reviewers, world):
+            assert pair.brief is not None  # read_preferences asks for it
+            part = split_of(pair.brief, world)
+            parts[part].append(pair)
+            own[part] += 1
+        say(f"{reviewers}: {own['train']} pairs to train on, {own['valid']} to calibrate with, {own['test']} to test")
+        if not own["train"]:
+            raise BadInput(
+                f"{reviewers}: has no pair of a training scenario (briefs are split by segment, reason, purpose of the "
+                "offer, tone and channel); compare some more"
+            )
     return Pairs(**parts)
-
-
-def _read(path: Path, world: World) -> list[Preference]:
-    pairs = []
-    for number, pair in numbered_jsonl(path, Preference):
-        if pair.brief is not None:
-            check_brief(pair.brief, world, f"{path}, line {number}")
-        pairs.append(pair)
-    return pairs
 
 
 def check_pairs(pairs: Sequence[Preference]) -> None:

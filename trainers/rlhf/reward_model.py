@@ -7,7 +7,6 @@ weighted loss in expectation.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from churnsaver.models.adapters import ADAPTER
 from churnsaver.reward.encoding import PairEncoder, RewardShape
 from churnsaver.reward.model import SHAPE
 from trainers.rlhf.encoders import backend, open_encoder
+from trainers.rlhf.examples import sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files
 from trainers.rlhf.lora import Count, LoraSettings, new_adapter
 from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
@@ -129,11 +129,15 @@ def train_rm(
     check_pairs(pairs.train)
     if not (held_out := [pair for pair in pairs.valid if pair.brief is not None]):
         raise BadInput("no held-out preference has a brief, so scores cannot be calibrated; add pairs with briefs")
-    data_sha256 = hashlib.sha256("".join(each.model_dump_json() for each in pairs.train).encode()).hexdigest()
+    data_sha256 = sha256_of(pairs.train)
     training, first = training_folder(out), open_encoder(base)
     follows_from = fingerprints(
         {"the settings (rm.yaml)": settings, "the preset (rm.yaml)": preset, "the world (env.yaml)": world},
-        **{"the base model": first.sha256, "the preferences": data_sha256, "--seed": str(seed)},
+        **{
+            "the base model": first.sha256,
+            "the preferences": sha256_of([*pairs.train, *held_out]),
+            "--seed": str(seed),
+        },
     )
     begin(training, follows_from, resume=resume)
     shape = RewardShape(
@@ -240,6 +244,7 @@ def _trainer(
         lr_scheduler_type="cosine",
         warmup_steps=round(settings.warmup_share * steps),
         center_rewards_coefficient=settings.center_rewards_coefficient,
+        disable_dropout=settings.lora.dropout == 0,  # the encoder's own, too
         logging_steps=max(1, min(10, steps // 20)),
     )
     collator = _Collator(pad_token_id=loaded.tokenizer.pad_token_id, separator=loaded.tokenizer.sep_token_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import math
@@ -25,7 +24,7 @@ from churnsaver.domain.world import Fraction, Frozen, World
 from churnsaver.errors import BadInput
 from churnsaver.models.adapters import WRITER
 from trainers.rlhf.checks import check_apart, read_approved
-from trainers.rlhf.examples import WrittenMessage
+from trainers.rlhf.examples import WrittenMessage, sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files, open_base, prompt_ids
 from trainers.rlhf.lora import LoraSettings, new_adapter
 from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
@@ -132,12 +131,17 @@ def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: 
     """Token ids of each message's brief, and of its text with the end of text.
 
     Raises:
-        BadInput: one is longer than `limit` tokens, so that its end would be lost.
+        BadInput: one is longer than `limit` tokens, so that its end would be lost, or holds what ends a text.
     """
     examples = []
     for message in messages:
         prompt = prompt_ids(loaded.tokenizer, message.brief, world)
         text = [*loaded.tokenizer(message.text, add_special_tokens=False).input_ids, loaded.tokenizer.eos_token_id]
+        if special := set(text[:-1]) & set(loaded.tokenizer.all_special_ids):
+            raise BadInput(
+                f"the message {message.text[:40]!r}… holds {loaded.tokenizer.decode(min(special))!r}, which is no text "
+                "to this base model but an end or a turn; take it out"
+            )
         if len(prompt) + len(text) > limit:
             raise BadInput(
                 f"the message {message.text[:40]!r}… has {len(prompt) + len(text)} tokens with its brief, and would "
@@ -175,11 +179,11 @@ def train_sft(
     say("opening the base model")
     loaded = open_base(base, quantization)
     rows, unseen = (examples_of(part, loaded, world, settings.max_tokens) for part in (read, held_out))
-    data_sha256 = hashlib.sha256("".join(each.model_dump_json() for each in read).encode()).hexdigest()
+    data_sha256 = sha256_of(read)
     training = training_folder(out)
     follows_from = fingerprints(
         {"the settings (sft.yaml)": settings, "the preset (sft.yaml)": preset, "the world (env.yaml)": world},
-        **{"the base model": loaded.sha256, "the messages": data_sha256, "--seed": str(seed)},
+        **{"the base model": loaded.sha256, "the messages": sha256_of([*read, *held_out]), "--seed": str(seed)},
     )
     begin(training, follows_from, resume=resume)
     say("measuring the base model")

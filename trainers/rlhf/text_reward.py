@@ -4,7 +4,7 @@
   on, and that is where a policy finds what only looks good (Coste et al. 2023, "Reward Model Ensembles Help Mitigate
   Overoptimization", https://arxiv.org/abs/2310.02743; their uncertainty-weighted optimisation, with its square root).
 - The shield's rules are no preference: a draft that they stop earns the floor, and no other draft less than that.
-- A draft that never ended loses a fixed penalty (Ziegler et al. 2019; TRL's `missing_eos_penalty`).
+- A draft that never ended loses a fixed penalty besides (Ziegler et al. 2019; TRL's `missing_eos_penalty`).
 - Length has a band by channel, from the texts that people approved, and words outside it cost. A band, not the
   residual of the reward on length: with some dozen drafts an iteration that slope is noise, and a band says to a
   person what is wanted.
@@ -67,7 +67,7 @@ class RewardSettings(Frozen):
 
     Attributes:
         disagreement: k, standard deviations of the ensemble that are taken off its mean.
-        floor: what a draft earns that the rules stop, and the least that any earns.
+        floor: what a draft earns that the rules stop, and the least that any earns that ended.
         no_end: penalty of a draft that did not end.
         word: penalty of each word outside its channel's band.
         band: quantiles of the approved texts' words that bound the band.
