@@ -79,7 +79,8 @@ def label(
         Path | None, typer.Option("--pairs", help="JSONL of brief, chosen and rejected; which is which is not shown.")
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option("--messages", help="JSONL of brief and text, or what `generate --out` wrote; one brief's are compared.")
+        Path | None,
+        typer.Option("--messages", help="JSONL of brief and text, or what `generate --out` wrote; compared by brief."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="JSONL to append to; what it holds is not asked again.")],
     seed: SeedOption = SEED,
@@ -88,9 +89,9 @@ def label(
     """Compare two messages for one brief, in the terminal, and write what you prefer.
 
     Answer 1 or 2 for the better one, t for a tie, s to skip, q to quit; every answer is written at once, and the same
-    command goes on where you stopped. `generate` writes messages to
-    compare for a file that has each brief a few times. Messages are shown with an example name and date in their slots. `train rm`
-    reads the file; ties are kept beside it and nothing is learned from them.
+    command goes on where you stopped. Messages are shown with an example name and date in their slots. `generate`
+    writes some to compare where its file has each brief a few times. `train rm` reads what you prefer; ties are kept
+    beside it and nothing is learned from them.
     """
     from churnsaver.errors import BadInput
     from churnsaver.settings import load_message_books, load_world

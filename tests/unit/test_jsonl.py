@@ -14,7 +14,7 @@ def test_lines_end_at_a_newline_alone(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes('\ufeff{"a": "x\u2028y"}\r\n\n{"a": "x\u0085y"}'.encode())
     assert read_lines(path) == [(1, '{"a": "x\u2028y"}'), (3, '{"a": "x\u0085y"}')]
-    with pytest.raises(BadInput, match=r"none.jsonl: cannot be read .*; expected UTF-8 JSONL"):
+    with pytest.raises(BadInput, match=r"none\.jsonl: cannot be read .*; expected UTF-8 JSONL"):
         read_lines(tmp_path / "none.jsonl")
 
 
@@ -40,5 +40,5 @@ def test_the_end_is_mended(tmp_path: Path, found: bytes, mended: bytes) -> None:
 def test_what_cannot_be_mended_is_said(tmp_path: Path) -> None:
     mend_end(tmp_path / "none.jsonl")
     assert not (tmp_path / "none.jsonl").exists()
-    with pytest.raises(BadInput, match="cannot be read or written .*choose another --out"):
+    with pytest.raises(BadInput, match=r"cannot be read or written .*choose another --out"):
         mend_end(tmp_path)

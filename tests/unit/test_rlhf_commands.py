@@ -52,6 +52,17 @@ def test_preferences_without_public_data_say_so(tmp_path: Path) -> None:
     assert "| longer_preferred, pushy | 0.4" in (tmp_path / "DATA_CARD.md").read_text()
 
 
+def test_the_card_of_preferences_says_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --public, without which another file would be made."""
+    brief = briefs(load_world(), "test")[0]
+    made = [Preference(brief=brief, chosen=TEXT, rejected=f"{TEXT} !", kind="pushy")]
+    monkeypatch.setattr("trainers.rlhf.preferences.make_preferences", lambda seed: dict.fromkeys(PARTS, made))
+    words = ["data", "preferences", "--public", str(tmp_path), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/churn-saver", *words])
+    run(*words)
+    assert f"Made with seed 42: `churn-saver {' '.join(words)}`." in (tmp_path / "out" / "DATA_CARD.md").read_text()
+
+
 def approved(tmp_path: Path, *changes: dict[str, object]) -> Path:
     world = load_world()
     lines = [WrittenMessage(brief=brief, text=TEXT).model_dump() for part in PARTS for brief in briefs(world, part)[:3]]

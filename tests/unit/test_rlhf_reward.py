@@ -154,7 +154,7 @@ def test_a_decoder_is_refused(tmp_path: Path) -> None:
 
 def test_more_tokens_than_an_encoder_reads_are_refused(base: Path) -> None:
     check_positions(base, 192)
-    with pytest.raises(BadInput, match=r"rm.yaml: max_tokens: is 193; .*encoder has positions for 192, so say 192 or"):
+    with pytest.raises(BadInput, match=r"rm.yaml: max_tokens: is 193; .*encoder has positions for 192, so say no more"):
         check_positions(base, 193)
 
 

@@ -84,7 +84,7 @@ def open_encoder(folder: Path) -> LoadedModel:
 def check_positions(folder: Path, max_tokens: int) -> None:
     """BadInput where the encoder in `folder` reads fewer than `max_tokens` tokens."""
     if max_tokens > (most := _config(folder).max_position_embeddings):
-        raise BadInput(f"rm.yaml: max_tokens: is {max_tokens}; {folder} has positions for {most}, so say {most} or fewer")
+        raise BadInput(f"rm.yaml: max_tokens: is {max_tokens}; {folder} has positions for {most}, so say no more")
 
 
 def _config(folder: Path) -> Any:

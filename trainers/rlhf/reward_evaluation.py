@@ -110,7 +110,9 @@ def missed(result: Mapping[str, Any], settings: RmSettings) -> list[str]:
         demands.append((abs(correlation) <= settings.max_length_correlation, biased))
     for name, where in (("chosen_shorter", "shorter"), ("chosen_longer", "longer")):
         if (found := length[name]) is not None:
-            said = at_least(f"accuracy where the chosen text is the {where} one", found, settings.min_accuracy_by_length)
+            said = at_least(
+                f"accuracy where the chosen text is the {where} one", found, settings.min_accuracy_by_length
+            )
             demands.append((found >= settings.min_accuracy_by_length, said))
     return [sentence for holds, sentence in demands if not holds]
 
