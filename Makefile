@@ -17,7 +17,7 @@ KEYS := $(STATE)/keys/trusted.pem
 PUBLISHED := $(CHAMPIONS)/kinds
 
 $(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)) $(APPROVED) $(REVIEWERS),$(if $(wildcard $(file)),,\
-  $(error $(file): no such file; give one that is there, such as DATA=customers.csv, and paths without spaces)))
+  $(error $(file): no such file; name one that is there, by a path without spaces)))
 
 export HF_HUB_OFFLINE := 1
 # Two cores: more threads than this make the small models slower, not faster.

@@ -86,7 +86,7 @@ def eval_text(
     sft: SftOption,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder of `data messages`, for its test part; default: the built-in briefs."),
+        typer.Option("--data", help="Folder of `data messages`, for its test part; default: the built-in corpus."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for report.html (texts side by side) and report.json.")
@@ -102,7 +102,6 @@ def eval_text(
 ) -> None:
     """Compare base, fine-tuned and PPO-tuned writer, and approved texts, on briefs that none of them was trained on.
 
-    Approved texts are those of --data, else of the built-in corpus.
     Required elements, right offer, the shield's verdict, length, variety, divergence, win rates by an independent
     judge, and an audit by checks that share nothing with the shield.
     """
