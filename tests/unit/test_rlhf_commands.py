@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from churnsaver.domain.message import Brief
+from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.settings import load_world
 from cli.main import app
@@ -18,6 +20,7 @@ from trainers.rlhf.examples import Preference, WrittenMessage, read_jsonl, write
 from trainers.rlhf.labelling import ties_beside
 
 TEXT = "Hi {first_name}, you can have {offer} until {expiry}. {opt_out}"
+EMAIL = {"segment": "new", "offer": "check_in", "tone": "warm", "channel": "email", "language": "en", "reason": "price"}
 
 
 def run(*arguments: object, stdin: str = "") -> dict[str, Any]:
@@ -63,9 +66,15 @@ def test_the_card_of_preferences_says_what_was_typed(tmp_path: Path, monkeypatch
     assert f"Made with seed 42: `churn-saver {' '.join(words)}`." in (tmp_path / "out" / "DATA_CARD.md").read_text()
 
 
+def sms_briefs(world: World, part: str) -> list[Brief]:
+    return [brief for brief in briefs(world, part) if brief.channel == "sms"]
+
+
 def approved(tmp_path: Path, *changes: dict[str, object]) -> Path:
     world = load_world()
-    lines = [WrittenMessage(brief=brief, text=TEXT).model_dump() for part in PARTS for brief in briefs(world, part)[:3]]
+    lines = [
+        WrittenMessage(brief=brief, text=TEXT).model_dump() for part in PARTS for brief in sms_briefs(world, part)[:3]
+    ]
     lines += [lines[0] | change for change in changes]
     file = tmp_path / "ours.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -86,6 +95,12 @@ def test_a_teams_own_messages_are_split(tmp_path: Path) -> None:
         ({"text": "Hi! You get {offer} until {expiry}."}, "rule required_element: {opt_out} must stand exactly once"),
         ({"text": f"Act now! {TEXT}"}, "rule phrase: forbidden wording: urgency ('act now')"),
         ({"text": " "}, "line 10: text: is empty"),
+        ({"text": f"Subject: For you\n\n{TEXT}"}, "is no sms that is ever sent; expected a text without 'Subject: '"),
+        (
+            {"brief": EMAIL, "text": TEXT},
+            "is no email that is ever sent; expected a text that begins with one 'Subject: …' and a blank line",
+        ),
+        ({"brief": EMAIL | {"language": "xx"}}, "brief.language: is 'xx', for which the shield has no phrases"),
         ({"brief": {"segment": "new"}}, "line 10: brief.offer: Field required"),
         ({"channel": "sms"}, "line 10: channel: Extra inputs are not permitted"),
     ],
@@ -99,14 +114,14 @@ def test_unusable_messages_are_refused(tmp_path: Path, change: dict[str, object]
 
 def test_a_brief_of_another_world_is_refused(tmp_path: Path) -> None:
     file = approved(tmp_path)
-    file.write_text(file.read_text().replace('"channel": "email"', '"channel": "fax"', 1))
+    file.write_text(file.read_text().replace('"channel": "sms"', '"channel": "fax"', 1))
     with pytest.raises(BadInput, match=r"brief\.channel: is 'fax'; expected one of email, sms, push"):
         read_approved(file, load_world())
 
 
 def test_a_part_without_messages_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "few.jsonl"
-    write_jsonl(file, [WrittenMessage(brief=briefs(load_world(), "train")[0], text=TEXT)])
+    write_jsonl(file, [WrittenMessage(brief=sms_briefs(load_world(), "train")[0], text=TEXT)])
     with pytest.raises(BadInput, match="leaves the part 'valid' empty"):
         run("data", "messages", "--out", tmp_path / "out", "--approved", file)
 
