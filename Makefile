@@ -152,7 +152,7 @@ test: lint coverage  ## every check that takes seconds; no stack needed
 
 coverage: | $(SETUP)  ## the same without lint: tests, and which lines they ran; fails below pyproject's fail_under
 	.venv/bin/coverage erase
-	.venv/bin/coverage run -m pytest -m "not stack" --numprocesses auto --maxprocesses 4 --dist loadfile
+	.venv/bin/coverage run -m pytest -m "not stack" --numprocesses logical --maxprocesses 4 --dist loadfile
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
 
