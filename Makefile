@@ -94,12 +94,12 @@ $(PUBLISHED)/policy.json: $(DATASET) configs/env.yaml configs/ppo.yaml | $(PUBLI
 
 # -- RLHF: messages and preferences, SFT, reward model, PPO on texts ------------------------------------
 
-# A training that missed its gate is kept, to be looked at and measured.
-.PRECIOUS: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.json $(RLHF)/ppo_text/manifest.json
-
 # Hours on two cores. What was cut off goes on: a training whose state is newer than its checkpoint is resumed.
 RLHF := $(STATE)/rlhf
 resume = $$([ -e $(RLHF)/$(1)-training/$(2) ] && ! [ $(RLHF)/$(1)/manifest.json -nt $(RLHF)/$(1)-training/$(2) ] && echo --resume)
+
+# A training that missed its gate is kept, to be looked at and measured.
+.PRECIOUS: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.json $(RLHF)/ppo_text/manifest.json
 
 train-rlhf: $(RLHF)/reports/rm/report.json $(RLHF)/reports/text/report.json  ## the writer of messages: data, SFT, reward model, PPO-text; APPROVED=, REVIEWERS=, PUBLIC= your messages, pairs, public data
 

@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # Says what it was told, and writes what each step is known by.
 STAND_IN = """
 import sys
-from collections.abc import Callable
 from pathlib import Path
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 out.mkdir(parents=True, exist_ok=True)
@@ -57,6 +56,22 @@ def test_own_messages_and_pairs_reach_the_trainings(tmp_path: Path, told: Callab
     again = told(f"REVIEWERS={pairs}")
     assert f"--reviewers {pairs}" in again[0]
     assert [" ".join(line.split()[:2]) for line in again] == ["train rm", "eval rm", "train ppo-text", "eval text"]
+
+
+def test_a_training_that_missed_its_gate_is_kept(tmp_path: Path) -> None:
+    """It exits 1; make would delete what took hours, and start again."""
+    stand_in = tmp_path / "stand_in.py"
+    stand_in.write_text(STAND_IN + "sys.exit('sft' in sys.argv)\n")
+    (tmp_path / "setup").touch()
+    fixed = [f"RUN={sys.executable} {stand_in}", f"STATE={tmp_path / 'state'}", f"SETUP={tmp_path / 'setup'}"]
+    words = ["make", "--no-print-directory", "train-rlhf", *fixed]
+    first, second = (
+        subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False) for _ in range(2)
+    )
+    assert first.returncode == 2
+    assert (tmp_path / "state" / "rlhf" / "sft" / "manifest.json").exists()
+    assert second.returncode == 0, second.stderr
+    assert "told: eval text" in second.stdout
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
