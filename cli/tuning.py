@@ -128,7 +128,7 @@ def eval_rm(
     from trainers.rlhf.reward_serving import served_reward
 
     settings, world = load_section("rm", RmSettings), load_world()
-    pairs = preferences(data, reviewers, world)
+    pairs = preferences(data, reviewers, world, "test")
     served = served_reward(checkpoint, load_serve_settings().models, settings, say=_say)
     result = evaluate(RewardModel.load(served, world=world), served, pairs, world, settings, seed)
     if out is not None:
