@@ -1,6 +1,7 @@
 # `make up` and `make test` do everything from a bare clone; the other targets are their steps.
 #
-#   make up DATA=my_customers.csv SCHEMA=my_schema.yaml     on your own customers
+#   make up DATA=my_customers.csv SCHEMA=my_schema.yaml                      on your own customers
+#   make train-rlhf APPROVED=our_messages.jsonl REVIEWERS=our_pairs.jsonl    on your own texts
 
 PYTHON ?= python3
 STATE := .churn-saver
@@ -15,8 +16,8 @@ DATASET := $(CHAMPIONS)/dataset.sha256
 KEYS := $(STATE)/keys/trusted.pem
 PUBLISHED := $(CHAMPIONS)/kinds
 
-$(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)),$(if $(wildcard $(file)),,\
-  $(error $(file): no such file; give DATA=customers.csv SCHEMA=schema.yaml, paths without spaces)))
+$(foreach file,$(SCHEMA) $(if $(filter file,$(origin DATA)),,$(DATA)) $(APPROVED) $(REVIEWERS),$(if $(wildcard $(file)),,\
+  $(error $(file): no such file; name one that is there, by a path without spaces)))
 
 export HF_HUB_OFFLINE := 1
 # Two cores: more threads than this make the small models slower, not faster.
@@ -105,17 +106,23 @@ $(PUBLISHED)/policy.json: $(DATASET) configs/env.yaml configs/ppo.yaml | $(PUBLI
 
 # -- RLHF: messages and preferences, SFT, reward model, PPO on texts ------------------------------------
 
-# A training that missed its gate is kept, to be looked at and measured.
-.PRECIOUS: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.json $(RLHF)/ppo_text/manifest.json
-
 # Hours on two cores. What was cut off goes on: a training whose state is newer than its checkpoint is resumed.
 RLHF := $(STATE)/rlhf
 resume = $$([ -e $(RLHF)/$(1)-training/$(2) ] && ! [ $(RLHF)/$(1)/manifest.json -nt $(RLHF)/$(1)-training/$(2) ] && echo --resume)
 
-train-rlhf: $(RLHF)/reports/rm/report.json $(RLHF)/reports/text/report.json  ## the writer of messages: data, SFT, reward model, PPO-text; PUBLIC=folder of real preferences
+# A training that missed its gate is kept, to be looked at and measured.
+.PRECIOUS: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.json $(RLHF)/ppo_text/manifest.json
 
-$(RLHF)/messages/train.jsonl: | $(SETUP)
-	$(RUN) data messages --out $(@D)
+train-rlhf: $(RLHF)/reports/rm/report.json $(RLHF)/reports/text/report.json  ## the writer of messages: data, SFT, reward model, PPO-text; APPROVED=, REVIEWERS=, PUBLIC= your messages, pairs, public data
+
+# Of what a team gives, as DATASET of the customers; where nothing is given, what was made is kept.
+given = $(if $($(1)),$(RLHF)/$(1).sha256)
+$(RLHF)/APPROVED.sha256 $(RLHF)/REVIEWERS.sha256: $(RLHF)/%.sha256: FORCE
+	@mkdir -p $(@D)
+	@sha256sum $($*) | cmp -s - $@ || sha256sum $($*) > $@
+
+$(RLHF)/messages/train.jsonl: $(call given,APPROVED) | $(SETUP)
+	$(RUN) data messages $(if $(APPROVED),--approved $(APPROVED)) --out $(@D)
 
 $(RLHF)/preferences/train.jsonl: | $(SETUP)
 	$(RUN) data preferences $(if $(PUBLIC),--public $(PUBLIC)) --out $(@D)
@@ -123,8 +130,8 @@ $(RLHF)/preferences/train.jsonl: | $(SETUP)
 $(RLHF)/sft/manifest.json: $(RLHF)/messages/train.jsonl configs/sft.yaml
 	$(RUN) train sft --data $(<D) --out $(@D) $(call resume,sft,follows_from.json)
 
-$(RLHF)/rm/manifest.json: $(RLHF)/preferences/train.jsonl configs/rm.yaml
-	$(RUN) train rm --data $(<D) --out $(@D) $(call resume,rm,follows_from.json)
+$(RLHF)/rm/manifest.json: $(RLHF)/preferences/train.jsonl configs/rm.yaml $(call given,REVIEWERS)
+	$(RUN) train rm --data $(<D) $(if $(REVIEWERS),--reviewers $(REVIEWERS)) --out $(@D) $(call resume,rm,follows_from.json)
 
 $(RLHF)/ppo_text/manifest.json: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.json configs/ppo_text.yaml
 	$(RUN) train ppo-text --sft $(RLHF)/sft --rm $(RLHF)/rm --data $(RLHF)/messages --out $(@D) $(call resume,ppo_text,state.safetensors)
@@ -133,7 +140,7 @@ $(RLHF)/reports/rm/report.json: $(RLHF)/rm/manifest.json
 	$(RUN) eval rm --checkpoint $(<D) --data $(RLHF)/preferences --out $(@D)
 
 $(RLHF)/reports/text/report.json: $(RLHF)/ppo_text/manifest.json
-	$(RUN) eval text --checkpoint $(<D) --sft $(RLHF)/sft --out $(@D) $(if $(PUBLIC),--public $(PUBLIC))
+	$(RUN) eval text --checkpoint $(<D) --sft $(RLHF)/sft --data $(RLHF)/messages --out $(@D) $(if $(PUBLIC),--public $(PUBLIC))
 
 BUNDLED := trainers/rlhf/bundled
 bundle-rlhf: $(RLHF)/ppo_text/manifest.json  ## ship what train-rlhf made, in the repository
@@ -157,7 +164,7 @@ test: lint coverage  ## every check that takes seconds; no stack needed
 
 coverage: | $(SETUP)  ## the same without lint: tests, and which lines they ran; fails below pyproject's fail_under
 	.venv/bin/coverage erase
-	.venv/bin/coverage run -m pytest -m "not stack" --numprocesses auto --maxprocesses 4 --dist loadfile
+	.venv/bin/coverage run -m pytest -m "not stack" --numprocesses logical --maxprocesses 4 --dist loadfile
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,11 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everythi
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to; made where it does not exist.")]
 SEED: int = DEFAULT_SEED
+
+
+def command_line() -> str:
+    """What was typed, without the machine's folders."""
+    return shlex.join(["churn-saver", *sys.argv[1:]])
 
 
 def emit(result: Mapping[str, Any], *, as_json: bool, title: str = "") -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from churnsaver.errors import BadInput
+from churnsaver.jsonl import mend_end, read_lines
 from churnsaver.settings import GeneratorSettings, load_serve_settings
 from cli.apps import app
 from cli.common import SEED, SeedOption, emit, progress
@@ -73,14 +74,8 @@ def _read_briefs(path: Path, settings: GeneratorSettings) -> list[tuple[int, Bri
     from churnsaver.settings import explain
 
     defaults = {"tone": settings.tone, "language": settings.languages[0]}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error})") from None
     found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         try:
             found.append((number, Brief.model_validate({**defaults, **json.loads(line)})))
         except ValidationError as error:
@@ -98,22 +93,17 @@ def _resume(out: Path, briefs: Path, wanted: list[tuple[int, Brief]]) -> list[Me
     Raises:
         BadInput: it cannot be read, or holds something else than messages for the first of these briefs.
     """
-    try:
-        text = out.read_bytes() if out.exists() else b""
-        whole = text[: text.rfind(b"\n") + 1]
-        if whole != text:
-            out.write_bytes(whole)
-    except OSError as error:
-        raise BadInput(f"{out}: cannot be read ({error.strerror}); choose another --out") from None
-    kept = []
-    for number, line in enumerate(whole.splitlines(), start=1):
+    mend_end(out)
+    kept: list[Message] = []
+    for number, line in read_lines(out) if out.exists() else ():
+        n = len(kept)
         try:
             message = json.loads(line)
-            same = number <= len(wanted) and message["brief"] == wanted[number - 1][1].model_dump()
+            same = n < len(wanted) and message["brief"] == wanted[n][1].model_dump()
         except (ValueError, TypeError, KeyError):
             same = False
         if not same:
-            raise BadInput(f"{out}, line {number}: is no message for brief {number} of {briefs}; choose another --out")
+            raise BadInput(f"{out}, line {number}: is no message for brief {n + 1} of {briefs}; choose another --out")
         kept.append(message)
     return kept
 

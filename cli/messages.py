@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.apps import app, data_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten
+from cli.common import SEED, JsonOption, OutOption, SeedOption, command_line, emit, flatten
 
 
 @data_app.command()
@@ -68,7 +68,7 @@ def preferences(
     real = read_public(public, seed, say=lambda text: typer.echo(text, err=True))
     made = make_preferences(seed)
     both = {part: made[part] + real.parts[part] for part in PARTS}
-    result = write_preferences(both, out, seed, real.noise_ceiling)
+    result = write_preferences(both, out, seed, command_line(), real.noise_ceiling)
     emit(result if as_json else flatten(result), as_json=as_json, title="Preferences")
 
 
@@ -79,7 +79,8 @@ def label(
         Path | None, typer.Option("--pairs", help="JSONL of brief, chosen and rejected; which is which is not shown.")
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option("--messages", help="JSONL of brief and text; texts of one brief are compared.")
+        Path | None,
+        typer.Option("--messages", help="JSONL of brief and text, or what `generate --out` wrote; compared by brief."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="JSONL to append to; what it holds is not asked again.")],
     seed: SeedOption = SEED,
@@ -88,8 +89,9 @@ def label(
     """Compare two messages for one brief, in the terminal, and write what you prefer.
 
     Answer 1 or 2 for the better one, t for a tie, s to skip, q to quit; every answer is written at once, and the same
-    command goes on where you stopped. Messages are shown with an example name and date in their slots. `train rm`
-    reads the file; ties are kept beside it and nothing is learned from them.
+    command goes on where you stopped. Messages are shown with an example name and date in their slots. `generate`
+    writes some to compare where its file has each brief a few times. `train rm` reads what you prefer; ties are kept
+    beside it and nothing is learned from them.
     """
     from churnsaver.errors import BadInput
     from churnsaver.settings import load_message_books, load_world

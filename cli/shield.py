@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from churnsaver.errors import BadInput
+from churnsaver.jsonl import numbered
 from cli.apps import eval_app, shield_app, train_app
 from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
 from cli.registry import PublishOption, champion, tell_trained
@@ -144,9 +145,7 @@ def _lines(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{source}: cannot be read ({error})") from None
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, line in numbered(text):
         where = f"{source}, line {number}"
         try:
             document = json.loads(line)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import eval_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress, stderr
+from cli.common import SEED, JsonOption, OutOption, SeedOption, command_line, emit, flatten, progress, stderr
 from cli.registry import PublishOption, tell_trained
-from cli.tuning import QuickOption, ResumeOption, command_line
+from cli.tuning import QuickOption, ResumeOption
 
 if TYPE_CHECKING:
     from churnsaver.checkpoints import Checkpoint
@@ -85,6 +85,10 @@ def eval_text(
     *,
     checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder that `train ppo-text` wrote.")],
     sft: SftOption,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of `data messages`, for its test part; default: the built-in corpus."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for report.html (texts side by side) and report.json.")
     ] = None,
@@ -106,9 +110,9 @@ def eval_text(
     from churnsaver.errors import GateFailed
     from churnsaver.models.adapters import WRITER
     from churnsaver.settings import load_section, load_serve_settings, load_world
-    from trainers.eval.text import REFERENCE, evaluate_text, references
+    from trainers.eval.text import REFERENCE, evaluate_text, held_out, references
     from trainers.eval.text_page import write_page
-    from trainers.rlhf.corpus import PARTS, make_corpus
+    from trainers.rlhf.corpus import PARTS
     from trainers.rlhf.corpus import briefs as briefs_of
     from trainers.rlhf.judge import Judge
     from trainers.rlhf.language_model import open_base, prepare_base
@@ -119,10 +123,11 @@ def eval_text(
 
     world, settings = load_world(), load_section("ppo_text", PpoTextSettings)
     fine_tuned, tuned = open_checkpoint(sft, WRITER), open_checkpoint(checkpoint, WRITER)
+    unseen, approved = held_out(data, seed, world)
+    briefs = unseen * drafts
+    reference = references(briefs, approved, world)
     base = prepare_base(load_serve_settings(), load_section("sft", SftSettings).base, say=_say)
     writers = Writers(open_base(base), fine_tuned, tuned, world, settings)
-    briefs = briefs_of(world, "test") * drafts
-    reference = references(briefs, make_corpus(seed, world).test, world)
     written = writers.write(briefs, seed, _say)
     everything = [brief for part in PARTS for brief in briefs_of(world, part)]
     audited = [everything[i % len(everything)] for i in range(audit)]

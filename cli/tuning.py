@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.apps import eval_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress, stderr
+from cli.common import SEED, JsonOption, OutOption, SeedOption, command_line, emit, flatten, progress, stderr
 from cli.registry import PublishOption, tell_trained
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def train_rm(
     Beside --out, the folder OUT-training holds the loss curves (report.html) and the state that --resume needs.
     """
     from churnsaver.settings import load_section, load_serve_settings, load_world
-    from trainers.rlhf.encoders import prepare_encoder
+    from trainers.rlhf.encoders import check_positions, prepare_encoder
     from trainers.rlhf.reward_data import preferences
     from trainers.rlhf.reward_model import RmSettings, train_rm
     from trainers.rlhf.training_report import training_folder
@@ -86,6 +84,7 @@ def train_rm(
     settings, world = load_section("rm", RmSettings), load_world()
     pairs = preferences(data, reviewers, world, say=_say)
     base = prepare_encoder(load_serve_settings().models, settings.base, say=_say)
+    check_positions(base, settings.max_tokens)
     with progress() as bar:
         manifest = train_rm(
             base,
@@ -129,7 +128,7 @@ def eval_rm(
     from trainers.rlhf.reward_serving import served_reward
 
     settings, world = load_section("rm", RmSettings), load_world()
-    pairs = preferences(data, reviewers, world)
+    pairs = preferences(data, reviewers, world, "test")
     served = served_reward(checkpoint, load_serve_settings().models, settings, say=_say)
     result = evaluate(RewardModel.load(served, world=world), served, pairs, world, settings, seed)
     if out is not None:
@@ -137,11 +136,6 @@ def eval_rm(
     emit(result if as_json else flatten(result), as_json=as_json, title="Reward model")
     if gate and result["missed"]:
         raise GateFailed("; ".join(result["missed"]))
-
-
-def command_line() -> str:
-    """What was typed, without the machine's folders."""
-    return shlex.join(["churn-saver", *sys.argv[1:]])
 
 
 def _say(what: str) -> None:

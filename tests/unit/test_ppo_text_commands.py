@@ -12,7 +12,7 @@ import yaml
 
 import cli.text  # noqa: F401 - adds its commands
 from churnsaver.checkpoints import open_checkpoint
-from churnsaver.errors import CheckpointError, SettingsError
+from churnsaver.errors import BadInput, CheckpointError, SettingsError
 from churnsaver.models.adapters import WRITER
 from tests.support.commands import run_json
 from tests.support.text_training import Judge, Vowels
@@ -57,12 +57,15 @@ def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeyp
 
 
 def test_bad_input_is_refused(configs: Path, tmp_path: Path) -> None:
-    """A reward model of another kind, a writer of none, a target KL of 0."""
+    """A reward model of another kind, a writer of none, a folder without texts, a target KL of 0."""
     given = ("train", "ppo-text", "--sft", tmp_path / "sft", "--out", tmp_path / "ppo", "--rm")
     with pytest.raises(CheckpointError, match="is a checkpoint of kind writer; expected reward"):
         run_json(*given, tmp_path / "sft")
     with pytest.raises(CheckpointError, match="no writer checkpoint here"):
         run_json("train", "ppo-text", "--sft", tmp_path / "none", "--out", tmp_path / "ppo", "--rm", tmp_path / "sft")
+    comparing = ("eval", "text", "--checkpoint", tmp_path / "sft", "--sft", tmp_path / "sft")
+    with pytest.raises(BadInput, match=r"data/test.jsonl: cannot be read"):
+        run_json(*comparing, "--data", tmp_path / "data")
     settings = yaml.safe_load((configs / "ppo_text.yaml").read_text())
     changed(configs / "ppo_text.yaml", kl=settings["kl"] | {"target": 0})
     with pytest.raises(SettingsError, match=r"ppo_text.yaml: kl.target: a target KL of 0 leaves nothing to change"):

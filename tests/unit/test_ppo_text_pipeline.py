@@ -19,11 +19,11 @@ from churnsaver.models.adapters import WRITER
 from churnsaver.settings import load_world
 from tests.support.text_training import BRIEFS, Judge, Vowels, short_settings
 from tests.support.tiny_model import BRIEF, tiny_model
-from trainers.eval.text import REFERENCE, distinct, evaluate_text, interval, missed, references
+from trainers.eval.text import REFERENCE, distinct, evaluate_text, held_out, interval, missed, references
 from trainers.eval.text_audit import audit, is_right_offer, violations
 from trainers.eval.text_page import write_page
+from trainers.rlhf.corpus import PARTS, make_corpus
 from trainers.rlhf.corpus import briefs as briefs_of
-from trainers.rlhf.corpus import make_corpus
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
 from trainers.rlhf.language_model import adapter_files, open_base
 from trainers.rlhf.lora import LoraSettings, new_adapter
@@ -209,6 +209,26 @@ def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, pp
     assert json.loads((tmp_path / "report.json").read_text())["drafts"] == 12
     with pytest.raises(CheckpointError, match="name the --sft that it was trained from"):
         Writers(open_base(base), ppo, sft, world, SETTINGS)
+
+
+def test_writers_are_compared_on_a_teams_own_texts(tmp_path: Path) -> None:
+    """The test part of a folder gives briefs and references; one that was trained on is refused."""
+    world = load_world()
+    parts = {
+        part: [WrittenMessage(brief=brief, text=subject(brief) + GOOD) for brief in briefs_of(world, part)[:3]]
+        for part in PARTS
+    }
+    again = parts["test"][0].model_copy(update={"text": parts["test"][0].text.replace("Hi", "Hello")})
+    parts["test"].append(again)
+    for part, found in parts.items():
+        write_jsonl(tmp_path / f"{part}.jsonl", found)
+    briefs, approved = held_out(tmp_path, 42, world)
+    assert briefs == briefs_of(world, "test")[:3]
+    assert references(briefs * 2, approved, world)[::3] == [parts["test"][0].text, again.text]
+    write_jsonl(tmp_path / "train.jsonl", [*parts["train"], again])
+    with pytest.raises(BadInput, match=r"stands in train.jsonl and in test.jsonl"):
+        held_out(tmp_path, 42, world)
+    assert held_out(None, 42, world)[0] == briefs_of(world, "test")
 
 
 def test_an_adapter_that_says_nothing_writes_as_the_base(base: Path, sft: Checkpoint, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from churnsaver.domain.message import Brief
+from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.settings import load_world
 from cli.main import app
@@ -18,6 +20,7 @@ from trainers.rlhf.examples import Preference, WrittenMessage, read_jsonl, write
 from trainers.rlhf.labelling import ties_beside
 
 TEXT = "Hi {first_name}, you can have {offer} until {expiry}. {opt_out}"
+EMAIL = {"segment": "new", "offer": "check_in", "tone": "warm", "channel": "email", "language": "en", "reason": "price"}
 
 
 def run(*arguments: object, stdin: str = "") -> dict[str, Any]:
@@ -52,9 +55,26 @@ def test_preferences_without_public_data_say_so(tmp_path: Path) -> None:
     assert "| longer_preferred, pushy | 0.4" in (tmp_path / "DATA_CARD.md").read_text()
 
 
+def test_the_card_of_preferences_says_what_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --public, without which another file would be made."""
+    brief = briefs(load_world(), "test")[0]
+    made = [Preference(brief=brief, chosen=TEXT, rejected=f"{TEXT} !", kind="pushy")]
+    monkeypatch.setattr("trainers.rlhf.preferences.make_preferences", lambda seed: dict.fromkeys(PARTS, made))
+    words = ["data", "preferences", "--public", str(tmp_path), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/churn-saver", *words])
+    run(*words)
+    assert f"Made with seed 42: `churn-saver {' '.join(words)}`." in (tmp_path / "out" / "DATA_CARD.md").read_text()
+
+
+def sms_briefs(world: World, part: str) -> list[Brief]:
+    return [brief for brief in briefs(world, part) if brief.channel == "sms"]
+
+
 def approved(tmp_path: Path, *changes: dict[str, object]) -> Path:
     world = load_world()
-    lines = [WrittenMessage(brief=brief, text=TEXT).model_dump() for part in PARTS for brief in briefs(world, part)[:3]]
+    lines = [
+        WrittenMessage(brief=brief, text=TEXT).model_dump() for part in PARTS for brief in sms_briefs(world, part)[:3]
+    ]
     lines += [lines[0] | change for change in changes]
     file = tmp_path / "ours.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -75,6 +95,12 @@ def test_a_teams_own_messages_are_split(tmp_path: Path) -> None:
         ({"text": "Hi! You get {offer} until {expiry}."}, "rule required_element: {opt_out} must stand exactly once"),
         ({"text": f"Act now! {TEXT}"}, "rule phrase: forbidden wording: urgency ('act now')"),
         ({"text": " "}, "line 10: text: is empty"),
+        ({"text": f"Subject: For you\n\n{TEXT}"}, "is no sms that is ever sent; expected a text without 'Subject: '"),
+        (
+            {"brief": EMAIL, "text": TEXT},
+            "is no email that is ever sent; expected a text that begins with one 'Subject: …' and a blank line",
+        ),
+        ({"brief": EMAIL | {"language": "xx"}}, "brief.language: is 'xx', for which the shield has no phrases"),
         ({"brief": {"segment": "new"}}, "line 10: brief.offer: Field required"),
         ({"channel": "sms"}, "line 10: channel: Extra inputs are not permitted"),
     ],
@@ -88,14 +114,14 @@ def test_unusable_messages_are_refused(tmp_path: Path, change: dict[str, object]
 
 def test_a_brief_of_another_world_is_refused(tmp_path: Path) -> None:
     file = approved(tmp_path)
-    file.write_text(file.read_text().replace('"channel": "email"', '"channel": "fax"', 1))
+    file.write_text(file.read_text().replace('"channel": "sms"', '"channel": "fax"', 1))
     with pytest.raises(BadInput, match=r"brief\.channel: is 'fax'; expected one of email, sms, push"):
         read_approved(file, load_world())
 
 
 def test_a_part_without_messages_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "few.jsonl"
-    write_jsonl(file, [WrittenMessage(brief=briefs(load_world(), "train")[0], text=TEXT)])
+    write_jsonl(file, [WrittenMessage(brief=sms_briefs(load_world(), "train")[0], text=TEXT)])
     with pytest.raises(BadInput, match="leaves the part 'valid' empty"):
         run("data", "messages", "--out", tmp_path / "out", "--approved", file)
 
@@ -164,6 +190,72 @@ def test_messages_of_one_brief_are_compared(tmp_path: Path) -> None:
     write_jsonl(file, [WrittenMessage(brief=first, text=TEXT)])
     with pytest.raises(BadInput, match="no two different texts for one brief"):
         run("label", "--messages", file, "--out", tmp_path / "o.jsonl")
+
+
+def test_messages_of_the_generator_are_compared(tmp_path: Path) -> None:
+    """What `generate --out` writes; where neither name of the text is there, the line says so."""
+    brief = briefs(load_world(), "test")[0].model_dump()
+    lines = [{"brief": brief, "draft": f"{TEXT} {i}", "source": "model", "message_id": i} for i in "ab"]
+    file, out = tmp_path / "messages.jsonl", tmp_path / "o.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("label", "--messages", file, "--out", out, stdin="1\n")["labelled"] == 1
+    (pair,) = read_preferences(out, load_world())
+    assert {pair.chosen, pair.rejected} == {line["draft"] for line in lines}
+    file.write_text(json.dumps({"brief": brief}) + "\n")
+    with pytest.raises(BadInput, match="line 1: text: Field required"):
+        run("label", "--messages", file, "--out", out)
+
+
+def test_a_word_is_no_answer_by_its_first_letter(tmp_path: Path) -> None:
+    """ "two", "12" and "same" are asked again; "tie", "SKIP" and "quit" are said in full."""
+    file, out = pairs_file(tmp_path), tmp_path / "o.jsonl"
+    found = run("label", "--pairs", file, "--out", out, stdin="two\n12\nsame\n2\ntie\nSKIP\nquit\n1\n")
+    assert {k: found[k] for k in ("labelled", "ties", "skipped", "left")} == {
+        "labelled": 1, "ties": 1, "skipped": 1, "left": 10,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("cut", "kept"), [(1, 2), (20, 1)], ids=["without its newline", "cut off"])
+def test_a_last_line_that_does_not_end_swallows_no_answer(tmp_path: Path, cut: int, kept: int) -> None:
+    """It gets its newline where it is whole; where it was cut off, it is asked again."""
+    file, out = pairs_file(tmp_path, 4), tmp_path / "o.jsonl"
+    run("label", "--pairs", file, "--out", out, stdin="1\n1\n")
+    whole = out.read_text()
+    out.write_text(whole[:-cut])
+    found = run("label", "--pairs", file, "--out", out, stdin="1\n" * 4)
+    assert (found["labelled"], found["left"]) == (4 - kept, 0)
+    assert len(read_preferences(out, load_world())) == 4
+    assert out.read_text().startswith(whole)
+
+
+def test_an_answer_that_was_cut_off_at_once_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    out.write_text('{"brief": {"seg')
+    assert run("label", "--pairs", pairs_file(tmp_path), "--out", out, stdin="1\n")["labelled"] == 1
+    assert len(read_preferences(out, load_world())) == 1
+
+
+def test_a_terminal_is_shown_nothing_to_obey(tmp_path: Path) -> None:
+    first = briefs(load_world(), "test")[0]
+    file = tmp_path / "texts.jsonl"
+    texts = (f"\x1b]0;owned\x07{TEXT}\n\rsecond line", f"\u202e{TEXT}")
+    write_jsonl(file, [WrittenMessage(brief=first, text=text) for text in texts])
+    words = ["label", "--messages", str(file), "--out", str(tmp_path / "o.jsonl")]
+    shown = CliRunner().invoke(app, words, input="1\n").stderr
+    assert "\\x1b]0;owned\\x07Hi Ana" in shown
+    assert "\n\\rsecond line" in shown
+    assert "\\u202eHi Ana" in shown
+    assert not {"\x1b", "\x07", "\r", "\u202e"} & set(shown)
+    chosen = read_preferences(tmp_path / "o.jsonl", load_world())[0].chosen
+    assert chosen in texts  # shown otherwise, kept as it is
+
+
+def test_a_text_may_hold_a_line_separator(tmp_path: Path) -> None:
+    """U+2028 ends no line of JSONL, so what is written of such messages can be read."""
+    odd = f"Good news!\u2028{TEXT}"
+    run("data", "messages", "--out", tmp_path / "out", "--approved", approved(tmp_path, {"text": odd}))
+    written = [read_jsonl(tmp_path / "out" / f"{part}.jsonl", WrittenMessage) for part in PARTS]
+    assert odd in [message.text for part in written for message in part]
 
 
 def test_one_source_is_expected(tmp_path: Path) -> None:

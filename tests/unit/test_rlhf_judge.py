@@ -125,6 +125,38 @@ def test_intervals_are_clustered_by_brief() -> None:
     assert merged["briefs"] == 1
 
 
+class Swayed(Stand):
+    """Adds half a point to what it is asked about first, whoever wrote it."""
+
+    asked = 0
+
+    def score(self, briefs: Sequence[Brief], texts: Sequence[str]) -> NDArray[np.float64]:
+        self.asked += 1
+        return super().score(briefs, texts) + 0.5 * (self.asked % 2)
+
+
+def test_a_judge_that_the_order_sways_decides_nothing_by_it() -> None:
+    """Each pair is judged both ways round: what the order alone decides is a tie, what the texts decide stands."""
+    briefs = [brief(i) for i in range(4)]
+    found = win_rate(Swayed(), briefs, ["a", "b", "c", "d"], ["e", "f", "g", "h"], seed=0)
+    assert (found["win_rate"], found["ties"]) == (0.5, 1.0)
+    found = win_rate(Swayed(), briefs, ["good", "a", "a", "a"], ["a", "b", "c", "d"], seed=0)
+    assert (found["win_rate"], found["ties"]) == ((1 + 3 * 0.5) / 4, 0.75)
+
+
+def test_briefs_that_all_say_the_same_leave_a_doubt() -> None:
+    """Five of five may be luck (p = 0.06), six of six is hardly (p = 0.03): Clopper-Pearson's exact bounds."""
+    for n, low in ((1, 0.025), (5, 0.4782), (6, 0.5407)):
+        briefs, ours, theirs = [brief(i) for i in range(n)], ["good"] * n, ["a"] * n
+        won, lost = win_rate(Stand(), briefs, ours, theirs, seed=0), win_rate(Stand(), briefs, theirs, ours, seed=0)
+        assert (won["win_rate_low"], won["win_rate"], won["win_rate_high"]) == (pytest.approx(low, abs=1e-4), 1.0, 1.0)
+        assert (lost["win_rate_low"], lost["win_rate_high"]) == (0.0, pytest.approx(1.0 - low, abs=1e-4))
+        assert won["length_controlled_low"] == pytest.approx(low * won["length_controlled"], abs=1e-4)
+    ties = win_rate(Stand(), [brief(i) for i in range(5)], ["a"] * 5, ["b"] * 5, seed=0)
+    assert ties["win_rate_low"] == pytest.approx(0.5 * 0.4782, abs=1e-4)
+    assert ties["win_rate_low"] + ties["win_rate_high"] == pytest.approx(1.0)
+
+
 def test_nothing_to_compare_is_refused() -> None:
     with pytest.raises(BadInput, match="got 0 briefs"):
         win_rate(Stand(), [], [], [], seed=0)

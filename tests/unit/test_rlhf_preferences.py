@@ -121,9 +121,10 @@ def test_reviewers_pairs_that_cannot_be_learned_from_are_refused(tmp_path: Path,
         line = LINE | {"brief": next(b.model_dump() for b in briefs(world, part))}
         (tmp_path / f"{part}.jsonl").write_text(json.dumps(line) + "\n")
     said: list[str] = []
-    with pytest.raises(BadInput, match=r"test\.jsonl: has no pair of a training scenario"):
-        preferences(tmp_path, tmp_path / "test.jsonl", world, said.append)
-    preferences(tmp_path, tmp_path / "train.jsonl", world, said.append)
+    with pytest.raises(BadInput, match=r"test\.jsonl: has no pair of a train scenario"):
+        preferences(tmp_path, tmp_path / "test.jsonl", world, say=said.append)
+    preferences(tmp_path, tmp_path / "train.jsonl", world, say=said.append)
+    preferences(tmp_path, tmp_path / "test.jsonl", world, "test")  # to measure with
     assert said[1].endswith("1 pairs to train on, 0 to calibrate with, 0 to test")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from churnsaver.reward import PairEncoder, RewardModel, RewardShape
 from churnsaver.settings import load_section, load_world
 from tests.support.tiny_encoder import tiny_encoder
 from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
-from trainers.rlhf.encoders import backend, open_encoder, prepare_encoder
+from trainers.rlhf.encoders import backend, check_positions, open_encoder, prepare_encoder
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.lora import LoraSettings
 from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, of_like_length, tokenised
@@ -151,6 +152,12 @@ def test_a_decoder_is_refused(tmp_path: Path) -> None:
         open_encoder(tiny_model(tmp_path / "llama"))
 
 
+def test_more_tokens_than_an_encoder_reads_are_refused(base: Path) -> None:
+    check_positions(base, 192)
+    with pytest.raises(BadInput, match=r"rm.yaml: max_tokens: is 193; .*encoder has positions for 192, so say no more"):
+        check_positions(base, 193)
+
+
 def test_no_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="base is 'nothing'; expected all-minilm-l6-v2, or a folder"):
         prepare_encoder(tmp_path, "nothing")
@@ -250,3 +257,19 @@ def test_the_gate_tells_taste_from_length(settings: RmSettings, like: Callable[[
     strict = evaluate(model, checkpoint, Pairs(PAIRS, [], PAIRS), load_world(), settings, 42)
     assert any("bag-of-words scorer" in sentence for sentence in strict["missed"])
     assert plots(result)[0].startswith("<svg")
+
+
+def test_what_no_pair_can_say_is_left_open(settings: RmSettings) -> None:
+    """Where every chosen text is the shorter one, nothing is said or demanded of longer ones: no NaN in the JSON."""
+    checkpoint: Any = SimpleNamespace(manifest=SimpleNamespace(kind="reward"), version="reward-1", sha256="0" * 64)
+    lenient = settings.model_copy(update={"min_lead": -1.0})
+    model: Any = Scorer(lambda text: -10.0 * ("Act now" in text))
+    pushy = [pair for pair in PAIRS if pair.kind == "pushy"]
+    result = evaluate(model, checkpoint, Pairs(PAIRS, [], pushy), load_world(), lenient, 42)
+    assert (result["length"]["chosen_shorter"], result["length"]["chosen_longer"]) == (1.0, None)
+    assert not [sentence for sentence in result["missed"] if "nan" in sentence or "longer" in sentence]
+    nothing: Any = Scorer(lambda text: 0.0)
+    result = evaluate(nothing, checkpoint, Pairs(PAIRS, [], pushy), load_world(), lenient, 42)
+    assert result["length"]["correlation"] is None
+    assert not [sentence for sentence in result["missed"] if "rank correlation" in sentence]
+    json.dumps(result, allow_nan=False)

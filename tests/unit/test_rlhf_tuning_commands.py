@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from churnsaver.checkpoints import open_checkpoint
+from churnsaver.errors import BadInput
 from churnsaver.settings import load_world
 from tests.support.commands import run_json
 from tests.support.tiny_encoder import tiny_encoder
@@ -75,8 +76,15 @@ def test_preferences_become_a_reward_model_whose_gate_can_fail(tmp_path: Path, c
         write_jsonl(tmp_path / "data" / f"{part}.jsonl", pairs)
     found = run_json("train", "rm", "--data", tmp_path / "data", "--out", tmp_path / "rm")
     assert found["kind"] == "reward_adapters"
+    settings = tmp_path / "configs" / "rm.yaml"
+    kept = settings.read_text()
+    settings.write_text(yaml.safe_dump({**yaml.safe_load(kept), "max_tokens": 1024}))
+    with pytest.raises(BadInput, match=r"rm.yaml: max_tokens: is 1024; .*bert has positions for 192"):
+        run_json("train", "rm", "--data", tmp_path / "data", "--out", tmp_path / "other")
+    settings.write_text(kept)
     asked = ("eval", "rm", "--checkpoint", tmp_path / "rm", "--data", tmp_path / "data", "--out", tmp_path / "report")
     figures = run_json(*asked)
+    assert figures["length"]["chosen_longer"] is None or figures["length"]["chosen_shorter"] is None
     assert figures["by_kind"]["pushy"]["pairs"] == 8
     assert json.loads((tmp_path / "report" / "report.json").read_text()) == figures
     # A bag of words knows these pairs by heart, so nothing can be a tenth better.

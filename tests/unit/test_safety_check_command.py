@@ -46,6 +46,14 @@ def test_benign_marketing_with_an_opt_out_passes(tmp_path: Path, text: str) -> N
     assert 0.0 <= verdict["scores"]["toxicity"] < 0.5
 
 
+def test_a_line_separator_in_a_text_ends_no_line(tmp_path: Path) -> None:
+    text = f"Thanks for being with us.\u2028No action needed.{STOP}"
+    path = tmp_path / "messages.jsonl"
+    path.write_text(json.dumps({"text": text}, ensure_ascii=False))
+    result = CliRunner().invoke(app, ["shield", "check", "--jsonl", str(path)])
+    assert json.loads(result.stdout)["text"] == text
+
+
 @pytest.mark.parametrize(
     ("rule", "line"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from trainers.eval.shield import wilson
 from trainers.eval.text_audit import audit, is_right_offer, missing_elements, told
-from trainers.rlhf.corpus import scenario_of
-from trainers.rlhf.examples import WrittenMessage
+from trainers.rlhf.checks import check_apart, read_approved
+from trainers.rlhf.corpus import briefs as briefs_of
+from trainers.rlhf.corpus import make_corpus, scenario_of
+from trainers.rlhf.examples import WrittenMessage, read_jsonl
 from trainers.rlhf.text_reward import Filter
 from trainers.rlhf.win_rate import Scorer, win_rate
 from trainers.rlhf.writers import BASE, PPO, SFT, Written
@@ -23,6 +26,24 @@ REFERENCE = "reference"
 TRL_AGAINST_REFERENCE = {PPO: 0.647, SFT: 0.330}
 KL_TOLERANCE = 0.2
 MAX_SHOWN = 20
+
+
+def held_out(data: Path | None, seed: int, world: World) -> tuple[list[Brief], list[WrittenMessage]]:
+    """Briefs to write for, each once, and approved texts for all of their scenarios.
+
+    Args:
+        data: a folder of `data messages`, whose test part they are; None is the built-in corpus.
+
+    Raises:
+        BadInput: a file of the folder cannot be used, or a scenario stands in two of them.
+    """
+    if data is None:
+        return briefs_of(world, "test"), make_corpus(seed, world).test
+    approved = read_approved(data / "test.jsonl", world)
+    parts = {part: read_jsonl(data / f"{part}.jsonl", WrittenMessage) for part in ("train", "valid")}
+    each = {part: [message.brief for message in found] for part, found in {**parts, "test": approved}.items()}
+    check_apart(each, data, world)
+    return list(dict.fromkeys(each["test"])), approved
 
 
 def references(briefs: Sequence[Brief], approved: Sequence[WrittenMessage], world: World) -> list[str]:

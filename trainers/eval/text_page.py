@@ -57,7 +57,8 @@ def write_page(
             [
                 table(["", "win rate", "at equal length", "ties", "pairs", "briefs"], rates),
                 paragraph(
-                    "In both orders, a disagreement counts as a tie, ties half; intervals are clustered by brief. "
+                    "In both orders, a disagreement counts as a tie, ties half; this judge scores each text alone, so "
+                    "that no order can sway it. Intervals are clustered by brief. "
                     f"Divergence of PPO from SFT: {kl['value']:.2f} nats a text ({kl['low']:.2f} to {kl['high']:.2f}), "
                     f"target {kl['target']:g}. Audit: {checked['violations']} violations in {checked['messages']} "
                     f"messages of {checked['written']} drafts."

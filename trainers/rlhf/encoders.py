@@ -60,16 +60,11 @@ def open_encoder(folder: Path) -> LoadedModel:
     Raises:
         BadInput: it cannot be read, is no BERT encoder, or does not pad with a token of its own.
     """
+    _config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from None
-    if config.model_type != "bert":
-        raise BadInput(
-            f"{folder}: is a {config.model_type} model; the reward model is served by a BERT encoder (all-MiniLM, "
-            "for example), so train on one"
-        )
     others = {tokenizer.sep_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id}
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in others:
         raise BadInput(
@@ -85,6 +80,25 @@ def open_encoder(folder: Path) -> LoadedModel:
         raise BadInput(f"{folder}: cannot be read as an encoder ({str(error).splitlines()[0]})") from None
     model.config.pad_token_id = tokenizer.pad_token_id
     return LoadedModel(model, tokenizer, base.name, base.sha256)
+
+
+def check_positions(folder: Path, max_tokens: int) -> None:
+    """BadInput where the encoder in `folder` reads fewer than `max_tokens` tokens."""
+    if max_tokens > (most := _config(folder).max_position_embeddings):
+        raise BadInput(f"rm.yaml: max_tokens: is {max_tokens}; {folder} has positions for {most}, so say no more")
+
+
+def _config(folder: Path) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from None
+    if config.model_type != "bert":
+        raise BadInput(
+            f"{folder}: is a {config.model_type} model; the reward model is served by a BERT encoder (all-MiniLM, "
+            "for example), so train on one"
+        )
+    return config
 
 
 def backend(tokenizer: Any) -> Tokenizer:

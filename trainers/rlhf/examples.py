@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from churnsaver.domain.message import Brief
 from churnsaver.domain.world import Frozen
 from churnsaver.errors import BadInput
+from churnsaver.jsonl import read_lines
 from churnsaver.settings import explain
 
 Text = Annotated[str, Field(min_length=1)]
@@ -56,14 +57,8 @@ def numbered_jsonl(path: Path, kind: type[Line]) -> list[tuple[int, Line]]:
     Raises:
         BadInput: the file cannot be read, is empty, or a line is no such object: the line and the field are named.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({error}); expected UTF-8 JSONL") from None
     found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         try:
             found.append((number, kind.model_validate_json(line)))
         except ValidationError as error:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from pydantic import AliasChoices, Field
+
 from churnsaver.domain.message import Brief, MessageBook, fill
-from churnsaver.domain.world import World
+from churnsaver.domain.world import Frozen, World
 from churnsaver.domain.writing import conversation
 from churnsaver.errors import BadInput
+from churnsaver.jsonl import mend_end
 from trainers.rlhf.checks import check_brief, check_text, read_preferences
-from trainers.rlhf.examples import Preference, WrittenMessage, numbered_jsonl
+from trainers.rlhf.examples import Preference, Text, numbered_jsonl
 
 KIND, TIE = "reviewers", "tie"
 PROMPT = "better: 1, 2, t tie, s skip (asked again next time), q quit > "
+ANSWERS = {"1": "1", "2": "2", "t": "t", "tie": "t", "s": "s", "skip": "s", "q": "q", "quit": "q"}
 _EXAMPLE_NAME, _EXAMPLE_DATE = "Ana", "24 Dec 2026"
 
 
@@ -35,6 +40,15 @@ class Comparison:
         return (self.brief.model_dump_json(), *sorted((self.first, self.second)))
 
 
+class Candidate(Frozen):
+    """A text to compare: a line of what `generate --out` writes, or `brief` and `text` alone."""
+
+    brief: Brief
+    text: Text = Field(validation_alias=AliasChoices("text", "draft"))
+    source: str = ""
+    message_id: str = ""
+
+
 def comparisons_of_pairs(path: Path, world: World, seed: int) -> list[Comparison]:
     """The pairs of a preferences file, each in an order that the seed decides and that does not give them away."""
     pairs = read_preferences(path, world)
@@ -47,8 +61,8 @@ def comparisons_of_messages(path: Path, world: World, seed: int) -> list[Compari
     Raises:
         BadInput: a line cannot be used, or no brief has two different texts.
     """
-    by_brief: defaultdict[str, dict[str, WrittenMessage]] = defaultdict(dict)
-    for number, message in numbered_jsonl(path, WrittenMessage):
+    by_brief: defaultdict[str, dict[str, Candidate]] = defaultdict(dict)
+    for number, message in numbered_jsonl(path, Candidate):
         where = f"{path}, line {number}"
         check_brief(message.brief, world, where)
         check_text(message.text, where, "text")
@@ -85,7 +99,10 @@ def label(
         Counts: `labelled`, `ties` and `skipped` now, and how many are `left`.
     """
     ties = ties_beside(out)
-    done = {_key(pair) for path in (out, ties) if path.exists() for pair in read_preferences(path, world)}
+    for path in (out, ties):
+        mend_end(path)
+    begun = [path for path in (out, ties) if path.exists() and path.stat().st_size]
+    done = {_key(pair) for path in begun for pair in read_preferences(path, world)}
     waiting = [comparison for comparison in comparisons if comparison.key not in done]
     counts: Counter[str] = Counter()
     for i, comparison in enumerate(waiting, start=1):
@@ -116,8 +133,8 @@ def _answer(ask: Callable[[str], str | None], show: Callable[[str], None]) -> st
         line = ask(PROMPT)
         if line is None:
             return "q"
-        if (answer := line.strip().lower()[:1]) in tuple("12tsq"):
-            return answer
+        if (answer := line.strip().lower()) in ANSWERS:
+            return ANSWERS[answer]
         show("please answer 1, 2, t, s or q")
 
 
@@ -133,7 +150,14 @@ def _page(comparison: Comparison, world: World, book: MessageBook, where: str) -
     texts = [
         f"── {i} ──\n{fill(text, values)}" for i, text in enumerate((comparison.first, comparison.second), start=1)
     ]
-    return "\n\n".join([f"\n[{where}]\n{told}", *texts, ""])
+    return _harmless("\n\n".join([f"\n[{where}]\n{told}", *texts, ""]))
+
+
+def _harmless(text: str) -> str:
+    """`text` with what a terminal would obey, or nobody could see, spelt out: an escape character as \\x1b."""
+    return "".join(
+        ch if ch == "\n" or unicodedata.category(ch)[0] != "C" else ch.encode("unicode_escape").decode() for ch in text
+    )
 
 
 def _mixed(comparisons: list[Comparison], seed: int) -> list[Comparison]:

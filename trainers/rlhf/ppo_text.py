@@ -147,7 +147,7 @@ def train_ppo_text(
     """
     # Briefs come in the order of their scenarios; the first of them would be of some segments only.
     order = np.random.default_rng(seed).permutation(len(held_out))
-    looked_at = [held_out[i] for i in np.resize(order, settings.stop.briefs)]
+    looked_at = [held_out[i] for i in np.resize(order, settings.stop.briefs).tolist()]
     if not learner.history:
         look(learner, writer, looked_at, earnings, judge, settings.stop, seed)
     for number in range(len(learner.history) + 1, preset.iterations + 1):

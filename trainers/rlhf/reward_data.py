@@ -28,8 +28,14 @@ class Pairs:
     test: list[Preference]
 
 
-def preferences(data: Path, reviewers: Path | None, world: World, say: Callable[[str], None] = lambda _: None) -> Pairs:
+def preferences(
+    data: Path, reviewers: Path | None, world: World, part: str = "train", say: Callable[[str], None] = lambda _: None
+) -> Pairs:
     """The pairs in a folder that `data preferences` wrote, and a team's own reviewers' pairs of a file.
+
+    Args:
+        part: that the reviewers' pairs are read for; one of them has to be of it.
+        say: told how many went where.
 
     Raises:
         BadInput: a file is missing or empty, or a line of it is no pair; or a scenario stands in two parts.
@@ -41,13 +47,13 @@ def preferences(data: Path, reviewers: Path | None, world: World, say: Callable[
         own = Counter[str]()
         for pair in read_preferences(reviewers, world):
             assert pair.brief is not None  # read_preferences asks for it
-            part = split_of(pair.brief, world)
-            parts[part].append(pair)
-            own[part] += 1
+            where = split_of(pair.brief, world)
+            parts[where].append(pair)
+            own[where] += 1
         say(f"{reviewers}: {own['train']} pairs to train on, {own['valid']} to calibrate with, {own['test']} to test")
-        if not own["train"]:
+        if not own[part]:
             raise BadInput(
-                f"{reviewers}: has no pair of a training scenario (briefs are split by segment, reason, purpose of the "
+                f"{reviewers}: has no pair of a {part} scenario (briefs are split by segment, reason, purpose of the "
                 "offer, tone and channel); compare some more"
             )
     return Pairs(**parts)

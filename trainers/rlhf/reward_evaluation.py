@@ -98,20 +98,22 @@ def missed(result: Mapping[str, Any], settings: RmSettings) -> list[str]:
         f"{ours - best:.3f} better than the better of a length-only and a bag-of-words scorer, at least "
         f"{settings.min_lead:g} is demanded"
     )
-    biased = (
-        f"reward and length have a rank correlation of {correlation:.2f}, at most "
-        f"{settings.max_length_correlation:g} either way is allowed"
-    )
     demands = [
         (ours >= settings.min_accuracy, at_least("accuracy on held-out pairs", ours, settings.min_accuracy)),
         (ours - best >= settings.min_lead, lead),
-        (abs(correlation) <= settings.max_length_correlation, biased),
     ]
-    for name, where in (("chosen_shorter", "shorter"), ("chosen_longer", "longer")):
-        said = at_least(
-            f"accuracy where the chosen text is the {where} one", length[name], settings.min_accuracy_by_length
+    if correlation is not None:
+        biased = (
+            f"reward and length have a rank correlation of {correlation:.2f}, at most "
+            f"{settings.max_length_correlation:g} either way is allowed"
         )
-        demands.append((length[name] >= settings.min_accuracy_by_length, said))
+        demands.append((abs(correlation) <= settings.max_length_correlation, biased))
+    for name, where in (("chosen_shorter", "shorter"), ("chosen_longer", "longer")):
+        if (found := length[name]) is not None:
+            said = at_least(
+                f"accuracy where the chosen text is the {where} one", found, settings.min_accuracy_by_length
+            )
+            demands.append((found >= settings.min_accuracy_by_length, said))
     return [sentence for holds, sentence in demands if not holds]
 
 
@@ -147,7 +149,7 @@ def by_kind(
     }
 
 
-def length_bias(pairs: Sequence[Preference], rewards: Floats, differences: Floats) -> dict[str, float]:
+def length_bias(pairs: Sequence[Preference], rewards: Floats, differences: Floats) -> dict[str, float | None]:
     """What length has to do with it.
 
     Args:
@@ -156,7 +158,7 @@ def length_bias(pairs: Sequence[Preference], rewards: Floats, differences: Float
 
     Returns:
         The rank correlation of reward and characters, each less its channel's mean; and the accuracy where the chosen
-        text is the shorter one, and where it is the longer one.
+        text is the shorter one, and where it is the longer one. None is what no pair can say.
     """
     characters = np.array([[len(pair.chosen), len(pair.rejected)] for pair in pairs], dtype=np.float64)
     channels = np.array([pair.brief.channel if pair.brief else "" for pair in pairs])
@@ -166,10 +168,11 @@ def length_bias(pairs: Sequence[Preference], rewards: Floats, differences: Float
         centred_rewards[rows] -= rewards[rows].mean()
         centred_lengths[rows] -= characters[rows].mean()
     shorter, longer = characters[:, 0] < characters[:, 1], characters[:, 0] > characters[:, 1]
+    vary = min(np.ptp(centred_lengths), np.ptp(centred_rewards)) > 0.0
     return {
-        "correlation": float(spearmanr(centred_lengths.ravel(), centred_rewards.ravel()).statistic),
-        "chosen_shorter": float(right(differences[shorter]).mean()) if shorter.any() else float("nan"),
-        "chosen_longer": float(right(differences[longer]).mean()) if longer.any() else float("nan"),
+        "correlation": float(spearmanr(centred_lengths.ravel(), centred_rewards.ravel()).statistic) if vary else None,
+        "chosen_shorter": float(right(differences[shorter]).mean()) if shorter.any() else None,
+        "chosen_longer": float(right(differences[longer]).mean()) if longer.any() else None,
     }
 
 

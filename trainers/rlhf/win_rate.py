@@ -3,7 +3,9 @@
 Length control is that of AlpacaEval 2 (Dubois et al. 2024, "Length-controlled AlpacaEval", https://arxiv.org/abs/
 2404.04475): a logistic regression of the preference on a constant and on the difference in length, read off where
 texts are equally long. Intervals are percentiles of a bootstrap over briefs, as texts for one brief are no
-independent evidence; briefs that differ in the offer alone count as one, since the writer may be told the same.
+independent evidence; briefs that differ in the offer alone count as one, since the writer may be told the same. Where
+all briefs say the same, a bootstrap knows no doubt, and the exact binomial bound (Clopper & Pearson 1934) takes over:
+a brief that says otherwise may be as likely as 1 - 0.025^(1/n) and never be among n.
 """
 
 from __future__ import annotations
@@ -66,6 +68,9 @@ def win_rate(
         drawn = np.bincount(rng.integers(n_briefs, size=n_briefs), minlength=n_briefs).astype(np.float64)[cluster]
         resampled[i] = np.average(wins, weights=drawn), _controlled(wins, length, drawn)
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
+    if np.ptp(np.bincount(cluster, wins) / np.bincount(cluster)) == 0.0:
+        values, same = np.array(list(found.values())), 0.025 ** (1 / n_briefs)
+        low, high = np.minimum(low, same * values), np.maximum(high, 1 - same * (1 - values))
     for i, name in enumerate(tuple(found)):
         found |= {f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
     return found | {

@@ -22,7 +22,7 @@ scenario stands in two parts. `max_similarity` is the highest Jaccard index of t
 No personal data: names, offers, dates and opt-outs are slots."""
 PREFERENCES_NOTES = """# Preferences that the reward model is trained on
 
-Made by `churn-saver data preferences --seed {seed}`: of each pair, `chosen` is the better text for the brief, and
+Made with seed {seed}: `{command}`. Of each pair, `chosen` is the better text for the brief, and
 `kind` says what is wrong with the other. `longer_preferred` is how often the chosen text is the longer one, which is
 what a scorer of lengths alone gets right.
 
@@ -67,9 +67,13 @@ def write_corpus(corpus: Corpus, world: World, out: Path, source: str) -> dict[s
 
 
 def write_preferences(
-    parts: Mapping[str, Sequence[Preference]], out: Path, seed: int, noise_ceiling: float | None
+    parts: Mapping[str, Sequence[Preference]], out: Path, seed: int, command: str, noise_ceiling: float | None
 ) -> dict[str, Any]:
-    """Writes `out`/train.jsonl, valid.jsonl, test.jsonl and the card; returns the card's figures."""
+    """Writes `out`/train.jsonl, valid.jsonl, test.jsonl and the card; returns the card's figures.
+
+    Args:
+        command: what was typed, for the card.
+    """
     pairs = [pair for part in PARTS for pair in parts[part]]
     kinds = dict.fromkeys(pair.kind for pair in pairs)
     figures: dict[str, Any] = {part: len(parts[part]) for part in PARTS}
@@ -79,7 +83,7 @@ def write_preferences(
     }
     if noise_ceiling is not None:
         figures["headline_noise_ceiling"] = round(noise_ceiling, 4)
-    return figures | _write(out, parts, PREFERENCES_NOTES.format(seed=seed), figures)
+    return figures | _write(out, parts, PREFERENCES_NOTES.format(seed=seed, command=command), figures)
 
 
 def approved_source(path: Path) -> str:

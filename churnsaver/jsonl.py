@@ -1,0 +1,52 @@
+"""Files of one JSON object a line, as people bring them along and as commands add to them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from churnsaver.errors import BadInput
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file as `numbered` has them; BadInput where it cannot be read."""
+    try:
+        return numbered(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); expected UTF-8 JSONL") from None
+
+
+def numbered(text: str) -> list[tuple[int, str]]:
+    """Every line that is not blank, with its number from 1.
+
+    A line ends at a newline alone: str.splitlines would also part it at U+0085 and U+2028, which JSON may hold as they
+    are.
+    """
+    return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+
+def mend_end(path: Path) -> None:
+    """Makes a file fit to be added to, where there is one.
+
+    A last line without its newline gets it, as after an edit by hand; an object that was cut off is removed. Anything
+    else is left for who reads it to refuse.
+
+    Raises:
+        BadInput: it cannot be read or written.
+    """
+    try:
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        last = content.rpartition(b"\n")[2]
+        if not last.strip():
+            return
+        try:
+            json.loads(last)
+        except ValueError:
+            if last.startswith(b"{"):
+                path.write_bytes(content.removesuffix(last))
+        else:
+            path.write_bytes(content + b"\n")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read or written ({error.strerror}); choose another --out") from None

@@ -1,0 +1,44 @@
+"""Files of one JSON object a line: where lines end, and what happens to a last line that does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from churnsaver.errors import BadInput
+from churnsaver.jsonl import mend_end, read_lines
+
+
+def test_lines_end_at_a_newline_alone(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes('\ufeff{"a": "x\u2028y"}\r\n\n{"a": "x\u0085y"}'.encode())
+    assert read_lines(path) == [(1, '{"a": "x\u2028y"}'), (3, '{"a": "x\u0085y"}')]
+    with pytest.raises(BadInput, match=r"none\.jsonl: cannot be read .*; expected UTF-8 JSONL"):
+        read_lines(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("found", "mended"),
+    [
+        (b'{"a": 1}\n{"a": 2}', b'{"a": 1}\n{"a": 2}\n'),
+        (b'{"a": 1}\n{"a": "\xc3', b'{"a": 1}\n'),
+        (b'{"a"', b""),
+        (b'{"a": 1}\n', b'{"a": 1}\n'),
+        (b"", b""),
+        (b"Dear diary,\nthis is no JSON", b"Dear diary,\nthis is no JSON"),
+    ],
+    ids=["whole", "cut off", "cut off at once", "ended", "empty", "another file"],
+)
+def test_the_end_is_mended(tmp_path: Path, found: bytes, mended: bytes) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(found)
+    mend_end(path)
+    assert path.read_bytes() == mended
+
+
+def test_what_cannot_be_mended_is_said(tmp_path: Path) -> None:
+    mend_end(tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
+    with pytest.raises(BadInput, match=r"cannot be read or written .*choose another --out"):
+        mend_end(tmp_path)
