@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 from redis.asyncio import Redis
 
@@ -18,7 +19,7 @@ from churnsaver.reward import REWARD, RewardModel
 from churnsaver.rpc.channels import open_channel
 from churnsaver.rpc.server import serve
 from churnsaver.settings import ServeSettings, configs_dir, load_message_books, load_serve_settings, load_world
-from churnsaver.tasks import stop_tasks
+from churnsaver.tasks import giving_way, stop_tasks
 from services.generator.bank import Bank
 from services.generator.engine import InProcessEngine
 from services.generator.generate import Writer
@@ -72,7 +73,7 @@ class Shift:
     def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
         """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
         chosen, seed = self._settings.generator, self._settings.seed
-        reward = RewardModel.load(checkpoints[REWARD], chosen.threads, world=self._world)
+        reward = giving_way(partial(RewardModel.load, checkpoints[REWARD], chosen.threads, world=self._world))
         engine = InProcessEngine(checkpoints[GENERATOR], chosen)
         version = "+".join(checkpoints[kind].version for kind in KINDS)
         bank = Bank(chosen, self._world, engine, reward, self._review, self._redis, seed=seed, version=version)
