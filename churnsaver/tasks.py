@@ -1,14 +1,19 @@
-"""Ending background tasks for certain, and waiting for slow calls without being held up by them."""
+"""Ending background tasks for certain, and slow calls that hold up neither their caller nor requests."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+WORKER_NICENESS = 10
 
 
 async def in_thread(call: Callable[..., Result], *args: Any) -> Result:
@@ -38,6 +43,21 @@ async def in_thread(call: Callable[..., Result], *args: Any) -> Result:
 
     threading.Thread(target=run, daemon=True, name=getattr(call, "__name__", "call")).start()
     return await future
+
+
+def giving_way(call: Callable[..., Result], *args: Any) -> Result:
+    """The result of a call in a thread of low priority, for models that work beside requests.
+
+    CTranslate2 starts its threads when a model is loaded, and a thread inherits the priority of the one that starts it.
+    """
+    with ThreadPoolExecutor(1, initializer=give_way) as worker:
+        return worker.submit(call, *args).result()
+
+
+def give_way() -> None:
+    """Lowers the calling thread's priority: on Linux a thread has its own, and those it starts inherit it."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
 
 
 async def stop_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import structlog
 from redis.asyncio import Redis
@@ -20,7 +21,7 @@ from churnsaver.reward import REWARD, RewardModel
 from churnsaver.rpc.channels import open_channel
 from churnsaver.rpc.server import serve
 from churnsaver.settings import ServeSettings, configs_dir, load_message_books, load_serve_settings, load_world
-from churnsaver.tasks import stop_tasks
+from churnsaver.tasks import giving_way, stop_tasks
 from services.generator.bank import Bank
 from services.generator.engine import Engine, InProcessEngine
 from services.generator.generate import Writer
@@ -91,7 +92,7 @@ class Shift:
     def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
         """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
         chosen, seed = self._settings.generator, self._settings.seed
-        reward = RewardModel.load(checkpoints[REWARD], chosen.threads, world=self._world)
+        reward = giving_way(partial(RewardModel.load, checkpoints[REWARD], chosen.threads, world=self._world))
         engine = self._engine(checkpoints, at_once=serving is not None)
         version = "+".join(checkpoints[kind].version for kind in self.kinds)
         bank = Bank(

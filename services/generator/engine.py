@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import os
 import sys
 import threading
 import time
@@ -22,12 +21,12 @@ import ctranslate2
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.models.language_model import check_golden_texts, load_language_model
 from churnsaver.settings import GeneratorSettings
+from churnsaver.tasks import give_way
 from services.generator import metrics
 
 END_OF_TURN = "<|im_end|>"
 # How many texts a request has written at once, the best of which it gets.
 SMALL_WRITE = 4
-WORKER_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class InProcessEngine:
         """Loads a generator checkpoint; CheckpointError where it cannot be loaded or a golden text differs."""
         self.version = checkpoint.version
         self._folder, self._settings = checkpoint.path, settings
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine", initializer=_give_way)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine", initializer=give_way)
         self._waiting = 0
         self._small_write_s = self._longest_write_s = float("inf")  # until it has written, nobody knows
         self._model: ctranslate2.Generator | None = None
@@ -179,12 +178,6 @@ class InProcessEngine:
     def _unload(self) -> None:
         # Its threads end here, and not while the interpreter does.
         self._model = None
-
-
-def _give_way() -> None:
-    """Lowers the calling thread's priority: on Linux a thread has its own, and those it starts inherit it."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICENESS)
 
 
 def _give_memory_back() -> None:

@@ -115,7 +115,7 @@ def test_telco_customers_are_retained(containers: Containers) -> None:
     assert all(each[name] for each in containers.models() for name in SERVICES)
     words = ("--csv", "/data/customers.csv", "--schema", "/data/schema.yaml", "--url", "http://balancer:8080")
     answers = json.loads(containers.project.cli("retain", *words, "--limit", "40", "--riskiest", "--json"))["answers"]
-    assert mostly_policy((each["mode"], each["baseline_reason"]) for each in answers)
+    check_mostly_policy((each["mode"], each["baseline_reason"]) for each in answers)
     contacted = [each for each in answers if each["decision"]["contact"]]
     assert contacted
     assert {each["message"]["source"] for each in contacted} <= {"bank", "template"}
@@ -164,7 +164,7 @@ def test_kill_switch_flips_every_replica(containers: Containers) -> None:
         found[state] = Counter((each.sample.mode, each.sample.reason) for each in containers.send(2.0))
     assert found["on"] == {("baseline", "kill_switch"): 40}
     assert found["off"][("baseline", "kill_switch")] == 0
-    assert mostly_policy(found["off"].elements())
+    check_mostly_policy(found["off"].elements())
 
 
 def test_published_checkpoint_serves_on_every_replica(containers: Containers) -> None:
@@ -191,7 +191,7 @@ def test_upgrade_fails_no_request(containers: Containers, service: str) -> None:
     upgrade = upgrade_under_load(containers.project, service, containers.returning, RATE_RPS)
     containers.exchanges += upgrade.exchanges
     assert Counter(each.sample.status for each in upgrade.exchanges) == {200: round(RATE_RPS * UPGRADE_S[service])}
-    assert mostly_policy((each.sample.mode, each.sample.reason) for each in upgrade.exchanges[-40:])
+    check_mostly_policy((each.sample.mode, each.sample.reason) for each in upgrade.exchanges[-40:])
     after = containers.project.containers()
     for name in names:
         assert after[name]["Id"] != before[name]["Id"]
@@ -209,7 +209,7 @@ def test_service_restart_is_survived(containers: Containers) -> None:
     containers.exchanges += exchanges
     assert all(each.sample.ok for each in exchanges)
     assert {each.sample.reason for each in exchanges} <= {None, "decision_unavailable", "deadline"}
-    assert mostly_policy((each.sample.mode, each.sample.reason) for each in exchanges[-40:])
+    check_mostly_policy((each.sample.mode, each.sample.reason) for each in exchanges[-40:])
 
 
 def test_nobody_was_contacted_twice(containers: Containers) -> None:
@@ -302,7 +302,7 @@ async def records_of(containers: Containers, exchanges: list[Exchange]) -> dict[
     return dict(await read_records(containers.project.url, ids))
 
 
-def mostly_policy(answers: Iterable[tuple[str, str | None]]) -> bool:
-    """Whether the policy decides: on two busy cores, one request in twenty may miss its deadline."""
-    found = list(answers)
-    return found.count(("policy", None)) >= 0.95 * len(found) > 0
+def check_mostly_policy(answers: Iterable[tuple[str, str | None]]) -> None:
+    """That the policy decides: on two busy cores, one request in twenty may miss its deadline."""
+    found = Counter(answers)
+    assert found["policy", None] >= 0.95 * found.total() > 0, found
