@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -74,6 +74,22 @@ class MessageBook(Frozen):
         """The approved text for `brief` that needs no model, slots unfilled."""
         body = self.bodies.get(brief.segment) or next(iter(self.bodies.values()))
         return self.draft(brief.channel, body)
+
+
+# Has approved texts everywhere, so that nobody is left without one.
+FALLBACK_LANGUAGE = "en"
+
+
+def spoken_language(tag: str, languages: Iterable[str]) -> str | None:
+    """The one of `languages` that is nearest to a tag: pt-BR, else pt (RFC 4647, 3.4); None where there is none.
+
+    >>> spoken_language("pt_br", ["en", "pt"]), spoken_language("fr", ["en", "pt"])
+    ('pt', None)
+    """
+    known = {language.lower(): language for language in languages}
+    subtags = tag.lower().replace("_", "-").split("-")
+    shorter = ("-".join(subtags[:length]) for length in range(len(subtags), 0, -1))
+    return next((known[each] for each in shorter if each in known), None)
 
 
 SEGMENTS = ("new", "settled", "loyal")

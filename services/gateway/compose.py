@@ -13,8 +13,6 @@ from zoneinfo import ZoneInfo
 from churnsaver.domain.message import Brief, MessageBook, fill, neutralise, segment_of
 from churnsaver.domain.world import Offer
 
-FALLBACK_LANGUAGE = "en"
-
 
 @dataclass(frozen=True, slots=True)
 class Letter:
@@ -50,15 +48,14 @@ def compose_letter(
     timezone: str,
     valid_days: int,
 ) -> Letter:
-    """Brief and slot values of one decided contact. Languages without approved texts get English."""
-    spoken = language if language in books else FALLBACK_LANGUAGE
-    book = books[spoken]
+    """Brief and slot values of one decided contact. `language` is one of `books`."""
+    book = books[language]
     expiry = send_at.astimezone(ZoneInfo(timezone)) + timedelta(days=valid_days)
     slots = {
         "first_name": neutralise(first_name or "") or book.nameless,
-        "offer": offer.label_in(spoken),
+        "offer": offer.label_in(language),
         "expiry": expiry.strftime(book.expiry_format),
         "opt_out": book.opt_out[channel],
     }
-    brief = Brief(segment=segment_of(tenure_months), offer=offer.id, tone=tone, channel=channel, language=spoken)
+    brief = Brief(segment=segment_of(tenure_months), offer=offer.id, tone=tone, channel=channel, language=language)
     return Letter(brief, book, slots)

@@ -47,7 +47,13 @@ class Customer(Payload):
 
     id: Identifier
     first_name: Annotated[str | None, Field(max_length=200)] = None
-    locale: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")] = "en"
+    locale: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$",
+            description="BCP 47; `message.language` says in which language the text is",
+        ),
+    ] = "en"
     timezone: Annotated[str, Field(description="IANA name of the customer's own zone")]
     channels: Annotated[dict[str, Consent], Field(description="in the customer's order of preference")]
     attributes: Annotated[dict[str, AttributeValue], Field(description="columns of the dataset schema")]
@@ -58,10 +64,6 @@ class Customer(Payload):
         if name not in _zones():
             raise ValueError(f"{name!r} is no IANA time zone; expected a name such as 'America/New_York'")
         return name
-
-    @property
-    def language(self) -> str:
-        return self.locale.replace("_", "-").split("-")[0].lower()
 
 
 class RetainRequest(Payload):
@@ -128,6 +130,7 @@ class MessageBody(Payload):
     text: str
     source: Literal["model", "bank", "template"]
     model: Annotated[str | None, Field(description="version of the model that wrote it; null for a template")] = None
+    language: Annotated[str, Field(description="of the text; English where nobody approved texts in the customer's")]
 
 
 class FindingBody(Payload):

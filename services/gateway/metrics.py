@@ -33,6 +33,9 @@ CAMPAIGN_BUDGET_CENTS = Gauge("campaign_budget_cents", "What a campaign may spen
 CAMPAIGN_RESERVED_CENTS = Gauge(
     "campaign_reserved_cents", "What a campaign has reserved, as the ledger last said.", ["campaign"]
 )
+LANGUAGE_FALLBACKS = Counter(
+    "retain_language_fallbacks_total", "Contacts in English, since nobody approved texts in the customer's language."
+)
 OUTCOMES = Counter("outcomes_total", "Outcomes recorded, each once.", ["outcome"])
 RELEASES = Counter("releases_total", "Answers to release requests, `send` or why not.", ["answer"])
 REPEATS = Counter("retain_repeats_total", "Requests answered with an earlier answer.", ["kind"])

@@ -21,7 +21,7 @@ import orjson
 
 from churnsaver.domain.actions import NO_CONTACT, ActionSpace
 from churnsaver.domain.eligibility import ContactState, contact_reservations_cents, local_hours_at_send, mask_reasons
-from churnsaver.domain.message import MessageBook, slots_in
+from churnsaver.domain.message import FALLBACK_LANGUAGE, MessageBook, slots_in, spoken_language
 from churnsaver.domain.observation import pad_history
 from churnsaver.domain.schema import FieldError, Scalar
 from churnsaver.domain.world import World
@@ -307,16 +307,18 @@ class Retention:
                 written = await self._review(case, nameless, approved, delivery)
         except Unavailable:
             # Nobody can vouch for a written text or for a name now.
-            return Written(_message(nameless.template(), approved), SafetyBody(), approved.message_id)
+            return Written(_message(nameless, approved), SafetyBody(), approved.message_id)
         return written
 
     def _letter(self, case: Case, choice: Choice) -> Letter:
         customer = case.request.customer
         assert case.channel is not None
         assert choice.action.offer is not None
+        if (language := spoken_language(customer.locale, self.books)) is None:
+            metrics.LANGUAGE_FALLBACKS.inc()
         return compose_letter(
             self.books,
-            language=customer.language,
+            language=language or FALLBACK_LANGUAGE,
             channel=case.channel,
             tone=self._settings.generator.tone,
             tenure_months=self.scorecard.dataset.tenure_months(customer.attributes),
@@ -347,7 +349,7 @@ class Retention:
         if review.verdict != shield_pb2.VERDICT_PASS:
             return Written(None, SafetyBody(verdict="block", findings=findings), shield_version=review.version)
         safety = SafetyBody(verdict="pass", findings=findings)
-        return Written(_message(text, draft), safety, draft.message_id, draft.propensity, review.version)
+        return Written(_message(letter, draft), safety, draft.message_id, draft.propensity, review.version)
 
     # -- book and answer ---------------------------------------------------------------------------
 
@@ -436,10 +438,16 @@ class Retention:
         return body
 
 
-def _message(text: str, draft: Draft) -> MessageBody:
-    """The message that a filled draft is."""
-    subject, body = split_subject(text)
-    return MessageBody(subject=subject, text=body, source=draft.source, model=draft.model_version or None)
+def _message(letter: Letter, draft: Draft) -> MessageBody:
+    """The message that a draft is, filled."""
+    subject, body = split_subject(letter.filled(draft.text))
+    return MessageBody(
+        subject=subject,
+        text=body,
+        source=draft.source,
+        model=draft.model_version or None,
+        language=letter.brief.language,
+    )
 
 
 def _template(letter: Letter) -> Draft:

@@ -29,7 +29,7 @@ from services.generator.listing import Entry, list_entries
 from services.generator.message import EVIDENCE, BankMessage, Judgement, Judgements, Verdict
 from services.generator.prompt import bank_version, prompts
 from services.generator.ranking import Reward
-from services.generator.reviewing import DraftReview
+from services.generator.reviewing import DraftReview, ShieldUnavailable
 from services.generator.shelf import Shelf
 from services.generator.store import BATCH, News, Store, StoreUnavailable
 
@@ -86,8 +86,9 @@ class Bank:
         if former:
             self._filler.asked = former._filler.asked
         self._unkept: set[str] = set()
-        self._untold: dict[str, Judgement] = {}
+        self._untold: dict[str, Judgement] = dict(former._untold) if former else {}
         self._served: str | None = None  # the version that Redis says serves; None before it was asked
+        self._said = False  # that this version serves; once, for two versions may share a Redis
         self._writes = False
         self._began = time.monotonic()
         self.filling = True
@@ -103,6 +104,11 @@ class Bank:
     def is_retired(self, message_id: str) -> bool:
         """Whether these words are never to be given out again for their brief, whoever writes them."""
         return self._judgements.is_retired(message_id)
+
+    @property
+    def needs_approval(self) -> bool:
+        """Whether a person approves each message before it is given out."""
+        return self._judgements.needs_approval
 
     @property
     def briefs_filled(self) -> int:
@@ -162,6 +168,12 @@ class Bank:
         self._judgements.add(judgement)
         for shelf in {self._own, self._serving}:
             shelf.judged(judgement.message_id)
+        held = self._own.held(judgement.brief)
+        if len(best := self._filler.best(held)) < len(held):
+            # It was approved, so that an older one can go.
+            self._own.put(judgement.brief, best)
+            self._unkept.add(judgement.brief)
+        self._show()
 
     async def _tell(self) -> bool:
         """Whether Redis knows of every judgement of this replica now."""
@@ -208,8 +220,9 @@ class Bank:
     async def _hear_served(self, news: News) -> None:
         first, self._served = self._served is None, news.served
         if news.served == self.version:
+            self._said = True
             self._settle()
-        elif first and news.served and self._former is None and self.filling:
+        elif first and news.served and self._former is None and self._is_first_filling():
             # This process starts while a new model's bank is being filled: what served goes on serving.
             former = self._new_shelf()
             for key, messages in (await self._store.messages_of(news.served)).items():
@@ -226,9 +239,9 @@ class Bank:
             self._settle()
         if not self._writes:
             return
-        if not self.filling and self._former is None and self._served != self.version:
+        if not self.filling and self._former is None and not self._said:
             await self._store.serve()
-            self._served = self.version
+            self._served, self._said = self.version, True
         await self._weigh()
 
     async def _take_turns(self) -> None:
@@ -251,7 +264,9 @@ class Bank:
     async def _find_losses(self) -> None:
         """What Redis has lost is stored again from memory."""
         known = {judgement.message_id: judgement for judgement in self._judgements.all()}
-        briefs, judged = await self._store.lacks([key for key, _ in self._own], list(known))
+        briefs, judged, served = await self._store.lacks([key for key, _ in self._own], list(known))
+        if not served:
+            self._said = False
         if briefs or judged:
             log.warning("bank.lost", briefs=len(briefs), judgements=len(judged))
             self._unkept |= set(briefs)
@@ -278,16 +293,16 @@ class Bank:
     async def _fill(self) -> None:
         """Writes what is lacking most, and waits so long that the engine keeps to its share of time."""
         lack = self._filler.next_lack(self._own) if self._writes else None
-        if self._writes and not (lack and lack.first):
+        if self._writes and not self._is_first_filling():
             self._settle()
         if lack is None:
             await asyncio.sleep(IDLE_S if self._writes else NEWS_S)
             return
         try:
             written = await self._filler.write(lack, self._own)
-        except EngineFailed as error:
-            log.warning("bank.not_written", brief=lack.briefs[0].key, reason=str(error))
-            await asyncio.sleep(RETRY_S)
+        except (EngineFailed, ShieldUnavailable) as error:
+            log.warning("bank.not_written", brief=lack.briefs[0].key, reason=repr(error))
+            await asyncio.sleep(max(RETRY_S, self._pause_s()))
             return
         for key, messages in written.items():
             self._own.put(key, messages)
@@ -298,8 +313,16 @@ class Bank:
             await self._store_messages()
         except StoreUnavailable as error:
             log.warning("bank.not_kept", briefs=len(self._unkept), reason=str(error))
-        if not self.filling:
-            await asyncio.sleep(self._filler.wrote_s * (1.0 / self._settings.engine_share - 1.0))
+        await asyncio.sleep(self._pause_s())
+
+    def _is_first_filling(self) -> bool:
+        """Whether a brief still waits for its first message."""
+        lack = self._filler.next_lack(self._own)
+        return lack is not None and lack.first
+
+    def _pause_s(self) -> float:
+        """So long the engine is left alone after a write; the first filling takes what it needs."""
+        return 0.0 if self.filling else self._filler.wrote_s * (1.0 / self._settings.engine_share - 1.0)
 
     def _make_room(self, written: Iterable[str]) -> None:
         """Drops the messages of the briefs that are asked for least, where there are too many in all."""
@@ -319,6 +342,7 @@ class Bank:
         if self._former is not None and self._own.briefs_served >= ENOUGH * self._former.briefs_served:
             log.info("bank.swapped", briefs=self._own.briefs_served, former=self._former.briefs_served)
             self._former = None
+        self._show()
 
     def _new_shelf(self) -> Shelf:
         return Shelf(self._judgements, self._settings.exploration)

@@ -27,6 +27,8 @@ from services.generator import metrics
 END_OF_TURN = "<|im_end|>"
 # How many texts a request has written at once, the best of which it gets.
 SMALL_WRITE = 4
+# The reason of a failure that is nobody's fault: the engine is not there, or not yet.
+AWAY = "away"
 
 
 @dataclass(frozen=True, slots=True)

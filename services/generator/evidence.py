@@ -47,26 +47,34 @@ class Evidence:
     """What outcomes say against messages, with how much of it was weighed before."""
 
     def __init__(self) -> None:
-        self._weighed: dict[str, int] = {}
+        # By brief: between which messages was weighed, and how many opt-outs they had drawn.
+        self._weighed: dict[str, tuple[frozenset[str], int]] = {}
 
     def against(self, brief: str, counts: Mapping[str, Counts]) -> Finding | None:
         """The message of a brief that draws more opt-outs than its siblings, where that is probable enough."""
         everybody = sum(counts.values(), Counts())
-        if everybody.opted_out < max(GROWTH * self._weighed.get(brief, 0), 1):
+        if everybody.opted_out < max(GROWTH * self._weighed_before(brief, counts, everybody), 1):
             return None
-        self._weighed[brief] = everybody.opted_out
-        message_id = max(counts, key=lambda each: (counts[each].opted_out / max(counts[each].uses, 1), each))
-        own = counts[message_id]
-        others = Counts(everybody.uses - own.uses, everybody.opted_out - own.opted_out)
-        probability = p_more_opt_outs(own, others)
+        self._weighed[brief] = frozenset(counts), everybody.opted_out
+        others = {
+            each: Counts(everybody.uses - own.uses, everybody.opted_out - own.opted_out) for each, own in counts.items()
+        }
+        probability, message_id = max((p_more_opt_outs(counts[each], others[each]), each) for each in counts)
         if probability <= RETIRED_ABOVE:
             return None
-        del self._weighed[brief]  # what takes its place is weighed from its first opt-out on
+        own, rest = counts[message_id], others[message_id]
         return Finding(
             message_id,
             f"more opt-outs than its siblings with probability {probability:.3f}: {own.opted_out} of {own.uses} "
-            f"against {others.opted_out} of {others.uses}",
+            f"against {rest.opted_out} of {rest.uses}",
         )
+
+    def _weighed_before(self, brief: str, counts: Mapping[str, Counts], everybody: Counts) -> int:
+        """The opt-outs at the last look; 0 where a message came or went since, for that was another comparison."""
+        messages, opted_out = self._weighed.get(brief, (frozenset[str](), 0))
+        weighed = min(opted_out, everybody.opted_out) if messages == counts.keys() else 0  # less: Redis lost counts
+        self._weighed[brief] = frozenset(counts), weighed
+        return weighed
 
 
 def p_more_opt_outs(own: Counts, siblings: Counts) -> float:

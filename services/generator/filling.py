@@ -6,27 +6,28 @@ Briefs that the model is told alike (their offers have one purpose) share a prom
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from churnsaver.domain.message import Brief
 from churnsaver.settings import BankSettings
 from services.generator import metrics
-from services.generator.engine import Engine
+from services.generator.engine import AWAY, Engine, EngineFailed
 from services.generator.message import BankMessage, Judgements, message_id
 from services.generator.ranking import Reward, ranked_drafts
 from services.generator.reviewing import DraftReview, ShieldUnavailable
 from services.generator.shelf import Shelf
 
 REVIEW_TIMEOUT_S = 2.0
-SHIELD_RETRY_S = 1.0
+SHIELD_TRIES, SHIELD_RETRY_S = 5, 1.0
 # A prompt that yields too little is tried again with other seeds, and then rests: the approved text stands in.
 MAX_TRIES = 4
 REST_S = 600.0
-ENGINE_RETRY_S = 10.0  # where the engine failed, it is not the prompt's fault
+ENGINE_RETRY_S = 10.0  # where the engine or the shield failed, it may not be the prompt's fault
 SECONDS_PER_DAY = 86_400
 
 
@@ -51,7 +52,7 @@ class Filler:
     Attributes:
         prompts: the briefs that messages are wanted for, by what the model is told of them.
         asked: how often each brief was asked for, by key.
-        wrote_s: how long the engine took to write last, in seconds.
+        wrote_s: how long the engine took to write last, or to fail, in seconds.
     """
 
     def __init__(
@@ -76,18 +77,21 @@ class Filler:
 
     def next_lack(self, shelf: Shelf) -> Lack | None:
         """What to write next: empty briefs before others, untried prompts before tried ones, then by demand."""
-        lacks = [lack for told, briefs in self._in_demand() if (lack := self._lack(told, briefs, shelf)) is not None]
+        lacks = [
+            lack for told, briefs in self._in_demand(shelf) if (lack := self._lack(told, briefs, shelf)) is not None
+        ]
         return min(lacks, key=lambda lack: (not lack.empty, self._tries[lack.told]), default=None)
 
-    def _in_demand(self) -> list[tuple[str, list[Brief]]]:
+    def _in_demand(self, shelf: Shelf) -> list[tuple[str, list[Brief]]]:
         """The prompts whose briefs there is room for, those first that are asked for most."""
         demand = {told: sum(self.asked[brief.key] for brief in briefs) for told, briefs in self.prompts.items()}
         room, found = self._settings.max_messages, []
         for told in sorted(self.prompts, key=demand.__getitem__, reverse=True):
-            room -= len(self.prompts[told]) * self._settings.messages_per_brief
+            briefs = self.prompts[told]
+            room -= sum(max(self._settings.messages_per_brief, len(shelf.held(brief.key))) for brief in briefs)
             if room < 0:
                 break
-            found.append((told, self.prompts[told]))
+            found.append((told, briefs))
         return found
 
     def _lack(self, told: str, briefs: list[Brief], shelf: Shelf) -> Lack | None:
@@ -101,7 +105,7 @@ class Filler:
         return Lack(told, wanting, empty=empty, first=empty and self._tries[told] < MAX_TRIES)
 
     def _is_wanting(self, held: tuple[BankMessage, ...]) -> bool:
-        return len(held) < self._settings.messages_per_brief or not all(map(self._is_young, held))
+        return sum(map(self._is_young, held)) < self._settings.messages_per_brief
 
     def _is_young(self, message: BankMessage) -> bool:
         return self._clock() - message.written_at < self._settings.max_age_days * SECONDS_PER_DAY
@@ -109,21 +113,30 @@ class Filler:
     async def write(self, lack: Lack, shelf: Shelf) -> dict[str, list[BankMessage]]:
         """What each brief is to hold now, by key; only those briefs for which something was written.
 
-        It waits while the shield is away.
-
         Raises:
             EngineFailed: nothing could be written.
+            ShieldUnavailable: what was written could not be reviewed.
         """
         count = self._settings.messages_per_brief * self._settings.candidates_per_message
         seed = self._seed_of(lack, shelf)
         self._tries[lack.told] += 1
         self._rests_until[lack.told] = self._clock() + ENGINE_RETRY_S
         started = time.monotonic()
-        candidates = await self._engine.write(lack.told, count, seed)
-        self.wrote_s = time.monotonic() - started
+        try:
+            candidates = await self._engine.write(lack.told, count, seed)
+            ranked = await ranked_drafts(candidates, lack.briefs[0], self._reward)
+            admitted = await self._admitted(ranked, lack)
+        except ShieldUnavailable:
+            metrics.REJECTED.labels("unreviewed").inc()
+            self._tries[lack.told] -= 1
+            raise
+        except EngineFailed as error:
+            if error.reason == AWAY:
+                self._tries[lack.told] -= 1  # nothing was tried
+            raise
+        finally:
+            self.wrote_s = time.monotonic() - started
         self._rests_until[lack.told] = self._clock() + REST_S
-        ranked = await ranked_drafts(candidates, lack.briefs[0], self._reward)
-        admitted = await self._admitted(ranked, lack)
         written: dict[str, list[BankMessage]] = {}
         for brief in lack.briefs:
             new = [
@@ -132,7 +145,7 @@ class Filler:
                 if not self._judgements.is_retired(id_ := message_id(brief, draft))
             ]
             if new:
-                written[brief.key] = self._best(new, shelf.held(brief.key))
+                written[brief.key] = self.best((*shelf.held(brief.key), *new))
         return written
 
     def _seed_of(self, lack: Lack, shelf: Shelf) -> int:
@@ -156,15 +169,21 @@ class Filler:
         return kept
 
     async def _passes(self, draft: str, brief: Brief) -> bool:
-        while True:
-            try:
+        for _ in range(SHIELD_TRIES - 1):
+            with contextlib.suppress(ShieldUnavailable):
                 return await self._review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S)
-            except ShieldUnavailable:
-                # Nothing enters unreviewed; requests get the approved text until the shield is back.
-                await asyncio.sleep(SHIELD_RETRY_S)
+            # Nothing enters unreviewed; requests get the approved text until the shield is back.
+            await asyncio.sleep(SHIELD_RETRY_S)
+        return await self._review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S)
 
-    def _best(self, new: list[BankMessage], held: tuple[BankMessage, ...]) -> list[BankMessage]:
-        """As many as are wanted: the best of the young, and old ones only where those are too few."""
-        by_id = {message.message_id: message for message in (*held, *new)}
+    def best(self, messages: Iterable[BankMessage]) -> list[BankMessage]:
+        """Those of a brief that are held: as many as are wanted, the young before the old, the best of each first.
+
+        Those that wait for a person's approval are held beside the ones whose place they are to take.
+        """
+        wanted = self._settings.messages_per_brief
+        by_id = {message.message_id: message for message in messages}
         ranked = sorted(by_id.values(), key=lambda each: (not self._is_young(each), -each.score, each.message_id))
-        return ranked[: self._settings.messages_per_brief]
+        given_out = [each for each in ranked if self._judgements.may_be_given_out(each.message_id)][:wanted]
+        waiting = [each for each in ranked if not self._judgements.may_be_given_out(each.message_id)]
+        return given_out + waiting[: wanted - sum(map(self._is_young, given_out))]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from churnsaver.domain.message import SEGMENTS, Brief, MessageBook
+from churnsaver.domain.message import FALLBACK_LANGUAGE, SEGMENTS, Brief, MessageBook, spoken_language
 from churnsaver.domain.world import World
 from churnsaver.domain.writing import REASONS, TONES
 from churnsaver.errors import BadInput
@@ -24,7 +24,6 @@ from services.generator.reviewing import DraftReview, ShieldUnavailable
 
 log = structlog.get_logger()
 
-FALLBACK_LANGUAGE = "en"
 # A write takes as long as the last one did, give or take; reviewing and the way back take the rest.
 MARGIN = 1.3
 REVIEW_TIMEOUT_S = 0.05
@@ -84,7 +83,7 @@ class Writer:
 
     async def _write_now(self, brief: Brief, seed: int, time_left_s: float) -> str | None:
         """A draft that the model writes for this request, or None where the time or the text is not enough."""
-        if brief.language not in self.bank.languages:
+        if brief.language not in self.bank.languages or self.bank.needs_approval:  # nobody has seen what it would write
             return None
         if (expected_s := self.engine.expected_s) * MARGIN > time_left_s:
             metrics.ENGINE_FAILURES.labels("away" if math.isinf(expected_s) else "busy").inc()
@@ -95,8 +94,11 @@ class Writer:
                 return await self._best_draft(brief, seed)
         except TimeoutError:
             metrics.ENGINE_FAILURES.labels("late").inc()
-        except (EngineFailed, ShieldUnavailable) as reason:
+        except EngineFailed as reason:
             log.warning("generate.not_written", reason=repr(reason))
+        except ShieldUnavailable as reason:
+            metrics.REJECTED.labels("unreviewed").inc()
+            log.warning("generate.not_reviewed", reason=repr(reason))
         return None
 
     async def _best_draft(self, brief: Brief, seed: int) -> str | None:
@@ -123,13 +125,6 @@ class Writer:
         ):
             if value not in known:
                 raise BadInput(f"brief.{field} is {value!r}; expected one of {', '.join(known)}")
-        return brief.model_copy(update={"language": self._spoken(brief.language)})
-
-    def _spoken(self, tag: str) -> str:
-        """The language with approved texts that is nearest to `tag`: pt-BR, then pt, then English (RFC 4647, 3.4)."""
-        subtags = tag.lower().replace("_", "-").split("-")
-        for length in range(len(subtags), 0, -1):
-            if (shorter := "-".join(subtags[:length])) in self.books:
-                return shorter
-        metrics.LANGUAGE_FALLBACKS.inc()
-        return FALLBACK_LANGUAGE
+        if (spoken := spoken_language(brief.language, self.books)) is None:
+            metrics.LANGUAGE_FALLBACKS.inc()
+        return brief.model_copy(update={"language": spoken or FALLBACK_LANGUAGE})

@@ -53,10 +53,14 @@ class Judgement:
 
 
 class Judgements:
-    """Everything that was decided about messages. A message that is retired stays so, whatever comes later."""
+    """Everything that was decided about messages. A message that is retired stays so, whatever comes later.
+
+    Attributes:
+        needs_approval: whether a person approves each message before it is given out.
+    """
 
     def __init__(self, approval: Literal["none", "person"]) -> None:
-        self._needs_approval = approval == "person"
+        self.needs_approval = approval == "person"
         self._by_id: dict[str, Judgement] = {}
 
     def __len__(self) -> int:
@@ -80,7 +84,7 @@ class Judgements:
     def may_be_given_out(self, message_id: str) -> bool:
         """Whether it is not retired, and approved where that is asked for."""
         found = self._by_id.get(message_id)
-        return not self._needs_approval if found is None else found.verdict is Verdict.APPROVED
+        return not self.needs_approval if found is None else found.verdict is Verdict.APPROVED
 
 
 def message_id(brief: Brief, draft: str) -> str:

@@ -31,7 +31,8 @@ ENGINE_CACHE_USE = Gauge(
 FILL_SECONDS = Gauge("generator_bank_fill_seconds", "How long the last filling of the bank took.")
 
 # There before their first event, so that a first increase is seen.
-REJECTED.labels("shield")
+for fault in ("retired", "shield", "unreviewed"):
+    REJECTED.labels(fault)
 for why in ("evidence", "person"):
     RETIRED.labels(why)
 for reason in ("away", "broken", "busy", "garbage", "late", "refused"):

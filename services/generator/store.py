@@ -142,14 +142,18 @@ class Store:
         except OUTAGES as error:
             raise _unavailable(error) from None
 
-    async def lacks(self, briefs: Sequence[str], judged: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Which of the briefs and judged messages Redis has lost; says that this version is still looked at."""
+    async def lacks(self, briefs: Sequence[str], judged: Sequence[str]) -> tuple[list[str], list[str], bool]:
+        """Which of the briefs and judged messages Redis has lost, and whether it knows who serves.
+
+        It also says that this version is still looked at.
+        """
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 pipe.expire(messages_key(self.version), KEPT_S)
                 pipe.hlen(messages_key(self.version))
                 pipe.hlen(JUDGEMENTS)
-                _, kept_briefs, kept_judgements = await pipe.execute()
+                pipe.exists(SERVED)
+                _, kept_briefs, kept_judgements, served = await pipe.execute()
             lost_briefs, lost_judgements = [], []
             if kept_briefs < len(briefs):
                 lost_briefs = await self._missing(messages_key(self.version), briefs)
@@ -157,7 +161,7 @@ class Store:
                 lost_judgements = await self._missing(JUDGEMENTS, judged)
         except OUTAGES as error:
             raise _unavailable(error) from None
-        return lost_briefs, lost_judgements
+        return lost_briefs, lost_judgements, bool(served)
 
     async def _missing(self, key: str, names: Sequence[str]) -> list[str]:
         found: Any = await self._redis.hkeys(key)

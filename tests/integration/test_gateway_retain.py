@@ -59,6 +59,7 @@ async def test_policy_contact_is_booked_and_answered(gateway: Gateway) -> None:
         "text": "Hi Ana, stay a while: 20% off for 3 months until 16 Mar 2026. Reply STOP to opt out.",
         "source": "bank",
         "model": "generator-test",
+        "language": "en",
     }
     assert answer["safety"] == {"verdict": "pass", "findings": []}
     assert answer["versions"]["policy"] == "policy-test"

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -48,16 +49,17 @@ CAMPAIGN_FACTOR = 1_000
 ENOUGH_HITS = 0.9
 COLD_TIMEOUT_S = 600.0
 ASK_TIMEOUT_S = 0.15  # the gateway's slice of the deadline
+CONNECT_OFTEN = [("grpc.min_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 50)]
 DRAFT = "Hi {first_name}, thank you for being with us. Yours until {expiry}: {offer}. {opt_out}. Words of message %d."
 
 
-def ask(stub: generator_grpc.GeneratorServiceStub, brief: pb.Brief, seed: int) -> tuple[bool, float]:
-    """Whether the bank had a message for a brief, and how long the answer took, in ms."""
+def ask(stub: generator_grpc.GeneratorServiceStub, brief: pb.Brief, seed: int) -> tuple[bool | None, float]:
+    """Whether the bank had a message for a brief (None: no answer), and how long that took, in ms."""
     started = time.perf_counter()
     try:
         answer = stub.Generate(pb.GenerateRequest(brief=brief, seed=seed), timeout=ASK_TIMEOUT_S)
     except grpc.RpcError:
-        return False, (time.perf_counter() - started) * 1000.0
+        return None, (time.perf_counter() - started) * 1000.0
     return answer.source == pb.MESSAGE_SOURCE_BANK, (time.perf_counter() - started) * 1000.0
 
 
@@ -74,10 +76,13 @@ def wanted_briefs(world: World) -> list[pb.Brief]:
 
 
 def measure_cold_start(stub: generator_grpc.GeneratorServiceStub, briefs: list[pb.Brief]) -> dict[str, Any]:
-    """Seconds from the generator's first answer until ENOUGH_HITS of the briefs are hits."""
+    """Seconds from the generator's first answer until ENOUGH_HITS of the briefs are hits; it may not have started."""
+    asked = time.monotonic()
+    while ask(stub, briefs[0], 0)[0] is None and time.monotonic() - asked < COLD_TIMEOUT_S:
+        time.sleep(0.02)
     started = time.monotonic()
     while True:
-        hits = sum(ask(stub, brief, seed)[0] for seed, brief in enumerate(briefs)) / len(briefs)
+        hits = sum(bool(ask(stub, brief, seed)[0]) for seed, brief in enumerate(briefs)) / len(briefs)
         waited_s = time.monotonic() - started
         if hits >= ENOUGH_HITS:
             return {"to_90_percent_s": round(waited_s, 2), "hits": hits}
@@ -156,11 +161,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     stack = LoadStack(campaign_factor=CAMPAIGN_FACTOR)
     with contextlib.closing(stack):
         stderr.print("cold start")
-        stack.restart()
-        with grpc.insecure_channel(f"{HOST}:{stack.port('generator')}") as channel:
+        with (
+            grpc.insecure_channel(f"{HOST}:{stack.port('generator')}", CONNECT_OFTEN) as channel,
+            ThreadPoolExecutor(1) as beside,
+        ):
             stub = generator_grpc.GeneratorServiceStub(channel)
             briefs = wanted_briefs(stack.world)
-            document["cold_start"] = measure_cold_start(stub, briefs)
+            cold_start = beside.submit(measure_cold_start, stub, briefs)
+            stack.restart()
+            document["cold_start"] = cold_start.result()
             stderr.print(f"{arguments.calls} calls")
             document["hits"] = measure_hits(stub, briefs, arguments.calls)
         stack.kill_switch("off", "bank")

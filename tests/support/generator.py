@@ -42,13 +42,14 @@ class ScriptedEngine:
     version: str = "scripted@1"
     expected_s: float = 0.0
     broken: bool = False
+    reason: str = "broken"
     ended: bool = True
     seeds: list[int] = field(default_factory=list)
     closed: bool = False
 
     async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
         if self.broken:
-            raise EngineFailed("broken", "out of ink")
+            raise EngineFailed(self.reason, "out of ink")
         self.seeds.append(seed)
         channel = "email" if "channel: email" in prompt else "sms"
         texts = [self.texts[(seed + i) % len(self.texts)] for i in range(count)]

@@ -72,6 +72,30 @@ def test_it_waits_for_more_before_it_looks_again() -> None:
     assert "40 of 600 against 10 of 1000" in found.reason
 
 
+def test_what_takes_a_message_s_place_is_weighed_from_its_first_opt_out() -> None:
+    """After a promotion, a retirement by a person, or old age: what the former ones drew says nothing of them."""
+    evidence = Evidence()
+    assert evidence.against("brief", {"a": Counts(1000, 20), "b": Counts(1000, 20)}) is None
+    found = evidence.against("brief", {"c": Counts(200, 20), "d": Counts(200, 0)})
+    assert found is not None
+    assert found.message_id == "c"
+
+
+def test_counts_that_redis_lost_are_not_waited_for() -> None:
+    """Growth is counted from what is left."""
+    evidence = Evidence()
+    assert evidence.against("brief", {"a": Counts(1000, 20), "b": Counts(1000, 20)}) is None
+    assert evidence.against("brief", {"a": Counts(), "b": Counts()}) is None
+    assert evidence.against("brief", {"a": Counts(200, 20), "b": Counts(200, 0)}) is not None
+
+
+def test_a_message_of_few_uses_shields_no_other() -> None:
+    """The likeliest to be worse is retired, not the one whose rate happens to be the highest."""
+    found = Evidence().against("brief", {"a": Counts(300, 60), "b": Counts(300, 3), "c": Counts(2, 1)})
+    assert found is not None
+    assert found.message_id == "a"
+
+
 def test_counts_that_contradict_each_other_break_nothing() -> None:
     """More opt-outs than uses: some counts were lost."""
     assert 0.5 < p_more_opt_outs(Counts(2, 5), Counts(100, 1)) <= 1.0

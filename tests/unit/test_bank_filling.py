@@ -18,6 +18,7 @@ from services.generator import bank as bank_module
 from services.generator import filling as filling_module
 from services.generator import store as store_module
 from services.generator.bank import Bank
+from services.generator.engine import AWAY
 from services.generator.filling import SECONDS_PER_DAY
 from tests.conftest import RedisServer
 from tests.support.generator import (
@@ -190,6 +191,7 @@ async def test_what_redis_loses_is_stored_again(build: Build, redis_instance: Re
         redis.flushall()
         await until(lambda: redis.hlen(f"cs:bank:{bank.version}") == 45)
         await until(lambda: redis.hlen("cs:bank:judgements") == 1)
+        await until(lambda: redis.get("cs:bank:served") == bank.version.encode())
 
 
 async def test_a_full_redis_is_counted_and_serves_from_memory(
@@ -223,6 +225,27 @@ async def test_an_engine_that_is_back_is_asked_again_soon(build: Build) -> None:
         assert bank.briefs_filled == 0  # those that failed a moment ago wait ENGINE_RETRY_S
         bank._filler._clock = lambda: time.time() + 11.0
         await until(lambda: bank.briefs_filled == len(bank.wanted))
+
+
+async def test_the_first_filling_waits_for_an_engine_that_is_away(build: Build) -> None:
+    """A server that starts for minutes uses up no tries, and then the filling has the whole engine."""
+    engine = ScriptedEngine(broken=True, reason=AWAY)
+    bank = build(NOWHERE, engine, ScriptedReview(), engine_share=0.0001)
+    async with running(bank):
+        await asyncio.sleep(1.0)
+        assert bank.filling
+        engine.broken = False
+        await until(lambda: bank.briefs_filled == len(bank.wanted))
+
+
+async def test_a_shield_that_stays_away_is_told(build: Build) -> None:
+    """What could not be reviewed is counted, and the engine is asked for it again later."""
+    review = ScriptedReview(up=False)
+    bank = build(NOWHERE, ScriptedEngine(), review)
+    async with running(bank):
+        before = sample("generator_candidates_rejected_total", reason="unreviewed") or 0.0
+        await until(lambda: (sample("generator_candidates_rejected_total", reason="unreviewed") or 0.0) > before)
+        assert bank.filling
 
 
 async def test_the_same_seed_fills_the_same_bank(build: Build) -> None:

@@ -14,6 +14,7 @@ from churnsaver.errors import BadInput
 from churnsaver.message_counts import message_counts_key
 from services.generator import bank as bank_module
 from services.generator.bank import Bank
+from services.generator.filling import SECONDS_PER_DAY
 from services.generator.message import Verdict
 from tests.conftest import RedisServer
 from tests.support.generator import (
@@ -201,6 +202,48 @@ async def test_nothing_is_given_out_before_a_person_approves_it(build: Build) ->
             if entry.state.value == "waiting":
                 await later.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
         await until(lambda: models(later) == {"scripted@2"})
+
+
+async def test_approved_messages_stay_until_new_ones_are_approved(build: Build) -> None:
+    """However old they are: what waits is held beside them, and what was approved takes their place."""
+    now = [1e9]
+    texts = [f"Words {i}: {{offer}} until {{expiry}}. {{opt_out}}" for i in range(1000)]
+    options: dict[str, Any] = {"clock": lambda: now[0], "max_age_days": 10.0, "engine_share": 1.0}
+    bank = build(ScriptedEngine(texts=texts), approval="person", **options)
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        for entry in bank.entries():
+            await bank.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
+        now[0] += 10 * SECONDS_PER_DAY + 1
+        await until(lambda: len(bank.entries()) == 2 * 90)
+        assert bank._own.briefs_served == 45
+        for entry in [each for each in bank.entries() if each.state.value == "waiting"]:
+            await bank.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
+        entries = [each for each in bank.entries() if each.message]
+        assert len(entries) == 90
+        assert {each.message.written_at for each in entries if each.message} == {now[0]}
+
+
+async def test_two_versions_do_not_argue_about_who_serves(build: Build, redis: Redis) -> None:
+    """As in a canary's days: each says so once, and a restart of either changes nothing that the other gives out."""
+    banks = [build(ScriptedEngine()), build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"))]
+    async with running(*banks):
+        await until(lambda: all(bank._said for bank in banks))
+        before = redis.xlen("cs:bank:news")
+        await asyncio.sleep(0.5)
+        assert redis.xlen("cs:bank:news") == before
+
+
+async def test_a_retirement_that_redis_has_not_heard_survives_a_swap(build: Build, redis: Redis) -> None:
+    """The new model's bank tells it."""
+    bank = await filled(build(ScriptedEngine()))
+    redis.config_set("maxmemory", "1")
+    one = bank.entries()[0]
+    await bank.judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude")
+    redis.config_set("maxmemory", "0")
+    assert redis.hlen("cs:bank:judgements") == 0
+    async with running(build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"), former=bank)):
+        await until(lambda: redis.hlen("cs:bank:judgements") == 1)
 
 
 async def test_outcomes_retire_a_message_on_every_replica(build: Build, redis: Redis) -> None:

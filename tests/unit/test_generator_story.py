@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -20,10 +21,10 @@ BRIEF = Brief(segment="loyal", offer="discount_10", tone="warm", channel="sms", 
 BOOKS = load_message_books()
 
 
-def build_writer(engine: ScriptedEngine | None = None, review: ScriptedReview | None = None) -> Writer:
+def build_writer(engine: ScriptedEngine | None = None, review: ScriptedReview | None = None, **settings: Any) -> Writer:
     """A writer whose bank is empty."""
     engine, review = engine or ScriptedEngine(), review or ScriptedReview()
-    bank = build_bank(Redis(port=1), engine, review)  # nothing is loaded or filled, so it is never called
+    bank = build_bank(Redis(port=1), engine, review, **settings)  # nothing is loaded or filled, so it is never called
     return Writer(load_world(), BOOKS, bank, engine, ScriptedReward(), review)
 
 
@@ -68,6 +69,14 @@ async def test_the_approved_text_stands_in(engine: ScriptedEngine, review: Scrip
     assert answer.source == pb.MESSAGE_SOURCE_TEMPLATE
     assert answer.draft == BOOKS["en"].template(BRIEF)
     assert answer.model_version == ""
+
+
+async def test_nothing_that_nobody_approved_is_written_live() -> None:
+    """Where the settings ask for a person's approval, the approved text stands in until something is approved."""
+    engine = ScriptedEngine()
+    answer = await build_writer(engine, approval="person").write(BRIEF, 0, 10.0)
+    assert answer.source == pb.MESSAGE_SOURCE_TEMPLATE
+    assert engine.seeds == []
 
 
 async def test_no_time_is_spent_where_there_is_not_enough() -> None:
