@@ -45,6 +45,7 @@ async def following(
     *,
     bundled: Mapping[str, Path] | None = None,
     retire: Callable[[Served], Awaitable[None]] | None = None,
+    is_put_off: Callable[[Served], bool] = lambda _: False,
 ) -> AsyncIterator[Follower[Served]]:
     """A follower that has started, and follows until the context ends. See `Follower` for the arguments.
 
@@ -72,6 +73,7 @@ async def following(
         bundled=bundled,
         report=report,
         retire=retire,
+        is_put_off=is_put_off,
     )
     tasks: list[asyncio.Task[None]] = []
     try:

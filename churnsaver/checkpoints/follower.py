@@ -74,6 +74,7 @@ class Follower(Generic[Served]):
         bundled: checkpoints that the project ships, for kinds of which nothing was published.
         report: told what serves and what was refused.
         retire: told what served until now, after the swap.
+        is_put_off: whether what `load` made is yet to be tried, because what it takes is away; see `begin_again`.
 
     Attributes:
         served: what serves now. A request takes it once and keeps it to its end.
@@ -91,13 +92,15 @@ class Follower(Generic[Served]):
         bundled: Mapping[str, Path] | None = None,
         report: Callable[[Report], None] = lambda _: None,
         retire: Callable[[Served], Awaitable[None]] | None = None,
+        is_put_off: Callable[[Served], bool] = lambda _: False,
     ) -> None:
         self._registry, self._kinds, self._cache, self._load = registry, tuple(kinds), cache, load
         self._bundled, self._report, self._retire = dict(bundled or {}), report, retire
+        self._is_put_off = is_put_off
         self._last = {kind: self._read_last(kind) for kind in kinds}
         self._found: dict[str, LastServed] = {}
         self._refused: dict[str, tuple[str, float]] = {}
-        self._hinted = asyncio.Event()
+        self._hinted, self._again = asyncio.Event(), False
         self.checkpoints: dict[str, Checkpoint] = {}
         for kind in kinds:
             # A counter that is there before its first event, so that its first increase is seen.
@@ -113,6 +116,11 @@ class Follower(Generic[Served]):
         """Something may have changed: looks at once. Any number of hints, in any order, do no harm."""
         self._hinted.set()
 
+    def begin_again(self) -> None:
+        """Loads everything anew, for what was put off; what serves goes on until that is done."""
+        self._again = True
+        self.hint()
+
     # -- start -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -121,6 +129,25 @@ class Follower(Generic[Served]):
         Raises:
             ChurnSaverError: a kind has nothing that can serve; the message is about its champion.
         """
+        await self._begin(None)
+
+    async def _start_again(self) -> None:
+        if any(self._was_refused(kind, each.sha256) for kind, each in self.checkpoints.items()):
+            return
+        former, before = self.served, self.checkpoints
+        try:
+            await self._begin(former)
+        except ChurnSaverError as error:
+            for kind, checkpoint in before.items():
+                self._refuse(kind, checkpoint.version, checkpoint.sha256, error)
+            return
+        self._again = False
+        for kind, checkpoint in before.items():
+            if checkpoint.version != self.checkpoints[kind].version:
+                _forget_serving(kind, checkpoint)
+        await self._hand_over(former)
+
+    async def _begin(self, serving: Served | None) -> None:
         found = await asyncio.gather(*map(self._options, self._kinds))
         options = dict(zip(self._kinds, found, strict=True))
         fault: ChurnSaverError | None = None
@@ -129,7 +156,7 @@ class Follower(Generic[Served]):
         for rank in ranks:
             chosen = {kind: options[kind][n] for kind, n in zip(self._kinds, rank, strict=True)}
             try:
-                self.served = await self._try(chosen, None)
+                self.served = await self._try(chosen, serving)
             except ChurnSaverError as error:
                 fault = fault or error
                 continue
@@ -141,6 +168,8 @@ class Follower(Generic[Served]):
         for kind, checkpoint in chosen.items():
             if fault is not None and checkpoint is not (best := options[kind][0]):
                 self._refuse(kind, best.version, best.sha256, fault)
+            elif not self._is_put_off(self.served):
+                self._accept(kind)
             await self._note(kind, checkpoint)
 
     async def _options(self, kind: str) -> list[Checkpoint]:
@@ -193,7 +222,7 @@ class Follower(Generic[Served]):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hinted.wait(), poll_s)
             self._hinted.clear()
-            await self.look()
+            await (self._start_again() if self._again else self.look())
 
     async def look(self) -> None:
         """Compares each kind's champion with what serves, and swaps what is new and good."""
@@ -227,16 +256,19 @@ class Follower(Generic[Served]):
 
     async def _swap(self, kind: str, checkpoint: Checkpoint, served: Served) -> None:
         former, self.served = self.served, served
-        MODEL_INFO.remove(kind, self.checkpoints[kind].version)
+        _forget_serving(kind, self.checkpoints[kind])
         self.checkpoints = {**self.checkpoints, kind: checkpoint}
         self._accept(kind)
         CHECKPOINT_SWAPS.labels(kind).inc()
         await self._note(kind, checkpoint)
+        await self._hand_over(former)
+
+    async def _hand_over(self, former: Served) -> None:
         if self._retire is not None:
             try:
                 await self._retire(former)
             except Exception:
-                log.exception("checkpoint.not_retired", kind=kind)  # what was swapped serves all the same
+                log.exception("checkpoint.not_retired")  # what was swapped serves all the same
 
     # -- what may serve ----------------------------------------------------------------------------
 
@@ -290,6 +322,8 @@ class Follower(Generic[Served]):
             self._report(Report(kind=kind, version=version, manifest_sha256=sha256, reason=str(error)))
 
     async def _note(self, kind: str, checkpoint: Checkpoint) -> None:
+        if self._is_put_off(self.served):
+            return
         found = self._found.get(kind)
         if found is not None and found.manifest_sha256 == checkpoint.sha256:
             await in_thread(self._remember, kind, found)
@@ -325,3 +359,8 @@ class Follower(Generic[Served]):
                     shutil.rmtree(fetched, ignore_errors=True)
         except OSError as error:
             log.warning("checkpoint.not_remembered", kind=kind, reason=str(error))
+
+
+def _forget_serving(kind: str, checkpoint: Checkpoint) -> None:
+    with contextlib.suppress(KeyError):  # it was put off, and never served
+        MODEL_INFO.remove(kind, checkpoint.version)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -12,7 +13,7 @@ from redis.asyncio import Redis
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.message import MessageBook
 from churnsaver.domain.world import World
-from churnsaver.errors import SettingsError
+from churnsaver.errors import CheckpointError, SettingsError
 from churnsaver.following import following
 from churnsaver.models.adapters import WRITER
 from churnsaver.models.language_model import GENERATOR
@@ -23,15 +24,17 @@ from churnsaver.rpc.server import serve
 from churnsaver.settings import ServeSettings, configs_dir, load_message_books, load_serve_settings, load_world
 from churnsaver.tasks import giving_way, stop_tasks
 from services.generator.bank import Bank
-from services.generator.engine import Engine, InProcessEngine
+from services.generator.engine import Engine, EngineFailed, InProcessEngine
 from services.generator.generate import Writer
 from services.generator.reviewing import DraftReview, ShieldReview
 from services.generator.server import register
-from services.generator.vllm_engine import VllmEngine
+from services.generator.vllm_engine import Unopened, VllmEngine
 from services.generator.vllm_server import VllmServer
 
 log = structlog.get_logger()
 
+# A server that is away at the start is asked for again after so long.
+OPEN_AGAIN_S = 5.0
 # What serves, by engine: the merged model, or the adapter for the base that the vLLM server has.
 MODEL_KINDS = {"embedded": GENERATOR, "vllm": WRITER}
 
@@ -46,8 +49,11 @@ async def main() -> None:
     watching = [asyncio.create_task(server.watch())] if server else []
     shift = Shift(settings, world, books, ShieldReview(shield), redis, server)
     try:
-        async with following("generator", settings, shift.kinds, shift.prepare, retire=shift.change) as follower:
+        async with following(
+            "generator", settings, shift.kinds, shift.prepare, retire=shift.change, is_put_off=is_unopened
+        ) as follower:
             await shift.change(None)
+            watching.append(asyncio.create_task(shift.open_later(follower.begin_again)))
             await serve(
                 settings.generator,
                 register=lambda server: register(server, lambda: follower.served),
@@ -88,12 +94,13 @@ class Shift:
         self._prepared: Writer | None = None
         self._on_duty: Writer | None = None
         self._filling: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[Any] | None = None
 
     def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
         """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
         chosen, seed = self._settings.generator, self._settings.seed
         reward = giving_way(partial(RewardModel.load, checkpoints[REWARD], chosen.threads, world=self._world))
-        engine = self._engine(checkpoints, at_once=serving is not None)
+        engine = self._engine(checkpoints, opened=serving is not None and not is_unopened(serving))
         version = "+".join(checkpoints[kind].version for kind in self.kinds)
         bank = Bank(
             chosen,
@@ -109,12 +116,31 @@ class Shift:
         self._prepared = Writer(self._world, self._books, bank, engine, reward, self._review)
         return self._prepared
 
-    def _engine(self, checkpoints: Mapping[str, Checkpoint], *, at_once: bool) -> Engine:
-        chosen = self._settings.generator
+    def _engine(self, checkpoints: Mapping[str, Checkpoint], *, opened: bool) -> Engine:
+        """`opened`: whether another one writes already, so that a server that is away makes this one wait."""
         if self._server is None:
-            return InProcessEngine(checkpoints[GENERATOR], chosen)
-        opening = VllmEngine.open(self._server, checkpoints[WRITER], chosen, self._world, at_once=at_once)
-        return asyncio.run_coroutine_threadsafe(opening, self._loop).result()
+            return InProcessEngine(checkpoints[GENERATOR], self._settings.generator)
+        checkpoint = checkpoints[WRITER]
+        try:
+            return asyncio.run_coroutine_threadsafe(self._open(self._server, checkpoint), self._loop).result()
+        except EngineFailed as error:
+            if opened:
+                raise CheckpointError(
+                    f"{checkpoint.version}: cannot be tried, the vLLM server fails ({error})"
+                ) from None
+            log.warning("vllm.not_opened", version=checkpoint.version, reason=str(error))
+            return Unopened(checkpoint.version)
+
+    async def _open(self, server: VllmServer, checkpoint: Checkpoint) -> Engine:
+        self._opening = asyncio.current_task()
+        return await VllmEngine.open(server, checkpoint, self._settings.generator, self._world)
+
+    async def open_later(self, begin_again: Callable[[], None]) -> None:
+        """Calls `begin_again` until the engine of a server that was away at the start is open."""
+        while self._server is not None and self._on_duty is not None and is_unopened(self._on_duty):
+            if self._server.up:
+                begin_again()
+            await asyncio.sleep(OPEN_AGAIN_S)
 
     async def change(self, _: Writer | None) -> None:
         """The writer that was prepared last fills its bank; the one before it ends once it has written its last."""
@@ -128,8 +154,15 @@ class Shift:
 
     async def end(self) -> None:
         """Nobody writes any more."""
+        if self._opening is not None:
+            await stop_tasks([self._opening])
         self._prepared = None
         await self.change(None)
+
+
+def is_unopened(writer: Writer) -> bool:
+    """Whether its engine waits for a server that is away."""
+    return isinstance(writer.engine, Unopened)
 
 
 def check_books(books: Mapping[str, MessageBook], languages: Iterable[str]) -> None:
@@ -145,8 +178,7 @@ def check_books(books: Mapping[str, MessageBook], languages: Iterable[str]) -> N
 async def _keep_bank(writer: Writer) -> None:
     try:
         await writer.bank.load()
-        await writer.warm_up()
-        await writer.bank.run()
+        await asyncio.gather(writer.warm_up(), writer.bank.run())
     except Exception:
         log.exception("bank.stopped")  # nobody waits for this task: a fault would look like an empty bank
         raise

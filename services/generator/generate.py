@@ -16,7 +16,7 @@ from churnsaver.errors import BadInput
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from services.generator import metrics
 from services.generator.bank import Bank
-from services.generator.engine import SMALL_WRITE, Engine, EngineFailed
+from services.generator.engine import AWAY, SMALL_WRITE, Engine, EngineFailed
 from services.generator.message import message_id
 from services.generator.prompt import prompt
 from services.generator.ranking import Reward, ranked_drafts
@@ -86,7 +86,7 @@ class Writer:
         if brief.language not in self.bank.languages or self.bank.needs_approval:  # nobody has seen what it would write
             return None
         if (expected_s := self.engine.expected_s) * MARGIN > time_left_s:
-            metrics.ENGINE_FAILURES.labels("away" if math.isinf(expected_s) else "busy").inc()
+            metrics.ENGINE_FAILURES.labels(AWAY if math.isinf(expected_s) else "busy").inc()
             return None
         try:
             # Past it the engine is told to stop, and the approved text still reaches the caller in time.

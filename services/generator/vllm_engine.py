@@ -10,27 +10,21 @@ A seed's texts are the same wherever the server computes alike; what else is in 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import os
-import shutil
 from typing import Self
 
-import structlog
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN
 from churnsaver.domain.world import World
 from churnsaver.errors import CheckpointError
-from churnsaver.models.adapters import ADAPTER, ADAPTER_CONFIG, BASE, Base, GoldenMessage
+from churnsaver.models.adapters import BASE, Base, GoldenMessage
 from churnsaver.models.language_model import GOLDEN_TOLERANCE_NATS
 from churnsaver.settings import GeneratorSettings
-from services.generator.engine import END_OF_TURN, Candidate, EngineFailed
+from services.generator.engine import AWAY, END_OF_TURN, Candidate, EngineFailed
 from services.generator.prompt import prompt
 from services.generator.vllm_server import VllmServer
-
-log = structlog.get_logger()
 
 COMPLETIONS = "/v1/completions"
 
@@ -61,6 +55,21 @@ class _Tokens(BaseModel):
     tokens: list[int]
 
 
+class Unopened:
+    """Stands in for the engine of a server that has not been there yet: the bank and the approved texts serve."""
+
+    expected_s = math.inf
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+
+    async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
+        raise EngineFailed(AWAY, "the vLLM server has not been there yet")
+
+    async def close(self) -> None:
+        pass
+
+
 class VllmEngine:
     """Writes with one adapter; made by `open`, never directly."""
 
@@ -68,14 +77,13 @@ class VllmEngine:
         self.version = checkpoint.version
         self._server, self._checkpoint, self._settings, self._world = server, checkpoint, settings, world
         self._base, self._golden = _base(checkpoint), _golden(checkpoint)
-        self._folder = settings.vllm.adapters / self.version
         self._loaded = False
         self._loading: asyncio.Task[None] | None = None
         self._writing = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
-        server.hold(self.version)
+        server.adapters.hold(self.version)
 
     @classmethod
     async def open(
@@ -84,26 +92,17 @@ class VllmEngine:
         checkpoint: Checkpoint,
         settings: GeneratorSettings,
         world: World,
-        *,
-        at_once: bool,
     ) -> Self:
         """The engine of a writer checkpoint, loaded and tried on its golden messages.
-
-        Args:
-            at_once: whether a server that is away is an error; else the adapter is loaded and tried when it is back.
 
         Raises:
             CheckpointError: the adapter is for another base, cannot be loaded, or a golden message is more or less
                 likely than when it was trained. Nothing of it is left on the server.
+            EngineFailed: the server is away, or fails.
         """
         engine = cls(server, checkpoint, settings, world)
         try:
             await engine._load()
-        except EngineFailed as error:
-            if at_once:
-                await engine.close()
-                raise CheckpointError(f"{engine.version}: cannot be tried, the vLLM server fails ({error})") from None
-            log.warning("vllm.not_loaded", version=engine.version, reason=str(error))
         except BaseException:
             await engine.close()
             raise
@@ -134,9 +133,8 @@ class VllmEngine:
             return
         self._closed = True
         if self._loading is not None:
-            self._loading.cancel()
-        if await self._server.let_go(self.version):
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            await asyncio.wait([self._loading])  # a thread that writes files goes on, whoever cancels it
+        await self._server.let_go(self.version)
 
     async def _write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
         body = {
@@ -165,7 +163,7 @@ class VllmEngine:
     # -- loading and trying ----------------------------------------------------------------------------
 
     async def _load_if_needed(self) -> None:
-        """Loads what could not be loaded before, apart from the request: its deadline is shorter than that takes."""
+        """Loads anew what the server has lost, apart from the request: its deadline is shorter than that takes."""
         if self._loaded:
             return
         if self._loading is None or self._loading.done():
@@ -184,27 +182,10 @@ class VllmEngine:
                 f"{base.id}; start it with --served-model-name {self._base.served_name} and that model, or publish an "
                 "adapter that was trained on the model that it has"
             )
-        await asyncio.to_thread(self._put, base.root)
+        await asyncio.to_thread(self._server.adapters.put, self._checkpoint, base.root)
         for case in self._golden:
             await self._try(case)
         self._loaded = True
-
-    def _put(self, base: str) -> None:
-        """The adapter's files where the server looks for them; it wants the name of its base in them."""
-        config = self._checkpoint.read_json(ADAPTER_CONFIG) | {"base_model_name_or_path": base}
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            # The config last: without it the server sees no adapter. What is there may be in use, so it is replaced.
-            weights, described = (self._folder / f".{name}.{os.getpid()}" for name in (ADAPTER, ADAPTER_CONFIG))
-            shutil.copyfile(self._checkpoint.path / ADAPTER, weights)
-            weights.replace(self._folder / ADAPTER)
-            described.write_text(json.dumps(config))
-            described.replace(self._folder / ADAPTER_CONFIG)
-        except OSError as error:
-            raise CheckpointError(
-                f"{self._folder}: cannot be written ({error.strerror or error}); generator.vllm.adapters is a folder "
-                "that generator and vLLM server share"
-            ) from None
 
     async def _try(self, case: GoldenMessage) -> None:
         try:

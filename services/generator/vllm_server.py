@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -22,17 +21,20 @@ from pydantic import BaseModel, ValidationError
 
 from churnsaver.settings import VllmSettings
 from services.generator import metrics
-from services.generator.engine import SMALL_WRITE, EngineFailed
+from services.generator.engine import AWAY, SMALL_WRITE, EngineFailed
+from services.generator.vllm_adapters import RENEW_S, AdapterFolder
 
 log = structlog.get_logger()
 
 CONNECT_S = 1.0
 # For who has no deadline, such as the bank: a server that is silent for so long has lost the request.
 SILENCE_S = 120.0
+# For questions that it answers without writing. One that is busy may miss some.
+ANSWER_S, MISSES = 5.0, 3
 UNLOAD_S = 10.0
 WATCH_S = 1.0
-# What was measured so long ago says nothing about now: the next write may find out.
-FORGET_S = 30.0
+# What was measured so long ago says nothing about now: one write finds out.
+FORGET_S = 5.0
 RUNNING, WAITING, CACHE_USE = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
@@ -70,73 +72,79 @@ class VllmServer:
         self._concurrency = settings.max_concurrency
         with contextlib.suppress(OSError):  # whoever loads an adapter says what is wrong
             settings.adapters.mkdir(parents=True, exist_ok=True)  # a vLLM server does not start without
+        self.adapters = AdapterFolder(settings.adapters)
         self._client = httpx.AsyncClient(
             base_url=self.url,
-            timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
             limits=httpx.Limits(max_connections=None),  # turns bound them
             trust_env=False,  # a proxy is for the world outside
         )
         self._turns = asyncio.Semaphore(self._concurrency)
-        self._waiting = 0
+        self._waiting = self._small_writes = 0
         self._waiting_there = 0.0
-        self._small_write_s = self._quickest_s = 0.0
-        self._timed_at = float("-inf")
-        self._held: Counter[str] = Counter()
+        self._small_write_s = 0.0
+        self._timed_at = self._renewed_at = float("-inf")
+        self._missed = 0
         self.up = True
 
     @property
     def expected_s(self) -> float:
-        """How long a small write asked for now would take; nothing while nobody knows, so that somebody finds out."""
+        """How long a small write asked for now would take; nothing where nobody knows, so that somebody finds out."""
         if not self.up:
             return float("inf")
-        known = time.monotonic() - self._timed_at < FORGET_S
+        if time.monotonic() - self._timed_at > FORGET_S and not self._small_writes:
+            return 0.0
         queue = self._waiting + self._waiting_there / SMALL_WRITE
-        return (self._small_write_s if known else self._quickest_s) * (1.0 + queue / self._concurrency)
+        return self._small_write_s * (1.0 + queue / self._concurrency)
 
     @asynccontextmanager
     async def turn(self, count: int) -> AsyncIterator[None]:
         """Waits for a turn to have `count` texts written, and times it."""
-        self._waiting += 1
+        small = count <= SMALL_WRITE
+        self._small_writes += small
         try:
-            await self._turns.acquire()
+            self._waiting += 1
+            try:
+                await self._turns.acquire()
+            finally:
+                self._waiting -= 1
+            started = time.monotonic()
+            finished = False
+            try:
+                yield
+                finished = True
+            finally:
+                self._turns.release()
+                if small:
+                    self._note_time(time.monotonic() - started, finished=finished)
         finally:
-            self._waiting -= 1
-        started = time.monotonic()
-        finished = False
-        try:
-            yield
-            finished = True
-        finally:
-            self._turns.release()
-            self._note_time(count, time.monotonic() - started, finished=finished)
+            self._small_writes -= small
 
-    def _note_time(self, count: int, took_s: float, *, finished: bool) -> None:
+    def _note_time(self, took_s: float, *, finished: bool) -> None:
         """A write that was given up, or went wrong, took at least as long."""
-        if count > SMALL_WRITE:
-            return
         self._small_write_s = took_s if finished else max(self._small_write_s, took_s)
-        if finished:
-            self._quickest_s = min(self._quickest_s or took_s, took_s)
         self._timed_at = time.monotonic()
 
-    async def ask(self, answer: type[Answer], method: str, path: str, body: Any = None) -> Answer:
-        """The server's answer, as `answer` says it looks; EngineFailed where it is another, or none."""
-        said = await self._send(method, path, body)
+    async def ask(
+        self, answer: type[Answer], method: str, path: str, body: Any = None, *, timeout_s: float | None = None
+    ) -> Answer:
+        """The server's answer, as `answer` says it looks; EngineFailed where it is another, or none in time."""
+        said = await self._send(method, path, body, timeout_s or SILENCE_S)
         try:
             return answer.model_validate_json(said.content)
         except ValidationError as error:
             raise EngineFailed("garbage", f"{self.url}{path}: {error.error_count()} faults in the answer") from None
 
-    async def _send(self, method: str, path: str, body: Any) -> httpx.Response:
+    async def _send(self, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
+        timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
         try:
-            said = await self._client.request(method, path, json=body)
+            said = await self._client.request(method, path, json=body, timeout=timeout)
         except httpx.TimeoutException as error:
-            reason = "away" if isinstance(error, httpx.ConnectTimeout) else "late"
+            reason = AWAY if isinstance(error, httpx.ConnectTimeout) else "late"
             raise EngineFailed(reason, f"{self.url}{path}: {type(error).__name__}") from None
         except httpx.DecodingError as error:
             raise EngineFailed("garbage", f"{self.url}{path}: {error}") from None
         except httpx.HTTPError as error:
-            raise EngineFailed("away", f"{self.url}{path}: {error or type(error).__name__}") from None
+            raise EngineFailed(AWAY, f"{self.url}{path}: {error or type(error).__name__}") from None
         if said.is_success:
             return said
         reason = "busy" if said.status_code in BUSY else "broken" if said.is_server_error else "refused"
@@ -144,29 +152,35 @@ class VllmServer:
 
     async def base(self) -> Model:
         """The model that it was started with."""
-        found = await self.ask(Models, "GET", "/v1/models")
+        found = await self.ask(Models, "GET", "/v1/models", timeout_s=ANSWER_S)
         if not found.data:
             raise EngineFailed("garbage", f"{self.url}: has no model")
         return found.data[0]
 
     # -- adapters --------------------------------------------------------------------------------------
 
-    def hold(self, adapter: str) -> None:
-        """Somebody uses the adapter; until as many have let go of it, it stays."""
-        self._held[adapter] += 1
+    async def let_go(self, adapter: str) -> None:
+        """Takes the adapter away once nobody uses it."""
+        if await asyncio.to_thread(self.adapters.let_go, adapter):
+            await self._take_away(adapter)
 
-    async def let_go(self, adapter: str) -> bool:
-        """Unloads the adapter once nobody uses it; returns whether nobody does."""
-        self._held[adapter] -= 1
-        if self._held[adapter] > 0:
-            return False
-        del self._held[adapter]
+    async def _take_away(self, adapter: str) -> None:
         try:
             # Not by `ask`: a server that never loaded it, or that is away, has nothing to unload.
             await self._client.post("/v1/unload_lora_adapter", json={"lora_name": adapter}, timeout=UNLOAD_S)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, RuntimeError) as error:  # the second: this process ends, and the client has
             log.warning("vllm.not_unloaded", adapter=adapter, reason=repr(error))
-        return True
+        await asyncio.to_thread(self.adapters.remove, adapter)
+
+    async def _tidy(self) -> None:
+        """Renews the marks of what is used here, and takes away what nobody uses."""
+        if time.monotonic() - self._renewed_at < RENEW_S:
+            return
+        self._renewed_at = time.monotonic()
+        await asyncio.to_thread(self.adapters.renew)
+        for adapter in await asyncio.to_thread(self.adapters.unused):
+            log.info("vllm.adapter_left_behind", adapter=adapter)
+            await self._take_away(adapter)
 
     # -- watching --------------------------------------------------------------------------------------
 
@@ -174,20 +188,29 @@ class VllmServer:
         """Reads the server's metrics every WATCH_S seconds, until it is cancelled."""
         while True:
             await self.look()
+            try:
+                await self._tidy()
+            except OSError as error:
+                log.warning("vllm.adapters_not_seen", folder=str(self.adapters.path), reason=str(error))
             await asyncio.sleep(WATCH_S)
 
     async def look(self) -> None:
         """Whether it is there, how much waits in its queue and how full its cache is, as gauges of our own."""
         try:
-            said = await self._client.get("/metrics", timeout=CONNECT_S)
+            said = await self._client.get("/metrics", timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S))
             found = _values(said.raise_for_status().text)
         except (httpx.HTTPError, ValueError) as error:
+            # Nobody listens: it is away. It is late, or broken: it may be busy, unless that goes on.
+            self._missed = MISSES if isinstance(error, httpx.ConnectError) else self._missed + 1
+            if self._missed < MISSES:
+                return
             if self.up:
                 log.warning("vllm.away", url=self.url, reason=repr(error))
             self.up, self._waiting_there = False, 0.0
         else:
             if not self.up:
                 log.info("vllm.back", url=self.url)
+            self._missed = 0
             self.up, self._waiting_there = True, sum(found[WAITING])
             metrics.ENGINE_RUNNING.labels(self.url).set(sum(found[RUNNING]))
             metrics.ENGINE_CACHE_USE.labels(self.url).set(max(found[CACHE_USE], default=0.0))

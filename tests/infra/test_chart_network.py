@@ -53,11 +53,12 @@ def test_both_ends_allow_exactly_the_arrows(installation: str) -> None:
 
 
 def test_only_the_generator_reaches_vllm() -> None:
-    """Whoever reaches its port can load adapters: one more arrow, at both ends."""
+    """Whoever reaches its port can load adapters: one more arrow, at both ends, and no collector of metrics either."""
     objects = render(values_of("production", VLLM))
     more = {("generator", "vllm", 8000)}
     assert arrows(objects, "ingress", "from") == ARROWS | more
     assert arrows(objects, "egress", "to") == ARROWS | more
+    assert len(the(objects, "NetworkPolicy", "churn-saver-vllm")["spec"]["ingress"]) == 1
 
 
 def test_all_else_is_denied() -> None:

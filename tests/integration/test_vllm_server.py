@@ -106,7 +106,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 @pytest.fixture
 async def server(settings: GeneratorSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[VllmServer]:
     monkeypatch.setattr(vllm_server, "SILENCE_S", 900.0)  # on two cores that others use
-    monkeypatch.setattr(vllm_server, "CONNECT_S", 30.0)
+    monkeypatch.setattr(vllm_server, "ANSWER_S", 60.0)
     opened = VllmServer(settings.vllm)
     yield opened
     await opened.close()
@@ -121,9 +121,7 @@ async def test_adapters_are_swapped_while_it_serves(
     server: VllmServer, settings: GeneratorSettings, adapters: dict[str, Checkpoint]
 ) -> None:
     """Golden messages are as likely as in training, a seed's texts are its own, and what was replaced is unloaded."""
-    first, second = [
-        await VllmEngine.open(server, adapters[name], settings, WORLD, at_once=True) for name in ("first", "second")
-    ]
+    first, second = [await VllmEngine.open(server, adapters[name], settings, WORLD) for name in ("first", "second")]
     assert await names(server) == [first.version, second.version]
     told = prompt(BRIEF, WORLD)
     texts = await first.write(told, 2, 1)
@@ -142,7 +140,7 @@ async def test_a_write_that_is_given_up_frees_the_server(
 ) -> None:
     """Nobody waits, so vLLM aborts the texts."""
     longer = settings.model_copy(update={"max_new_tokens": 800})
-    engine = await VllmEngine.open(server, adapters["first"], longer, WORLD, at_once=True)
+    engine = await VllmEngine.open(server, adapters["first"], longer, WORLD)
     write = asyncio.create_task(engine.write(prompt(BRIEF, WORLD), 4, 1))
     await until_running(server, 4)
     write.cancel()
@@ -178,8 +176,8 @@ async def test_a_bad_adapter_leaves_no_trace_and_the_server_serves_on(
     ):
         bad = altered(good, tmp_path / name, name, content)
         with pytest.raises(CheckpointError, match=said):
-            await VllmEngine.open(server, bad, settings, WORLD, at_once=True)
+            await VllmEngine.open(server, bad, settings, WORLD)
         assert (await names(server), list(settings.vllm.adapters.iterdir())) == ([], [])
-    engine = await VllmEngine.open(server, good, settings, WORLD, at_once=True)
+    engine = await VllmEngine.open(server, good, settings, WORLD)
     assert await engine.write(prompt(BRIEF, WORLD), 1, 1)
     await engine.close()

@@ -33,6 +33,7 @@ class StandIn:
         log_prob: of every token that it is asked about.
         loaded: the adapters that it has.
         aborted: requests whose caller went away.
+        silent: whether it does not answer what it is asked of itself.
     """
 
     served_name: str
@@ -49,6 +50,7 @@ class StandIn:
     most: int = 0
     aborted: int = 0
     waiting: float = 0.0
+    silent: bool = False
 
     @property
     def url(self) -> str:
@@ -134,6 +136,8 @@ def application(server: StandIn) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        while server.silent:  # noqa: ASYNC110 - a test turns it
+            await asyncio.sleep(0.01)
         # Two engines, and a metric that is not ours to read.
         lines = [
             "# TYPE vllm:num_requests_running gauge",

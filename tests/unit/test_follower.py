@@ -32,6 +32,7 @@ class Service:
     bundled: Mapping[str, Path] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
     retired: list[tuple[str, ...]] = field(default_factory=list)
+    put_off: bool = False
 
     def follower(self) -> Follower[tuple[str, ...]]:
         async def retire(former: tuple[str, ...]) -> None:
@@ -45,6 +46,7 @@ class Service:
             bundled=self.bundled,
             report=self.reports.append,
             retire=retire,
+            is_put_off=lambda _: self.put_off,
         )
 
     def load(self, found: Mapping[str, Checkpoint], serving: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -111,12 +113,16 @@ async def test_a_rollback_serves_again(service: Service) -> None:
     assert follower.served == ("three",)
 
 
-async def until_served(follower: Follower[tuple[str, ...]], name: str) -> None:
+async def until(holds: Callable[[], bool]) -> None:
     for _ in range(500):
-        if follower.served == (name,):
+        if holds():
             return
         await asyncio.sleep(0.01)
-    pytest.fail(f"{name} does not serve")
+    pytest.fail("it never came to that")
+
+
+async def until_served(follower: Follower[tuple[str, ...]], name: str) -> None:
+    await until(lambda: follower.served == (name,))
 
 
 async def test_a_hint_is_followed_at_once_and_the_timer_without_one(service: Service) -> None:
@@ -132,6 +138,62 @@ async def test_a_hint_is_followed_at_once_and_the_timer_without_one(service: Ser
     following = asyncio.create_task(follower.follow(poll_s=0.05))
     service.yard.publish("three")
     await until_served(follower, "three")
+    following.cancel()
+
+
+@pytest.mark.parametrize(("then", "served"), [("late", "late"), ("failing", "one")])
+async def test_what_was_put_off_at_the_start_is_loaded_later(
+    service: Service, monkeypatch: pytest.MonkeyPatch, then: str, served: str
+) -> None:
+    """As at a start: what turns out to be bad is refused and reported, and what served before it serves again."""
+    one = service.yard.publish("one")
+    await service.started()
+    late = service.yard.publish("late")
+    service.put_off = True
+    follower = await service.started()
+    assert [report.version for report in service.reports] == [one]
+    service.put_off, real = False, service.load
+
+    def load(found: Mapping[str, Checkpoint], serving: tuple[str, ...] | None) -> tuple[str, ...]:
+        if serving is not None and found[KIND].version == late and then == "failing":
+            raise CheckpointError("golden case 0 differs by 0.5")
+        return real(found, serving)
+
+    monkeypatch.setattr(follower, "_load", load)
+    following = asyncio.create_task(follower.follow(poll_s=0.05))
+    follower.begin_again()
+    await until(lambda: service.retired == [("late",)])
+    assert follower.served == (served,)
+    assert sample("model_info", kind=KIND, version=late) == (1 if then == "late" else None)
+    assert sample("champion_refused", kind=KIND) == (then == "failing")
+    assert service.refusals == (["golden case 0 differs by 0.5"] if then == "failing" else [])
+    following.cancel()
+
+
+async def test_where_nothing_can_be_loaded_later_it_is_said_and_tried_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What serves goes on; a better champion serves as soon as it is there."""
+    service.yard.publish("one")
+    follower = await service.started()
+    real = service.load
+
+    def load(found: Mapping[str, Checkpoint], serving: tuple[str, ...] | None) -> tuple[str, ...]:
+        if "one" in (names := real(found, serving)):
+            raise CheckpointError("weights that are none")
+        return names
+
+    monkeypatch.setattr(follower, "_load", load)
+    following = asyncio.create_task(follower.follow(poll_s=0.05))
+    follower.begin_again()
+    await until(lambda: service.refusals == ["weights that are none"])
+    await asyncio.sleep(0.2)
+    assert (follower.served, sample("champion_refused", kind=KIND)) == (("one",), 1)
+    assert len(service.refusals) == 1
+    service.yard.publish("two")
+    monkeypatch.setattr(follower_module, "RETRY_S", 0.0)
+    await until_served(follower, "two")
+    assert sample("champion_refused", kind=KIND) == 0
     following.cancel()
 
 

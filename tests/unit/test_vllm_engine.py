@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,7 +74,7 @@ async def server(there: StandIn) -> AsyncIterator[VllmServer]:
 
 @pytest.fixture
 async def engine(there: StandIn, server: VllmServer, tmp_path: Path) -> AsyncIterator[VllmEngine]:
-    opened = await VllmEngine.open(server, writer_checkpoint(tmp_path / "a"), settings(there), WORLD, at_once=True)
+    opened = await VllmEngine.open(server, writer_checkpoint(tmp_path / "a"), settings(there), WORLD)
     yield opened
     await opened.close()
 
@@ -169,7 +170,7 @@ async def test_what_cannot_be_done_in_time_is_not_begun(there: StandIn, engine: 
 async def test_what_was_measured_long_ago_is_forgotten(
     there: StandIn, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that was slow once is tried again."""
+    """A server that was slow once is tried again, by one write at a time."""
     await engine.write("x", 1, 1)
     quick_s = engine.expected_s
     there.fault = "slow"
@@ -177,7 +178,12 @@ async def test_what_was_measured_long_ago_is_forgotten(
         await asyncio.wait_for(engine.write("x", 1, 1), 5 * quick_s)
     assert engine.expected_s >= 5 * quick_s
     monkeypatch.setattr(vllm_server, "FORGET_S", 0.0)
-    assert engine.expected_s == quick_s
+    assert engine.expected_s == 0.0
+    trying = asyncio.create_task(engine.write("x", 1, 1))
+    await asyncio.sleep(0)
+    assert engine.expected_s >= 5 * quick_s  # one tries, the others wait for what it finds
+    there.fault = ""
+    assert await trying
 
 
 async def test_no_more_is_asked_at_once_than_the_settings_say(there: StandIn, engine: VllmEngine) -> None:
@@ -191,12 +197,24 @@ async def test_no_more_is_asked_at_once_than_the_settings_say(there: StandIn, en
     assert there.most == 2
 
 
-async def test_the_servers_own_figures_are_ours(there: StandIn, server: VllmServer, engine: VllmEngine) -> None:
-    """Its queue over all engines, the fullest cache; a server that is away is not waited for."""
+async def test_the_servers_own_figures_are_ours(
+    there: StandIn, server: VllmServer, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queue over all engines, the fullest cache; a server that is away is not waited for, a busy one is."""
     there.waiting = 3.0
     await server.look()
     names, series = ("up", "running", "waiting", "kv_cache_use"), {"server": server.url}
     assert [sample(f"generator_engine_{name}", **series) for name in names] == [1, 0, 4, 0.5]
+    there.silent = True
+    monkeypatch.setattr(vllm_server, "ANSWER_S", 0.05)
+    for _ in range(2):
+        await server.look()
+    assert (sample("generator_engine_up", **series), server.up) == (1, True)  # busy, it seems
+    await server.look()
+    assert (sample("generator_engine_up", **series), server.up) == (0, False)
+    there.silent = False
+    await server.look()
+    assert server.up
     server._client.base_url = "http://127.0.0.1:1"
     await server.look()
     assert (sample("generator_engine_up", **series), engine.expected_s) == (0, float("inf"))
@@ -209,7 +227,7 @@ async def test_an_adapter_is_swapped_and_the_old_one_unloaded_when_drained(
 ) -> None:
     """Both are there until the last text of the old one is written."""
     checkpoint = writer_checkpoint(tmp_path / "b", b"other weights")
-    other = await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=True)
+    other = await VllmEngine.open(server, checkpoint, settings(there), WORLD)
     last = asyncio.create_task(engine.write("x", 1, 1))
     await asyncio.sleep(0)
     closing = asyncio.create_task(engine.close())
@@ -231,7 +249,7 @@ async def test_one_adapter_of_two_engines_stays_until_both_are_closed(
 ) -> None:
     """When only the reward model is swapped, the adapter is the same."""
     checkpoint = writer_checkpoint(tmp_path / "again")
-    again = await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=True)
+    again = await VllmEngine.open(server, checkpoint, settings(there), WORLD)
     await engine.close()
     assert there.loaded == {again.version}
     assert await again.write("x", 1, 1)
@@ -254,37 +272,97 @@ async def test_a_refused_adapter_leaves_no_trace(
     """One sentence says why, and neither the server nor the folder has it."""
     checkpoint = writer_checkpoint(tmp_path / "bad", **changes)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match=said):
-        await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=True)
+        await VllmEngine.open(server, checkpoint, settings(there), WORLD)
     assert there.loaded == set()
     assert not there.adapters.exists() or not list(there.adapters.iterdir())
 
 
-async def test_a_server_that_comes_later_gets_the_adapter_then(tmp_path: Path) -> None:
-    """The generator starts without it and serves its bank; a swap meanwhile is refused, and tried again later."""
-    there = StandIn(OURS.served_name, tmp_path / "adapters")
-    server, checkpoint = VllmServer(settings(there).vllm), writer_checkpoint(tmp_path / "a")
-    with pytest.raises(CheckpointError, match="cannot be tried, the vLLM server fails"):
-        await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=True)
-    engine = await VllmEngine.open(server, checkpoint, settings(there), WORLD, at_once=False)
-    with grows(FAILURES, reason="away"), pytest.raises(EngineFailed, match="away"):
+async def test_an_adapter_that_the_server_has_lost_is_loaded_anew(there: StandIn, engine: VllmEngine) -> None:
+    """It was started anew, and somebody took the folder away."""
+    (there.adapters / engine.version / ADAPTER_CONFIG).unlink()
+    there.loaded.clear()
+    with grows(FAILURES, reason="refused"), pytest.raises(EngineFailed, match="does not exist"):
         await engine.write("x", 1, 1)
+    assert await engine.write("x", 1, 1) == [Candidate(TEXT, ended=True)]
+
+
+async def test_generators_that_share_a_server_leave_each_other_their_adapters(
+    there: StandIn, server: VllmServer, engine: VllmEngine, tmp_path: Path
+) -> None:
+    """One that ends, or whose try fails, takes nothing away from another; the last one does."""
+    replica = VllmServer(settings(there).vllm)
+    same = await VllmEngine.open(replica, writer_checkpoint(tmp_path / "same"), settings(there), WORLD)
+    await engine.close()
+    assert there.loaded == {same.version}
+    assert await same.write("x", 1, 1)
+    await same.close()
+    assert (there.loaded, list(there.adapters.iterdir())) == (set(), [])
+    await replica.close()
+
+
+async def test_what_a_killed_generator_left_behind_is_taken_away(
+    there: StandIn, server: VllmServer, engine: VllmEngine, tmp_path: Path
+) -> None:
+    """Once its marks are old; what is used here stays, for its marks are renewed."""
+    killed = VllmServer(settings(there).vllm)
+    left = await VllmEngine.open(killed, writer_checkpoint(tmp_path / "b", b"other weights"), settings(there), WORLD)
+    await killed.close()
+    await server._tidy()
+    assert there.loaded == {engine.version, left.version}
+    for path in (there.adapters, *there.adapters.glob("*"), *there.adapters.glob("*/.used-*")):
+        os.utime(path, (0.0, 0.0))
+    server._renewed_at = float("-inf")
+    await server._tidy()
+    assert there.loaded == {engine.version}
+    assert [path.name for path in there.adapters.iterdir()] == [engine.version]
+
+
+@pytest.mark.parametrize("bad", [False, True], ids=["a good adapter", "a bad adapter"])
+async def test_a_server_that_comes_later_gets_the_adapter_then(
+    tmp_path: Path, bad: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The generator starts without it and serves its bank; a bad adapter is refused when the server is there."""
+    monkeypatch.setattr(bootstrap, "RewardModel", SimpleNamespace(load=lambda *_, **__: ScriptedReward()))
+    monkeypatch.setattr(bootstrap, "OPEN_AGAIN_S", 0.05)
+    there = StandIn(OURS.served_name, tmp_path / "adapters")
+    server, redis = VllmServer(settings(there).vllm), Redis(port=1)
+    one = writer_checkpoint(tmp_path / "a", log_prob=LOG_PROB - bad)
+    whole = load_serve_settings().model_copy(update={"generator": settings(there)})
+    shift = Shift(whole, WORLD, load_message_books(), ScriptedReview(), redis, server)
+    checkpoints, again = {WRITER: one, REWARD: one}, asyncio.Event()
+    first = await asyncio.to_thread(shift.prepare, checkpoints, None)
+    await shift.change(None)
+    assert (await first.write(BRIEF, 1, 5.0)).source == pb.MESSAGE_SOURCE_TEMPLATE
+    opening = asyncio.create_task(shift.open_later(again.set))
     async with running(there):
-        assert await engine.write("x", 1, 1) == [Candidate(TEXT, ended=True)]
-        # Another replica of the generator took the folder away, and the server was started anew.
-        (there.adapters / engine.version / ADAPTER_CONFIG).unlink()
-        there.loaded.clear()
-        with grows(FAILURES, reason="refused"), pytest.raises(EngineFailed, match="does not exist"):
-            await engine.write("x", 1, 1)
-        assert await engine.write("x", 1, 1) == [Candidate(TEXT, ended=True)]
-        await engine.close()
+        await asyncio.wait_for(again.wait(), 5.0)
+        if bad:
+            with pytest.raises(CheckpointError, match="golden message"):
+                await asyncio.to_thread(shift.prepare, checkpoints, first)
+            assert there.loaded == set()
+        else:
+            second = await asyncio.to_thread(shift.prepare, checkpoints, first)
+            await shift.change(first)
+            assert (await second.write(BRIEF, 1, 5.0)).source == pb.MESSAGE_SOURCE_MODEL
+            await asyncio.wait_for(opening, 5.0)
+        await shift.end()
+    opening.cancel()
     await server.close()
+    await redis.aclose()
+
+
+async def test_a_swap_waits_for_a_server_that_is_away(server: VllmServer, engine: VllmEngine, tmp_path: Path) -> None:
+    """It is refused, and the follower tries it again."""
+    server._client.base_url = "http://127.0.0.1:1"
+    with pytest.raises(EngineFailed, match="away"):
+        await VllmEngine.open(server, writer_checkpoint(tmp_path / "b", b"other"), engine._settings, WORLD)
 
 
 async def test_a_shift_swaps_adapters(
     there: StandIn, server: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer on duty is followed by the next, whose adapter alone is then on the server; at the end none is."""
-    monkeypatch.setattr(bootstrap, "RewardModel", SimpleNamespace(load=lambda *_: ScriptedReward()))
+    monkeypatch.setattr(bootstrap, "RewardModel", SimpleNamespace(load=lambda *_, **__: ScriptedReward()))
     whole = load_serve_settings().model_copy(update={"generator": settings(there)})
     shift = Shift(whole, WORLD, load_message_books(), ScriptedReview(), Redis(port=1), server)
     assert shift.kinds == (WRITER, REWARD)

@@ -100,6 +100,8 @@ def _write_base(gguf: Path, folder: Path, name: str) -> None:
     tokenizer.save_pretrained(folder)
     written = PreparedBase(name=name, sha256=PACKAGED[name].sha256, weights=weights_sha256(folder))
     (folder / BASE).write_text(written.model_dump_json(indent=2) + "\n")
+    for path in folder.iterdir():
+        path.chmod(0o644)  # save_pretrained keeps weights to itself, and a container's vLLM is somebody else
 
 
 def weights_sha256(folder: Path) -> str:

@@ -94,7 +94,9 @@
 - vllm.image.tag: is empty, and there is no digest; set the version of vLLM that you tried, never `latest`
 {{- end }}
 {{- if not .model }}
-- vllm.model: is empty; name a model on a hub, or gs://bucket/path
+- vllm.model: is empty; name a model on a hub, or a folder of the image or the claim
+{{- else if contains "://" .model }}
+- vllm.model: {{ .model | quote }} is a URL, and vLLM then knows the model by a folder of its own, for which no adapter is found; name a model on a hub, or a folder of the image or the claim
 {{- end }}
 {{- if not (regexMatch "^.+@[0-9a-f]{12}$" .servedModelName) }}
 - vllm.servedModelName: {{ .servedModelName | quote }} does not say which weights these are; set NAME@ and the first 12 digits of the sha256, both of the adapters' base.json
