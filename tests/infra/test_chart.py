@@ -450,7 +450,7 @@ CONTRADICTIONS = [
     (at("shield.serviceAccount.name", "gateway"), "shield.serviceAccount.name: gateway is made for gateway", "another"),
     (merged(VLLM, at("vllm.image.tag", "")), "vllm.image.tag: is empty", "never `latest`"),
     (merged(VLLM, at("vllm.model", "")), "vllm.model: is empty", "name a model"),
-    (merged(VLLM, at("vllm.model", "gs://bucket/model")), "vllm.model: \"gs://bucket/model\" is a URL", "a folder of"),
+    (merged(VLLM, at("vllm.model", "gs://bucket/model")), 'vllm.model: "gs://bucket/model" is a URL', "a folder of"),
     (merged(VLLM, at("vllm.servedModelName", "model")), 'vllm.servedModelName: "model" does not say', "set NAME@"),
     (merged(VLLM, at("vllm.adapters.claim", "")), "vllm.adapters.claim: is empty", "ReadWriteMany"),
     (at("generator.autoscaling.queueDepth.target", None), "generator.autoscaling: has nothing", "metrics"),

@@ -1,17 +1,20 @@
 """Adapters swapped under load, bad ones refused, the vLLM server killed: `python -m tests.load.adapters`.
 
 `make engine` was run, and the registry has a writer (`churn-saver model prepare --publish`). A stack with vLLM starts.
-While requests come through the gateway, variants of the writer are published one after the other, then an adapter for
-another base and one with broken weights. Then the server is killed and started again while briefs that the bank does
-not hold are asked for. Writes `reports/adapters.json`; exit 1 where a request failed or a bad adapter was not refused.
+While customers come through the gateway, and briefs that the bank does not hold are asked for live, variants of the
+writer are published one after the other; then an adapter for another base and one with broken weights. Then the server
+is killed and started again. Writes `reports/adapters.json`; exit 1 where a request failed, the load ended before the
+last swap, or a bad adapter was not refused without a trace.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -19,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import httpx
@@ -56,8 +59,9 @@ ASKED_EVERY_S, LIVE_DEADLINE_S = 1.0, 20.0
 class Writing:
     """A stack whose generator writes with a vLLM server of its own."""
 
-    def __init__(self, stack: LoadStack, vllm_url: str) -> None:
-        self.stack, self.vllm_url = stack, vllm_url
+    def __init__(self, stack: LoadStack, vllm_url: str, folder: Path) -> None:
+        """`folder`: in which generator and server share adapters."""
+        self.stack, self.vllm_url, self.folder = stack, vllm_url, folder
         self._channel = grpc.insecure_channel(f"{HOST}:{stack.port('generator')}")
         self._models = models_grpc.ModelsServiceStub(self._channel)
         self._generator = generator_grpc.GeneratorServiceStub(self._channel)
@@ -69,8 +73,9 @@ class Writing:
         return next((model.version for model in found if model.kind == WRITER), "")
 
     def adapters(self) -> set[str]:
-        """What the server has loaded beside its base."""
-        return {each["id"] for each in httpx.get(f"{self.vllm_url}/v1/models").json()["data"][1:]}
+        """What the server has loaded beside its base, and what lies in the folder."""
+        loaded = {each["id"] for each in httpx.get(f"{self.vllm_url}/v1/models", timeout=30.0).json()["data"][1:]}
+        return loaded | {each.name for each in self.folder.glob("[!.]*")}
 
     def refused(self) -> float:
         """How many writers the generator has refused."""
@@ -101,6 +106,53 @@ class Writing:
         self._channel.close()
 
 
+class LiveBriefs:
+    """Asks for briefs that the bank does not hold, one after the other, while the context lasts.
+
+    Attributes:
+        said: when each was asked for, by the monotonic clock, and where its message came from.
+    """
+
+    def __init__(self, writing: Writing) -> None:
+        self.said: list[tuple[float, str]] = []
+        self._writing, self._stop = writing, threading.Event()
+        self._thread = threading.Thread(target=self._keep_asking, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _keep_asking(self) -> None:
+        while not self._stop.wait(ASKED_EVERY_S):
+            started = time.monotonic()
+            try:
+                source = self._writing.ask(len(self.said))
+            except grpc.RpcError as error:
+                source = f"failed: {error.code().name}"
+            self.said.append((started, source))
+
+    def wait_for(self, what: str, *, model: bool, since_s: float = 0.0, timeout_s: float = RETURN_TIMEOUT_S) -> float:
+        """When one was first written by the model (or not) that was asked for later than `since_s`."""
+
+        def found() -> list[float]:
+            return [at for at, source in self.said if at > since_s and (source == "model") is model]
+
+        wait_until(lambda: bool(found()), what, timeout_s)
+        return found()[0]
+
+    @property
+    def sources(self) -> dict[str, int]:
+        return dict(Counter(source for _, source in self.said))
+
+    @property
+    def failed(self) -> int:
+        return sum(source.startswith("failed") for _, source in self.said)
+
+
 def measure_swaps(writing: Writing, arguments: argparse.Namespace) -> dict[str, Any]:
     """Publishes variants of the writer under load."""
     stack = writing.stack
@@ -108,14 +160,17 @@ def measure_swaps(writing: Writing, arguments: argparse.Namespace) -> dict[str, 
     planned_s = arguments.swaps * (BETWEEN_S + arguments.expected_s)
     run = StartedRun(Plan(stack.retain_url, arguments.rate, list(islice(new, int(planned_s * arguments.rate)))))
     seconds = []
-    for number in range(arguments.swaps):
-        folder = stack.folder / "variants" / str(number)
-        version = write_variant(champion(WRITER), number, folder)
-        started = time.monotonic()
-        publish_checkpoint(folder)
-        writing.wait_for(version)
-        seconds.append(time.monotonic() - started)
-        time.sleep(BETWEEN_S)
+    with LiveBriefs(writing) as live:
+        live.wait_for("a message written live", model=True)
+        for number in range(arguments.swaps):
+            folder = stack.folder / "variants" / str(number)
+            version = write_variant(champion(WRITER), number, folder)
+            started = time.monotonic()
+            publish_checkpoint(folder)
+            writing.wait_for(version)
+            seconds.append(time.monotonic() - started)
+            time.sleep(BETWEEN_S)
+        ended_s = time.monotonic()
     samples = run.finish().samples
     latency = latency_of(samples)
     wait_until(lambda: writing.adapters() <= {writing.version()}, "old adapters unloaded", SWAP_TIMEOUT_S)
@@ -124,7 +179,11 @@ def measure_swaps(writing: Writing, arguments: argparse.Namespace) -> dict[str, 
         "publish_to_serving_s": {"median": percentile(seconds, 50.0), "worst": max(seconds), "each": seconds},
         "requests": len(samples),
         "failed_requests": sum(not sample.ok for sample in samples),
+        "load_until_the_end": max(sample.done_s for sample in samples) >= ended_s,
         "answers": count(sample.reason or sample.mode for sample in samples),
+        "message_sources": count(sample.source for sample in samples),
+        "live_sources": live.sources,
+        "live_failed": live.failed,
         "latency": asdict(latency) if latency else None,
         "left_on_the_server": sorted(writing.adapters()),
     }
@@ -156,38 +215,18 @@ def _other_base(good: Checkpoint) -> dict[str, bytes]:
 
 def measure_kill(writing: Writing) -> dict[str, Any]:
     """Kills the server while live briefs are asked for, and starts it again."""
-    said: list[tuple[float, str]] = []
-    stop = threading.Event()
-
-    def keep_asking() -> None:
-        number = 0
-        while not stop.wait(ASKED_EVERY_S):
-            started = time.monotonic()
-            try:
-                source = writing.ask(number)
-            except grpc.RpcError as error:
-                source = f"failed: {error.code().name}"
-            said.append((started, source))
-            number += 1
-
-    asking = threading.Thread(target=keep_asking, daemon=True)
-    asking.start()
-    wait_until(lambda: any(source == "model" for _, source in said), "a message written live", RETURN_TIMEOUT_S)
-    killed_s = time.monotonic()
-    writing.stack.kill(writing.stack.pids()["vllm"])
-    wait_until(lambda: any(at > killed_s and source != "model" for at, source in said), "the fall back", 60.0)
-    restarted_s = time.monotonic()
-    writing.stack.restart()
-    listening_s = time.monotonic()
-    wait_until(
-        lambda: any(at > restarted_s and source == "model" for at, source in said), "model again", RETURN_TIMEOUT_S
-    )
-    back_s = next(at for at, source in said if at > restarted_s and source == "model")
-    stop.set()
-    asking.join()
+    with LiveBriefs(writing) as live:
+        live.wait_for("a message written live", model=True)
+        killed_s = time.monotonic()
+        writing.stack.kill(writing.stack.pids()["vllm"])
+        live.wait_for("the fall back", model=False, since_s=killed_s)
+        restarted_s = time.monotonic()
+        writing.stack.restart()
+        listening_s = time.monotonic()
+        back_s = live.wait_for("model again", model=True, since_s=restarted_s)
     return {
-        "sources": dict(Counter(source for _, source in said)),
-        "failed_requests": sum(source.startswith("failed") for _, source in said),
+        "sources": live.sources,
+        "failed_requests": live.failed,
         "restart_s": listening_s - restarted_s,
         "model_again_after_s": back_s - listening_s,
     }
@@ -196,13 +235,16 @@ def measure_kill(writing: Writing) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures everything and writes the report."""
     (port,) = free_ports(1)
-    settings = {
-        "CHURN_SAVER_GENERATOR__ENGINE": "vllm",
-        "CHURN_SAVER_GENERATOR__VLLM__URL": f"http://{HOST}:{port}",
-    }
-    with LoadStack(campaign_factor=CAMPAIGN_FACTOR, settings=settings) as stack:
+    with contextlib.ExitStack() as until_the_end:
+        folder = Path(until_the_end.enter_context(tempfile.TemporaryDirectory(prefix="churn-saver-adapters-")))
+        settings = {
+            "CHURN_SAVER_GENERATOR__ENGINE": "vllm",
+            "CHURN_SAVER_GENERATOR__VLLM__URL": f"http://{HOST}:{port}",
+            "CHURN_SAVER_GENERATOR__VLLM__ADAPTERS": str(folder),
+        }
+        stack = until_the_end.enter_context(LoadStack(campaign_factor=CAMPAIGN_FACTOR, settings=settings))
         os.environ.update({key: value for key, value in stack.environment.items() if key.startswith("CHURN_")})
-        writing = Writing(stack, settings["CHURN_SAVER_GENERATOR__VLLM__URL"])
+        writing = Writing(stack, settings["CHURN_SAVER_GENERATOR__VLLM__URL"], folder)
         stderr.print(f"{arguments.swaps} swaps at {arguments.rate:.0f} requests/s")
         swaps = measure_swaps(writing, arguments)
         stderr.print("bad adapters")
@@ -225,10 +267,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def passed(document: Mapping[str, Any]) -> bool:
-    """Whether no request failed and every bad adapter was refused without a trace."""
+    """Whether no request failed, the load lasted, and every bad adapter was refused without a trace."""
     refused = all(each["refused"] and not each["left_a_trace"] for each in document["refusals"].values())
-    failed = document["swaps"]["failed_requests"] + document["server_killed"]["failed_requests"]
-    return refused and not failed
+    swaps = document["swaps"]
+    failed = swaps["failed_requests"] + swaps["live_failed"] + document["server_killed"]["failed_requests"]
+    return refused and swaps["load_until_the_end"] and not failed
 
 
 def print_table(document: Mapping[str, Any]) -> None:
@@ -240,12 +283,17 @@ def print_table(document: Mapping[str, Any]) -> None:
     table.add_row("publish to serving", f"median {took['median']:.2f} s, worst {took['worst']:.2f} s")
     if swaps["latency"]:
         table.add_row("p99 meanwhile", f"{swaps['latency']['p99_ms']:.1f} ms")
+    table.add_row("sources of live briefs meanwhile", _counted(swaps["live_sources"]))
     for name, each in document["refusals"].items():
         trace = "left a trace" if each["left_a_trace"] else "no trace"
         table.add_row(name, f"{'refused' if each['refused'] else 'NOT refused'}, {trace}")
-    table.add_row("sources while the server was killed", ", ".join(f"{k} {v}" for k, v in kill["sources"].items()))
+    table.add_row("sources while the server was killed", _counted(kill["sources"]))
     table.add_row("model again after its restart", f"{kill['model_again_after_s']:.1f} s")
     wide_console().print(table)
+
+
+def _counted(sources: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sources.items())
 
 
 def main() -> None:

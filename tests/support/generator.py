@@ -18,7 +18,7 @@ from churnsaver.domain.writing import SUBJECT
 from churnsaver.settings import load_serve_settings, load_world
 from churnsaver.tasks import stop_tasks
 from services.generator.bank import Bank
-from services.generator.engine import Candidate, EngineFailed
+from services.generator.engine import Candidate, Engine, EngineFailed
 from services.generator.reviewing import ShieldUnavailable
 
 # Drafts that suit every brief, best first in the eyes of ScriptedReward.
@@ -84,7 +84,7 @@ class ScriptedReview:
 
 def build_bank(
     redis: Redis,
-    engine: ScriptedEngine,
+    engine: Engine,
     review: ScriptedReview,
     *,
     former: Bank | None = None,

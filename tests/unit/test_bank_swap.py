@@ -143,9 +143,6 @@ async def test_what_is_said_of_a_message_reaches_every_replica(build: Build) -> 
             assert await banks[0].judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude")
         await until(lambda: banks[1].is_retired(one.message_id))
         for bank in banks:
-            assert {
-                message.message_id for seed in range(40) for message, _ in [bank.choose(one.brief, seed) or ()]
-            } != {one.message_id}
             assert all(bank.choose(one.brief, seed)[0].message_id != one.message_id for seed in range(40))  # type: ignore[index]
     later = await filled(build(ScriptedEngine(version="scripted@2"), former=banks[0]))
     assert [e.state.value for e in later.entries() if e.message_id == one.message_id] == ["retired"]
