@@ -12,8 +12,9 @@ from churnsaver.domain.writing import conversation
 from churnsaver.settings import GeneratorSettings
 from services.generator import ranking
 
-# The settings that decide what is written; the others may change without a new bank.
-WRITING = {"quantization", "max_new_tokens", "temperature", "top_k", "tone", "languages"}
+# The settings that decide what is written, by engine; the others may change without a new bank.
+SAMPLING = {"max_new_tokens", "temperature", "top_k", "tone", "languages"}
+WRITING = {"embedded": SAMPLING | {"quantization"}, "vllm": SAMPLING}
 
 
 def prompt(brief: Brief, world: World) -> str:
@@ -38,5 +39,11 @@ def prompts(settings: GeneratorSettings, world: World) -> dict[str, list[Brief]]
 
 def bank_version(models: str, settings: GeneratorSettings, seed: int, prompts: Iterable[str]) -> str:
     """Changes with whatever makes other messages: models, seed, settings, what is told, and our own rules."""
-    parts = [models, str(seed), settings.model_dump_json(include=WRITING), *prompts, inspect.getsource(ranking)]
+    parts = [
+        models,
+        str(seed),
+        settings.model_dump_json(include=WRITING[settings.engine]),
+        *prompts,
+        inspect.getsource(ranking),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

@@ -1,9 +1,10 @@
 """The engines that could write our messages, compared: `python -m tests.load.engines --messages DIR`.
 
 Each engine runs in a process of its own: how long it takes to load, how much memory it holds, how many tokens a second
-it writes for one prompt, alone and in batches. Beside speed stands what the engine's arithmetic costs: the perplexity
-of held-out texts, and how often a reward model prefers its drafts to those of the same model in float32, in pairs of
-drafts for one brief (ties count half; the interval is over briefs).
+it writes for one prompt, alone and in batches; and, for our own, whether several requests are better written one after
+the other, each prompt read once for its texts, or together. Beside speed stands what the engine's arithmetic costs: the
+perplexity of held-out texts, and how often a reward model prefers its drafts to those of the same model in float32, in
+pairs of drafts for one brief (ties count half; the interval is over briefs).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +30,7 @@ from churnsaver.checkpoints import open_checkpoint
 from churnsaver.domain.message import Brief
 from churnsaver.reward import RewardModel
 from churnsaver.settings import DEFAULT_SEED, load_section, load_serve_settings, load_world
-from services.generator.engine import InProcessEngine
+from services.generator.engine import END_OF_TURN, SMALL_WRITE, InProcessEngine
 from services.generator.prompt import prompt
 from trainers.language_model.prepare import PACKAGED, bundled_writer, prepare_model
 from trainers.rlhf.bundled import BUNDLED_REWARD
@@ -40,7 +42,7 @@ from trainers.rlhf.reward_serving import served_reward
 REFERENCE = "ctranslate2 float32"
 ENGINES = {"transformers float32": None, REFERENCE: "none", "ctranslate2 int8": "int8"}
 BATCHES = (1, 4, 16)
-ROUNDS = 3
+ROUNDS, REQUESTS = 3, 4
 TEXTS, DRAFTS_PER_BRIEF = 128, 4
 MB = 1.0 / 1024.0 if sys.platform != "darwin" else 1.0 / 1024.0**2
 
@@ -71,6 +73,19 @@ class CTranslate2:
 
     def write(self, prompt: str, count: int, seed: int) -> list[str]:
         return [candidate.text for candidate in asyncio.run(self._engine.write(prompt, count, seed))]
+
+    def write_together(self, prompts: Sequence[str], count: int) -> list[str]:
+        """As `write`, but for several prompts in one batch, in which each text has its prompt read for itself."""
+        assert self._engine._model is not None  # it loads one after each write
+        results = self._engine._model.generate_batch(
+            [self._tokens(prompt) for prompt in prompts for _ in range(count)],
+            max_length=self._settings.max_new_tokens,
+            sampling_topk=self._settings.top_k,
+            sampling_temperature=self._settings.temperature,
+            include_prompt_in_result=False,
+            end_token=END_OF_TURN,
+        )
+        return [self._engine._tokenizer.decode(result.sequences_ids[0]) for result in results]
 
     def count_tokens(self, text: str) -> int:
         return len(self._tokens(text))
@@ -138,7 +153,16 @@ def measure(name: str, messages: Path) -> dict[str, Any]:
     world, held_out = load_world(), held_out_texts(messages)
     told = prompt(held_out[0].brief, world)
     subject.write(told, 1, seed=0)  # first use
-    speed = {str(count): _tokens_per_s(subject, told, count) for count in BATCHES}
+    speed = {str(count): _tokens_per_s(subject, partial(subject.write, told, count)) for count in BATCHES}
+    several = [prompt(brief, world) for brief in briefs_of(held_out)[:REQUESTS]]
+    together: dict[str, float] = {}
+    if isinstance(subject, CTranslate2):
+        together = {
+            "one_after_the_other": _tokens_per_s(
+                subject, lambda seed: [text for each in several for text in subject.write(each, SMALL_WRITE, seed)]
+            ),
+            "together": _tokens_per_s(subject, lambda _: subject.write_together(several, SMALL_WRITE)),
+        }
     found = [subject.log_probs(prompt(each.brief, world), each.text) for each in held_out]
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MB
     tokens = [value for values in found for value in values]
@@ -147,6 +171,7 @@ def measure(name: str, messages: Path) -> dict[str, Any]:
         "load_s": subject.load_s,
         "peak_memory_mb": peak_mb,
         "tokens_per_s": speed,
+        "tokens_per_s_of_4_requests": together,
         "perplexity": math.exp(-math.fsum(tokens) / len(tokens)),
         "drafts": [
             subject.write(prompt(brief, world), DRAFTS_PER_BRIEF, seed=number)
@@ -166,12 +191,12 @@ def briefs_of(messages: Sequence[WrittenMessage]) -> list[Brief]:
     return list(dict.fromkeys(each.brief for each in messages))
 
 
-def _tokens_per_s(subject: Subject, told: str, count: int) -> float:
+def _tokens_per_s(subject: Subject, write: Callable[[int], list[str]]) -> float:
     """The best of several rounds."""
     rates = []
     for seed in range(ROUNDS):
         started = time.perf_counter()
-        texts = subject.write(told, count, seed)
+        texts = write(seed)
         took_s = time.perf_counter() - started
         rates.append(sum(map(subject.count_tokens, texts)) / took_s)
     return max(rates)
