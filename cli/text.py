@@ -44,7 +44,7 @@ def train_ppo_text(
     from churnsaver.reward import RewardModel
     from churnsaver.settings import load_section, load_serve_settings, load_world
     from trainers.rlhf.judge import Judge
-    from trainers.rlhf.language_model import prepare_base
+    from trainers.rlhf.language_model import check_base, identify, prepare_base
     from trainers.rlhf.ppo_text_run import read_task, train_text_policy
     from trainers.rlhf.ppo_text_settings import PpoTextSettings
     from trainers.rlhf.sft import SftSettings
@@ -54,6 +54,7 @@ def train_ppo_text(
     writer, reward = open_checkpoint(sft, WRITER), _reward(rm)
     task = read_task(data, seed, world)
     base = prepare_base(load_serve_settings(), load_section("sft", SftSettings).base, say=_say)
+    check_base(identify(base), writer)  # at once, and again with the model in memory
     preset = settings.presets.quick if quick else settings.presets.full
     _say("training the judge")
     judge = Judge.train(seed, world=world)

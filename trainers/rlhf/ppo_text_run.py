@@ -21,6 +21,7 @@ from trainers.rlhf.corpus import briefs as briefs_of_part
 from trainers.rlhf.corpus import make_corpus, split_of
 from trainers.rlhf.examples import WrittenMessage, numbered_jsonl, sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files, check_base, load_adapter, open_base
+from trainers.rlhf.over_optimisation import Check
 from trainers.rlhf.ppo_text import Iteration, Learner, new_learner, train_ppo_text
 from trainers.rlhf.ppo_text_card import CARD
 from trainers.rlhf.ppo_text_log import TextTensorBoard, write_text_report
@@ -171,6 +172,7 @@ def train_text_policy(
         training, learner.history, learner.checks, settings.kl.target, {**metrics, "missed": list(gate.missed)}
     )
     golden = golden_messages(policy.model, task.unseen[:GOLDEN_MESSAGES], unseen, policy.pad_id)
+    kept = kept_check(learner, settings)
     card = CARD.format(
         **metrics,
         base=loaded.name,
@@ -182,7 +184,9 @@ def train_text_policy(
         command=command,
         drafts=preset.drafts,
         target=settings.kl.target,
-        stopped_said="It was stopped as over-optimising." if learner.stopped else "The judge raised no veto.",
+        stopped_said=f"The judge stopped it as over-optimising; what is here is of iteration {kept.iteration}."
+        if learner.stopped
+        else "The judge raised no veto.",
         missed="; ".join(gate.missed) or "met",
     )
     return write_checkpoint(
@@ -197,14 +201,14 @@ def train_text_policy(
     )
 
 
-def measured(learner: Learner, settings: PpoTextSettings) -> tuple[dict[str, float], Gate]:
-    """What the manifest says, and whether it is good enough.
+def kept_check(learner: Learner, settings: PpoTextSettings) -> Check:
+    """The look at the kept policy: the last, or where training was stopped, the last before the judge's fall."""
+    return learner.checks[-1 - settings.stop.window // 2 if learner.stopped else -1]
 
-    The last look that counts is the one that the kept policy was at: the last, or where training was stopped, the
-    last before the judge's fall.
-    """
-    first = learner.checks[0]
-    kept = learner.checks[-1 - settings.stop.window // 2 if learner.stopped else -1]
+
+def measured(learner: Learner, settings: PpoTextSettings) -> tuple[dict[str, float], Gate]:
+    """What the manifest says, and whether it is good enough."""
+    first, kept = learner.checks[0], kept_check(learner, settings)
     recent = [each for each in learner.history if each.number <= kept.iteration or not learner.stopped]
     recent = recent[-max(1, len(recent) // 3) :]
     kl = float(np.mean([iteration.kl for iteration in recent])) if recent else 0.0
