@@ -19,9 +19,10 @@ _OPT_OUT = re.compile(
     r"|notifications|alerts|settings|preferences|subscription)"
     r"|(?:in|your|notification|message) (?:settings|preferences)|no longer (?:wish|want) to (?:receive|get|hear))\b"
 )
-# "[Your Name]", "<first name>", "%NAME%", "$name": placeholders of others' making that a model writes.
+# "[Your Name]", "<first name>", "%NAME%", "$name", "<|im_start|>": placeholders of others' making, and marks of its own
+# conversation, that a model writes.
 _PLACEHOLDER = re.compile(
-    r"\[[A-Za-z][A-Za-z _'/-]{0,40}\]|<[A-Za-z/][^<>\n]{0,60}>|%[A-Za-z_]{2,30}%|\$\{?[A-Za-z_]{2,30}\}?"
+    r"\[[A-Za-z][A-Za-z _'/-]{0,40}\]|<[A-Za-z/|][^<>\n]{0,60}>|%[A-Za-z_]{2,30}%|\$\{?[A-Za-z_]{2,30}\}?"
     r"|\b(?:INSERT|TODO|TBD|XXX+|LOREM IPSUM)\b|_{3,}"
 )
 _DIGITS_IN_A_NAME = re.compile(r"\d")

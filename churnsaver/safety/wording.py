@@ -34,6 +34,9 @@ _PRICE = re.compile(
     re.VERBOSE,
 )
 
+# A draft has no figures at all: those of the offer and the date come in by its slots.
+_FIGURE = re.compile(rf"\d|%|\bper\s?cent\b|{_CURRENCY}")
+
 
 def forbidden_phrases(subject: Subject) -> Iterator[Finding]:
     """`phrase`: pressure, manipulation, threats, guarantees and claims, in any spelling of the words.
@@ -60,8 +63,14 @@ def profane_words(subject: Subject) -> Iterator[Finding]:
 
 
 def invented_price(subject: Subject) -> Iterator[Finding]:
-    """`price`: an amount, a percentage or a gift beside the offer; only the decision may name one (law 3)."""
+    """`price`: an amount, a percentage or a gift beside the offer; only the decision may name one (law 3).
+
+    In a draft, any figure and any currency: numbers, prices and dates are the decision's.
+    """
     if not subject.knows_its_offer:
+        return
+    if subject.is_draft and (found := _FIGURE.search(subject.views[0])):
+        yield Finding("price", "names a figure; numbers, prices and dates come by slots alone", found.group())
         return
     for view in subject.views:
         if found := _PRICE.search(view):
