@@ -27,11 +27,13 @@ pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 JOBS = ("gateway", "decision", "generator", "shield")
 SCHEMA = ROOT / "configs" / "schemas" / "default.yaml"
 DRAFT = "Hi {first_name}, thank you for being with us. Yours until {expiry}: {offer}. {opt_out}"
-# Queries that find nothing while all is well, by dashboard and title.
+# Queries that find nothing while all is well and the embedded engine writes, by dashboard and title.
 EMPTY_WHEN_WELL = {
     ("overview", "Alerts"): "nothing fires",
     ("overview", "Answers that are no success, by route and status"): "no request fails",
     ("decisions", "Baseline, by reason"): "the policy decides everything",
+    ("models", "vLLM server"): "there is none",
+    ("models", "vLLM's KV cache in use"): "there is none",
 }
 
 
