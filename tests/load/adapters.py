@@ -50,7 +50,7 @@ from tests.load.variants import write_variant
 
 stderr = Console(stderr=True)
 REPORTS = Path("reports")
-SWAP_TIMEOUT_S, REFUSAL_TIMEOUT_S, RETURN_TIMEOUT_S = 60.0, 60.0, 300.0
+SWAP_TIMEOUT_S, REFUSAL_TIMEOUT_S, RETURN_TIMEOUT_S = 180.0, 120.0, 300.0
 BETWEEN_S = 1.0
 CAMPAIGN_FACTOR = 20
 ASKED_EVERY_S, LIVE_DEADLINE_S = 1.0, 20.0
