@@ -124,18 +124,19 @@ class Filler:
         started = time.monotonic()
         try:
             candidates = await self._engine.write(lack.told, count, seed)
-            ranked = await ranked_drafts(candidates, lack.briefs[0], self._reward)
-            admitted = await self._admitted(ranked, lack)
-        except ShieldUnavailable:
-            metrics.REJECTED.labels("unreviewed").inc()
-            self._tries[lack.told] -= 1
-            raise
         except EngineFailed as error:
             if error.reason == AWAY:
                 self._tries[lack.told] -= 1  # nothing was tried
             raise
         finally:
             self.wrote_s = time.monotonic() - started
+        ranked = await ranked_drafts(candidates, lack.briefs[0], self._reward)
+        try:
+            admitted = await self._admitted(ranked, lack)
+        except ShieldUnavailable:
+            metrics.REJECTED.labels("unreviewed").inc()
+            self._tries[lack.told] -= 1
+            raise
         self._rests_until[lack.told] = self._clock() + REST_S
         written: dict[str, list[BankMessage]] = {}
         for brief in lack.briefs:
