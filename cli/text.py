@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,8 +85,12 @@ def train_ppo_text(
 @eval_app.command("text")
 def eval_text(
     *,
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Folder that `train ppo-text` wrote.")],
-    sft: SftOption,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="Folder that `train ppo-text` wrote; default: what is shipped.")
+    ] = None,
+    sft: Annotated[
+        Path | None, typer.Option("--sft", help="Folder that `train sft` wrote, which PPO went on from, to compare.")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Folder of `data messages`, for its test part; default: the built-in corpus."),
@@ -94,7 +99,7 @@ def eval_text(
         Path | None, typer.Option("--out", help="Folder for report.html (texts side by side) and report.json.")
     ] = None,
     drafts: Annotated[int, typer.Option("--drafts", min=1, help="Drafts of each writer for each held-out brief.")] = 2,
-    audit: Annotated[int, typer.Option("--audit", min=1, help="Drafts to audit, of any brief.")] = 3000,
+    audit: Annotated[int, typer.Option("--audit", min=1, help="Messages to audit, of any brief.")] = 3000,
     public: Annotated[
         Path | None, typer.Option("--public", help="Folder with sms_spam.csv, for the judge's sense of spam.")
     ] = None,
@@ -111,8 +116,9 @@ def eval_text(
     from churnsaver.errors import GateFailed
     from churnsaver.models.adapters import WRITER
     from churnsaver.settings import load_section, load_serve_settings, load_world
-    from trainers.eval.text import REFERENCE, evaluate_text, held_out, references
+    from trainers.eval.text import REFERENCE, drafts_to_audit, evaluate_text, held_out, references
     from trainers.eval.text_page import write_page
+    from trainers.rlhf.bundled import BUNDLED_WRITER
     from trainers.rlhf.corpus import PARTS
     from trainers.rlhf.corpus import briefs as briefs_of
     from trainers.rlhf.judge import Judge
@@ -123,7 +129,8 @@ def eval_text(
     from trainers.rlhf.writers import Writers
 
     world, settings = load_world(), load_section("ppo_text", PpoTextSettings)
-    fine_tuned, tuned = open_checkpoint(sft, WRITER), open_checkpoint(checkpoint, WRITER)
+    fine_tuned = None if sft is None else open_checkpoint(sft, WRITER)
+    tuned = open_checkpoint(checkpoint or BUNDLED_WRITER, WRITER)
     unseen, approved = held_out(data, seed, world)
     briefs = unseen * drafts
     reference = references(briefs, approved, world)
@@ -131,14 +138,13 @@ def eval_text(
     writers = Writers(open_base(base), fine_tuned, tuned, world, settings)
     written = writers.write(briefs, seed, _say)
     everything = [brief for part in PARTS for brief in briefs_of(world, part)]
-    audited = [everything[i % len(everything)] for i in range(audit)]
-    _say(f"writing {audit} drafts to audit")
-    messages, rules = writers.write_ppo(audited, seed), ShieldFilter.of(world)
+    rules = ShieldFilter.of(world)
+    _say(f"writing drafts to audit, until {audit} pass the shield's rules")
+    audited = drafts_to_audit(partial(writers.write_ppo, seed), everything, audit, rules)
     judge = Judge.train(seed, public, world)
-    result = evaluate_text(
-        written, reference, (audited, messages), judge, rules, world, tuned.manifest.metrics["kl_target"], seed
-    )
-    result = {"checkpoint": tuned.version, "sft": fine_tuned.version, **result}
+    kl_target = tuned.manifest.metrics.get("kl_target")  # what SFT alone trained has none
+    result = evaluate_text(written, reference, audited, judge, rules, world, kl_target, seed)
+    result = {"checkpoint": tuned.version, "sft": fine_tuned and fine_tuned.version, **result}
     if out is not None:
         texts = {**written.texts, REFERENCE: reference}
         passed = {

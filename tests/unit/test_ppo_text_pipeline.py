@@ -19,7 +19,16 @@ from churnsaver.models.adapters import WRITER
 from churnsaver.settings import load_world
 from tests.support.text_training import BRIEFS, Judge, Vowels, short_settings
 from tests.support.tiny_model import BRIEF, tiny_model
-from trainers.eval.text import REFERENCE, distinct, evaluate_text, held_out, interval, missed, references
+from trainers.eval.text import (
+    REFERENCE,
+    distinct,
+    drafts_to_audit,
+    evaluate_text,
+    held_out,
+    interval,
+    missed,
+    references,
+)
 from trainers.eval.text_audit import audit, is_right_offer, violations
 from trainers.eval.text_page import write_page
 from trainers.rlhf.corpus import PARTS, make_corpus
@@ -191,7 +200,7 @@ def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, pp
     assert again.texts == written.texts
     reference = references(briefs, make_corpus(42, world).test, world)
     rules = ShieldFilter.of(world)
-    audited = (briefs, [*reference[:10], "Save $5 now, {offer}", *writers.write_ppo(briefs[:1], 1)])
+    audited = (briefs, [*reference[:10], "Save $5 now, {offer}", *writers.write_ppo(1, briefs[:1], 0)])
     result = evaluate_text(written, reference, audited, Longer(), rules, world, 6.0, 1)
     assert result["writers"][REFERENCE]["required_elements"]["value"] == 1.0
     assert result["writers"][REFERENCE]["shield_pass"]["value"] == 1.0
@@ -209,6 +218,40 @@ def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, pp
     assert json.loads((tmp_path / "report.json").read_text())["drafts"] == 12
     with pytest.raises(CheckpointError, match="name the --sft that it was trained from"):
         Writers(open_base(base), ppo, sft, world, SETTINGS)
+
+
+@pytest.mark.stack
+def test_a_writer_is_compared_without_the_one_that_it_went_on_from(base: Path, ppo: Checkpoint, tmp_path: Path) -> None:
+    """As what is shipped: its figures, the base's and the approved texts', and no divergence."""
+    world, rules, briefs = load_world(), ShieldFilter.of(load_world()), briefs_of(load_world(), "test")[:4]
+    writers = Writers(open_base(base), None, ppo, world, SETTINGS)
+    written = writers.write(briefs, 1)
+    assert list(written.texts) == [BASE, PPO]
+    assert written.kl is None
+    reference = references(briefs, make_corpus(42, world).test, world)
+    result = evaluate_text(written, reference, (briefs, reference), Longer(), rules, world, None, 1)
+    assert list(result["win_rates"]) == [f"{PPO} against {REFERENCE}", f"{PPO} against {BASE}"]
+    assert "kl" not in result
+    assert result["missed"] == []
+    assert "Audit: 0 violations in 4 messages" in write_page(tmp_path, result, [], {}, {}).read_text()
+
+
+def test_drafts_are_written_until_enough_messages_can_be_audited() -> None:
+    """Each turn has luck of its own; a writer whose drafts never pass is given up."""
+    world = load_world()
+    rules, unseen, calls = ShieldFilter.of(world), briefs_of(world, "test")[:3], []
+    good = references(unseen, make_corpus(42, world).test, world)
+
+    def write(briefs: Sequence[Brief], number: int) -> list[str]:
+        calls.append((len(briefs), number))
+        return [good[unseen.index(brief)] if i % 2 else "Save $5" for i, brief in enumerate(briefs)]
+
+    briefs, drafts = drafts_to_audit(write, unseen, 5, rules)
+    assert calls == [(5, 0), (3, 1), (2, 2), (1, 3), (1, 4), (1, 5), (1, 6), (1, 7)]
+    assert len(briefs) == len(drafts) == 15
+    assert briefs == (unseen * 5)[:15]
+    _, drafts = drafts_to_audit(lambda briefs, _: ["Save $5"] * len(briefs), unseen, 5, rules)
+    assert len(drafts) == 15
 
 
 def test_writers_are_compared_on_a_teams_own_texts(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ REFERENCE = "reference"
 TRL_AGAINST_REFERENCE = {PPO: 0.647, SFT: 0.330}
 KL_TOLERANCE = 0.2
 MAX_SHOWN = 20
+# Of which a writer that is worth an audit has one message at least.
+MOST_DRAFTS_A_MESSAGE = 3
 
 
 def held_out(data: Path | None, seed: int, world: World) -> tuple[list[Brief], list[WrittenMessage]]:
@@ -68,14 +70,14 @@ def evaluate_text(
     judge: Scorer,
     rules: Filter,
     world: World,
-    kl_target: float,
+    kl_target: float | None,
     seed: int,
 ) -> dict[str, Any]:
     """All figures, and under "missed" the targets that were missed.
 
     Args:
         reference: an approved text for each brief.
-        audited: briefs and drafts of PPO's writer to audit; those that the shield stops are no messages.
+        audited: briefs and drafts of PPO's writer to audit, by `drafts_to_audit`.
     """
     briefs, texts = written.briefs, {**written.texts, REFERENCE: list(reference)}
     figures = {
@@ -84,15 +86,18 @@ def evaluate_text(
     }
     pairs = ((PPO, SFT), (PPO, REFERENCE), (SFT, REFERENCE), (SFT, BASE), (PPO, BASE))
     rates = {
-        f"{ours} against {theirs}": win_rate(judge, briefs, texts[ours], texts[theirs], seed) for ours, theirs in pairs
+        f"{ours} against {theirs}": win_rate(judge, briefs, texts[ours], texts[theirs], seed)
+        for ours, theirs in pairs
+        if ours in texts and theirs in texts
     }
+    divergence = {} if written.kl is None else {"kl": {**interval(written.kl, briefs, seed), "target": kl_target}}
     result = {
         "briefs": len({brief.model_dump_json() for brief in briefs}),
         "drafts": len(briefs),
         "writers": figures,
         "win_rates": rates,
         "trl_against_reference": TRL_AGAINST_REFERENCE,
-        "kl": {**interval(written.kl, briefs, seed), "target": kl_target},
+        **divergence,
         "audit": audit_figures(*audited, rules, world),
     }
     return {**result, "missed": missed(result)}
@@ -134,6 +139,27 @@ def interval(
     return {"value": float(values.mean()), "low": float(low), "high": float(high)}
 
 
+def drafts_to_audit(
+    write: Callable[[Sequence[Brief], int], Sequence[str]], briefs: Sequence[Brief], messages: int, rules: Filter
+) -> tuple[list[Brief], list[str]]:
+    """Briefs in turn and their drafts, until the shield lets so many pass.
+
+    Args:
+        write: a draft for each brief; the number of the call gives it luck of its own.
+    """
+    asked: list[Brief] = []
+    drafts: list[str] = []
+    passed = number = 0
+    while passed < messages and len(drafts) < messages * MOST_DRAFTS_A_MESSAGE:
+        turn = [briefs[(len(drafts) + i) % len(briefs)] for i in range(messages - passed)]
+        written = write(turn, number)
+        passed += sum(rules.passes(brief, draft) for brief, draft in zip(turn, written, strict=True))
+        asked += turn
+        drafts += written
+        number += 1
+    return asked, drafts
+
+
 def audit_figures(briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter, world: World) -> dict[str, Any]:
     """What independent checks find in the drafts that the shield lets pass: those would be sent."""
     sent = [(brief, draft) for brief, draft in zip(briefs, drafts, strict=True) if rules.passes(brief, draft)]
@@ -149,20 +175,24 @@ def audit_figures(briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter,
 
 def missed(result: Mapping[str, Any]) -> list[str]:
     """A sentence for each target of TARGETS.md, row PPO-text, that these figures miss."""
-    against_sft, kl = result["win_rates"][f"{PPO} against {SFT}"], result["kl"]
-    off = abs(kl["value"] / kl["target"] - 1.0)
     checked, figures = result["audit"], result["writers"]
-    demands: tuple[tuple[Callable[[], bool], str], ...] = (
-        (
-            lambda: against_sft["length_controlled_low"] > 0.5,
-            f"win rate against SFT: lower bound {against_sft['length_controlled_low']:.3f}, above 0.5 is demanded",
-        ),
-        (lambda: off <= KL_TOLERANCE, f"KL {kl['value']:.2f} nats a text, within 20 % of {kl['target']:g} is demanded"),
-        (lambda: checked["violations"] == 0, f"{checked['violations']} violations in {checked['messages']} messages"),
-        (lambda: checked["messages"] > 0, "no draft passed the shield, so that there was nothing to audit"),
-        (
-            lambda: figures[PPO]["shield_pass"]["value"] >= figures[SFT]["shield_pass"]["low"],
-            f"the shield passes {figures[PPO]['shield_pass']['value']:.3f} of PPO's drafts, fewer than of SFT's",
-        ),
-    )
-    return [said for holds, said in demands if not holds()]
+    demands = [
+        (checked["violations"] == 0, f"{checked['violations']} violations in {checked['messages']} messages"),
+        (checked["messages"] > 0, "no draft passed the shield, so that there was nothing to audit"),
+    ]
+    if SFT in figures:
+        low = result["win_rates"][f"{PPO} against {SFT}"]["length_controlled_low"]
+        kl, target = result["kl"]["value"], result["kl"]["target"]
+        passed = figures[PPO]["shield_pass"]["value"]
+        demands += [
+            (low > 0.5, f"win rate against SFT: lower bound {low:.3f}, above 0.5 is demanded"),
+            (
+                abs(kl / target - 1.0) <= KL_TOLERANCE,
+                f"KL {kl:.2f} nats a text, within 20 % of {target:g} is demanded",
+            ),
+            (
+                passed >= figures[SFT]["shield_pass"]["low"],
+                f"the shield passes {passed:.3f} of PPO's drafts, fewer than of SFT's",
+            ),
+        ]
+    return [said for holds, said in demands if not holds]

@@ -45,8 +45,13 @@ def write_page(
         ]
         for name, rate in result["win_rates"].items()
     ]
-    kl = result["kl"]
     checked = result["audit"]
+    divergence = ""
+    if (kl := result.get("kl")) is not None:
+        divergence = (
+            f"Divergence of PPO from SFT: {kl['value']:.2f} nats a text ({kl['low']:.2f} to {kl['high']:.2f}), "
+            f"target {kl['target']:g}. "
+        )
     sections = [
         Section(
             "Figures",
@@ -59,8 +64,7 @@ def write_page(
                 paragraph(
                     "In both orders, a disagreement counts as a tie, ties half; this judge scores each text alone, so "
                     "that no order can sway it. Intervals are clustered by brief. "
-                    f"Divergence of PPO from SFT: {kl['value']:.2f} nats a text ({kl['low']:.2f} to {kl['high']:.2f}), "
-                    f"target {kl['target']:g}. Audit: {checked['violations']} violations in {checked['messages']} "
+                    f"{divergence}Audit: {checked['violations']} violations in {checked['messages']} "
                     f"messages of {checked['written']} drafts."
                 ),
             ],

@@ -29,34 +29,35 @@ class Written:
 
     Attributes:
         texts: by writer, one for each brief.
-        kl: (briefs,) nats of PPO's texts from SFT, by Schulman's k1.
+        kl: (briefs,) nats of PPO's texts from SFT, by Schulman's k1; None where no fine-tuned writer is at hand.
         ended: by writer, the share of drafts that came to an end.
     """
 
     briefs: list[Brief]
     texts: dict[str, list[str]]
-    kl: NDArray[np.float64]
+    kl: NDArray[np.float64] | None
     ended: dict[str, float]
 
 
 class Writers:
-    """All three; `ppo` went on from `sft`.
+    """Base, `ppo`, and `sft` that it went on from, where that is at hand.
 
     Raises:
         CheckpointError: an adapter is for another base, or `ppo` began as another writer.
     """
 
     def __init__(
-        self, loaded: LoadedModel, sft: Checkpoint, ppo: Checkpoint, world: World, settings: PpoTextSettings
+        self, loaded: LoadedModel, sft: Checkpoint | None, ppo: Checkpoint, world: World, settings: PpoTextSettings
     ) -> None:
-        if (began := ppo.manifest.parents.get(WRITER)) != sft.version:
+        if sft is not None and (began := ppo.manifest.parents.get(WRITER)) != sft.version:
             raise CheckpointError(
                 f"{ppo.path}: went on from {began or 'no writer'}, not from {sft.version}; name the --sft that it was "
                 "trained from"
             )
         check_base(loaded.base, ppo)
         torch.set_num_threads(settings.threads)
-        self._policy = open_policy(loaded, sft, settings)  # policy and reference are the fine-tuned writer
+        self._has_reference = sft is not None
+        self._policy = open_policy(loaded, sft or ppo, settings)  # policy and reference are the fine-tuned writer
         put_adapter(self._policy.model, ppo, ADAPTER)  # and now the policy is PPO's
         self._policy.eval()
         self._settings = settings
@@ -67,19 +68,23 @@ class Writers:
         worn = {BASE: self._policy.model.disable_adapter(), SFT: self._policy.as_reference(), PPO: nullcontext()}
         texts, ended = {}, {}
         for number, (name, wearing) in enumerate(worn.items()):
+            if name == SFT and not self._has_reference:
+                continue
             say(f"writing {len(briefs)} drafts of {name}")
             with wearing:
                 drafts = self._writer.write(briefs, self._luck(seed, number))
             texts[name], ended[name] = drafts.texts, float(np.mean(drafts.ended))
+        if not self._has_reference:
+            return Written(list(briefs), texts, None, ended)
         say("measuring the divergence")
         ours, _, _ = scored(self._policy, drafts.tokens, self._settings.micro_batch)
         with self._policy.as_reference():
             theirs, _, _ = scored(self._policy, drafts.tokens, self._settings.micro_batch)
         return Written(list(briefs), texts, (ours - theirs).sum(dim=1).double().cpu().numpy(), ended)
 
-    def write_ppo(self, briefs: Sequence[Brief], seed: int) -> list[str]:
-        """One draft of PPO's writer for every brief."""
-        return self._writer.write(briefs, self._luck(seed, len((BASE, SFT, PPO)))).texts
+    def write_ppo(self, seed: int, briefs: Sequence[Brief], number: int) -> list[str]:
+        """One draft of PPO's writer for every brief; each `number` has luck of its own."""
+        return self._writer.write(briefs, self._luck(seed, len((BASE, SFT, PPO)) + number)).texts
 
     def _luck(self, seed: int, number: int) -> torch.Generator:
         return torch.Generator(device=self._policy.device).manual_seed(1_000_003 * seed + number)
