@@ -14,6 +14,9 @@ from churnsaver.settings import ServeSettings
 
 ENGINE = Path(".engine")
 MAX_LORA_RANK = 16  # twice what sft.yaml trains
+# An adapter may change these. Were the output layer among them, which vLLM adds where nobody names any, version 0.32
+# would end on log-probabilities of a prompt beside other texts (it counts its rows wrongly).
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_TOKENS = 1024  # of a prompt and a draft together, which are a quarter of that
 # On a CPU it gives way to the services, as the embedded engine does.
 NICENESS = 10
@@ -41,6 +44,7 @@ def vllm_command(settings: ServeSettings) -> list[str]:
     }
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora"]
     command += [word for option in options.items() for word in option]
+    command += ["--lora-target-modules", *LORA_MODULES]
     if _on_cpu():
         # bfloat16 is slower where the processor has no units for it.
         return ["nice", "-n", str(NICENESS), *command, "--dtype", "float32", "--enforce-eager"]

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 ServerOptions = [
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server that shares it
     ("grpc.max_connection_age_ms", 300_000),  # so that callers find pods that were added since
-    ("grpc.max_connection_age_grace_ms", 10_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),  # longer than any call, or the last ones would end as UNAVAILABLE
     ("grpc.max_receive_message_length", 1 << 20),
 ]
 

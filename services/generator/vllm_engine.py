@@ -183,11 +183,8 @@ class VllmEngine:
                 "adapter that was trained on the model that it has"
             )
         await asyncio.to_thread(self._server.adapters.put, self._checkpoint, base.root)
-        # vLLM 0.32 breaks on log-probabilities of a prompt while other texts are written (it takes adapters by rows of
-        # the wrong count), and its server ends.
-        async with self._server.alone():
-            for case in self._golden:
-                await self._try(case)
+        for case in self._golden:
+            await self._try(case)
         self._loaded = True
 
     async def _try(self, case: GoldenMessage) -> None:

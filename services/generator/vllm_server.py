@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import httpx
@@ -78,7 +78,7 @@ class VllmServer:
             limits=httpx.Limits(max_connections=None),  # turns bound them
             trust_env=False,  # a proxy is for the world outside
         )
-        self._turns, self._one_alone = asyncio.Semaphore(self._concurrency), asyncio.Lock()
+        self._turns = asyncio.Semaphore(self._concurrency)
         self._waiting = self._small_writes = 0
         self._waiting_there = 0.0
         self._small_write_s = 0.0
@@ -118,14 +118,6 @@ class VllmServer:
                     self._note_time(time.monotonic() - started, finished=finished)
         finally:
             self._small_writes -= small
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Waits until nothing is written for this generator, and keeps it so."""
-        async with self._one_alone, AsyncExitStack() as turns:
-            for _ in range(self._concurrency):
-                await turns.enter_async_context(self._turns)
-            yield
 
     def _note_time(self, took_s: float, *, finished: bool) -> None:
         """A write that was given up, or went wrong, took at least as long."""

@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cli.vllm import LORA_MODULES
 from tests.support.chart import (
     CHART,
     EVERYTHING,
@@ -275,6 +276,8 @@ def test_vllm_serves_on_gpu_nodes() -> None:
     assert server["image"] == "vllm/vllm-openai:v0.1.0"
     assert server["command"] == ["vllm", "serve", "example/model"]
     assert {"--enable-lora", "--max-lora-rank=16", "--gpu-memory-utilization=0.9"} <= set(server["args"])
+    first = server["args"].index("--lora-target-modules") + 1
+    assert tuple(server["args"][first : first + len(LORA_MODULES)]) == LORA_MODULES
     assert environment(server)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
     assert server["resources"]["limits"] == {"nvidia.com/gpu": "1", "memory": "24Gi", "ephemeral-storage": "60Gi"}
     assert server["resources"]["requests"]["nvidia.com/gpu"] == "1"
@@ -392,6 +395,7 @@ AGAINST_THE_SCHEMA = [
     ("vllm.gpus", 0),
     ("vllm.gpuMemoryUtilization", 1.5),
     ("vllm.maxLoraRank", 17),
+    ("vllm.loraModules", ["lm_head"]),
     ("settings.gateway.port", 70000),
     ("settings.gateway.prot", 8080),
     ("settings.gateway.host", "127.0.0.1"),

@@ -20,6 +20,7 @@ from churnsaver.errors import SettingsError
 from churnsaver.events.embedded.server import check_address
 from churnsaver.models.adapters import Base
 from churnsaver.settings import ServeSettings, load_message_books, load_serve_settings, load_world, read_yaml
+from cli.vllm import LORA_MODULES
 from tests.conftest import free_port
 from tests.infra.test_chart_settings import leaves
 from tests.support.containers import IMAGES, REPLICAS, ROOT, SERVICES, dockerfile
@@ -208,6 +209,7 @@ def test_vllm_is_what_the_generator_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     """It listens where the generator looks, under the name of the packaged base, and reads the generator's folder."""
     told = settings("generator", monkeypatch).generator.vllm
     assert f"--port {told.url.port} " in service("vllm")["command"]
+    assert f"--lora-target-modules {' '.join(LORA_MODULES)}" in service("vllm")["command"]
     ((name, packaged),) = PACKAGED.items()
     assert f"--served-model-name {Base(name=name, sha256=packaged.sha256).served_name}" in service("vllm")["command"]
     assert service("vllm")["environment"]["VLLM_LORA_RESOLVER_CACHE_DIR"] == str(told.adapters)

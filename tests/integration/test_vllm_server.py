@@ -135,6 +135,21 @@ async def test_adapters_are_swapped_while_it_serves(
     assert (await names(server), list(settings.vllm.adapters.iterdir())) == ([], [])
 
 
+async def test_an_adapter_is_tried_while_another_writes(
+    server: VllmServer, settings: GeneratorSettings, adapters: dict[str, Checkpoint]
+) -> None:
+    """vLLM 0.32 ended on that, as long as an adapter could change the output layer; the likelihoods are the same."""
+    first = await VllmEngine.open(server, adapters["first"], settings, WORLD)
+    writes = [asyncio.create_task(first.write(prompt(BRIEF, WORLD), 4, seed)) for seed in range(8)]
+    await until_running(server, 16)
+    for _ in range(3):
+        second = await VllmEngine.open(server, adapters["second"], settings, WORLD)
+        await second.close()
+    assert not all(write.done() for write in writes), "nothing was written meanwhile"
+    assert [len(texts) for texts in await asyncio.gather(*writes)] == [4] * 8
+    await first.close()
+
+
 async def test_a_write_that_is_given_up_frees_the_server(
     server: VllmServer, settings: GeneratorSettings, adapters: dict[str, Checkpoint]
 ) -> None:

@@ -33,7 +33,6 @@ class StandIn:
         log_prob: of every token that it is asked about.
         loaded: the adapters that it has.
         aborted: requests whose caller went away.
-        writing_while_scored: requests that were under way when it was asked for log-probabilities of a prompt.
         silent: whether it does not answer what it is asked of itself.
     """
 
@@ -52,7 +51,6 @@ class StandIn:
     aborted: int = 0
     waiting: float = 0.0
     silent: bool = False
-    writing_while_scored: int = 0
 
     @property
     def url(self) -> str:
@@ -92,8 +90,6 @@ class StandIn:
             return StreamingResponse(_cut_off())
         if (refused := self.refusal(body["model"])) is not None:
             return refused
-        if "prompt_logprobs" in body:
-            self.writing_while_scored += self.writing
         self.writing += 1
         self.most = max(self.most, self.writing)
         try:

@@ -10,10 +10,11 @@ import psutil
 import pytest
 
 from churnsaver.errors import BadInput
-from churnsaver.settings import GeneratorSettings, ServeSettings, load_serve_settings
+from churnsaver.settings import GeneratorSettings, ServeSettings, load_section, load_serve_settings
 from cli.local_stack import LocalStack
-from cli.vllm import vllm_command, vllm_environment
+from cli.vllm import LORA_MODULES, vllm_command, vllm_environment
 from tests.conftest import free_port
+from trainers.rlhf.sft import SftSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 # As much of `python -m vllm.entrypoints.openai.api_server` as the stack asks for.
@@ -73,6 +74,9 @@ def test_the_server_says_which_base_it_has_and_takes_adapters_from_the_generator
     assert adapters == settings.generator.vllm.adapters.resolve()
     assert adapters.is_dir()
     assert environment["TORCHDYNAMO_DISABLE"] == "1"
+    at = command.index("--lora-target-modules") + 1
+    assert tuple(command[at : at + len(LORA_MODULES)]) == LORA_MODULES
+    assert set(LORA_MODULES) >= set(load_section("sft", SftSettings).lora.modules)
 
 
 def test_a_gpu_is_left_to_vllm(settings: ServeSettings) -> None:

@@ -197,23 +197,6 @@ async def test_no_more_is_asked_at_once_than_the_settings_say(there: StandIn, en
     assert there.most == 2
 
 
-async def test_an_adapter_is_tried_while_nothing_is_written(
-    there: StandIn, server: VllmServer, engine: VllmEngine, tmp_path: Path
-) -> None:
-    """Writes that are under way end first, later ones wait; all of them are written."""
-    writes = [asyncio.create_task(engine.write("x", 1, seed)) for seed in range(6)]
-    await asyncio.sleep(0.01)
-    checkpoint = writer_checkpoint(tmp_path / "b", b"other weights")
-    before = len(there.seen)
-    other = await VllmEngine.open(server, checkpoint, settings(there), WORLD)
-    assert [len(texts) for texts in await asyncio.gather(*writes)] == [1] * 6
-    scored = [index for index, asked in enumerate(there.seen) if asked["model"] == other.version]
-    assert scored
-    assert before <= min(scored)
-    assert there.writing_while_scored == 0
-    await other.close()
-
-
 async def test_the_servers_own_figures_are_ours(
     there: StandIn, server: VllmServer, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
