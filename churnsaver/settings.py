@@ -102,11 +102,13 @@ class VllmSettings(Frozen):
         url: of its OpenAI-compatible API, without `/v1`; whoever reaches it can load adapters.
         adapters: folder that the generator writes adapters to and the server loads them from.
         max_concurrency: prompts that it writes for at once; more wait in the generator.
+        quantization: how a server that `up` starts holds the base's weights; fp8 is for GPUs.
     """
 
     url: HttpUrl
     adapters: Path
     max_concurrency: Annotated[int, Field(ge=1)]
+    quantization: Literal["none", "fp8"]
 
 
 class BankSettings(Frozen):

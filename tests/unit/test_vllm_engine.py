@@ -54,7 +54,7 @@ def writer_checkpoint(
 
 def settings(there: StandIn) -> GeneratorSettings:
     shipped = load_serve_settings().generator
-    changes = {"url": there.url, "adapters": there.adapters, "max_concurrency": 2}
+    changes = {"url": there.url, "adapters": there.adapters, "max_concurrency": 2, "quantization": "none"}
     return GeneratorSettings.model_validate(shipped.model_dump() | {"engine": "vllm", "vllm": changes})
 
 
