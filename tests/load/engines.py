@@ -1,10 +1,10 @@
-"""The engines that could write our messages, compared: `python -m tests.load.engines --messages DIR`.
+"""The engines that could write our messages, compared: `python -m tests.load.engines`.
 
 Each engine runs in a process of its own: how long it takes to load, how much memory it holds, how many tokens a second
 it writes for one prompt, alone and in batches; and, for our own, whether several requests are better written one after
-the other, each prompt read once for its texts, or together. Beside speed stands what the engine's arithmetic costs: the
-perplexity of held-out texts, and how often a reward model prefers its drafts to those of the same model in float32, in
-pairs of drafts for one brief (ties count half; the interval is over briefs).
+the other or together. Beside speed stands what the engine's arithmetic costs: the perplexity of held-out texts, and for
+our own how often a reward model prefers its drafts to those of the same model in float32, in pairs of drafts for one
+brief (ties count half; the interval is over briefs).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from services.generator.engine import END_OF_TURN, SMALL_WRITE, InProcessEngine
 from services.generator.prompt import prompt
 from trainers.language_model.prepare import PACKAGED, bundled_writer, prepare_model
 from trainers.rlhf.bundled import BUNDLED_REWARD
-from trainers.rlhf.examples import WrittenMessage, read_jsonl
+from trainers.rlhf.corpus import make_corpus
+from trainers.rlhf.examples import WrittenMessage
 from trainers.rlhf.language_model import load_adapter, open_base, prepare_base
 from trainers.rlhf.reward_model import RmSettings
 from trainers.rlhf.reward_serving import served_reward
@@ -75,17 +76,18 @@ class CTranslate2:
         return [candidate.text for candidate in asyncio.run(self._engine.write(prompt, count, seed))]
 
     def write_together(self, prompts: Sequence[str], count: int) -> list[str]:
-        """As `write`, but for several prompts in one batch, in which each text has its prompt read for itself."""
+        """As `write`, but for several prompts in one batch."""
         assert self._engine._model is not None  # it loads one after each write
         results = self._engine._model.generate_batch(
-            [self._tokens(prompt) for prompt in prompts for _ in range(count)],
+            [self._tokens(prompt) for prompt in prompts],
+            num_hypotheses=count,
             max_length=self._settings.max_new_tokens,
             sampling_topk=self._settings.top_k,
             sampling_temperature=self._settings.temperature,
             include_prompt_in_result=False,
             end_token=END_OF_TURN,
         )
-        return [self._engine._tokenizer.decode(result.sequences_ids[0]) for result in results]
+        return [self._engine._tokenizer.decode(ids) for result in results for ids in result.sequences_ids]
 
     def count_tokens(self, text: str) -> int:
         return len(self._tokens(text))
@@ -146,11 +148,11 @@ class Transformers:
         return found
 
 
-def measure(name: str, messages: Path) -> dict[str, Any]:
+def measure(name: str) -> dict[str, Any]:
     """One engine in this process: its figures, and the drafts that it wrote for the briefs of the held-out texts."""
     quantization = ENGINES[name]
     subject: Any = Transformers() if quantization is None else CTranslate2(quantization)
-    world, held_out = load_world(), held_out_texts(messages)
+    world, held_out = load_world(), held_out_texts()
     told = prompt(held_out[0].brief, world)
     subject.write(told, 1, seed=0)  # first use
     speed = {str(count): _tokens_per_s(subject, partial(subject.write, told, count)) for count in BATCHES}
@@ -176,13 +178,14 @@ def measure(name: str, messages: Path) -> dict[str, Any]:
         "drafts": [
             subject.write(prompt(brief, world), DRAFTS_PER_BRIEF, seed=number)
             for number, brief in enumerate(briefs_of(held_out))
+            if quantization is not None  # half an hour with Transformers
         ],
     }
 
 
-def held_out_texts(messages: Path) -> list[WrittenMessage]:
-    """The same texts for every engine, spread over the file."""
-    found = read_jsonl(messages / "test.jsonl", WrittenMessage)
+def held_out_texts() -> list[WrittenMessage]:
+    """The same texts for every engine, spread over those of scenarios that the writer was not trained on."""
+    found = make_corpus(DEFAULT_SEED, load_world()).test
     return found[:: max(1, len(found) // TEXTS)][:TEXTS]
 
 
@@ -216,19 +219,19 @@ def win_rate(
     return {"value": float(np.mean(shares)), "low": float(low), "high": float(high), "briefs": len(shares)}
 
 
-def report(messages: Path) -> dict[str, Any]:
+def report() -> dict[str, Any]:
     """All engines, each in a fresh process, and their drafts against those of float32."""
-    command = [sys.executable, "-m", "tests.load.engines", "--messages", str(messages), "--engine"]
+    command = [sys.executable, "-m", "tests.load.engines", "--engine"]
     found = {}
     for name in ENGINES:
         done = subprocess.run([*command, name], stdout=subprocess.PIPE, text=True, check=True)
         found[name] = json.loads(done.stdout)
     settings = load_serve_settings()
     reward = RewardModel.load(served_reward(BUNDLED_REWARD, settings.models, load_section("rm", RmSettings)))
-    briefs = briefs_of(held_out_texts(messages))
+    briefs = briefs_of(held_out_texts())
     drafts = {name: each.pop("drafts") for name, each in found.items()}
     for name, each in found.items():
-        if name != REFERENCE:
+        if drafts[name] and name != REFERENCE:
             each["win_rate_against_float32"] = win_rate(drafts[name], drafts[REFERENCE], briefs, reward)
     return {
         "engines": list(found.values()),
@@ -240,14 +243,13 @@ def report(messages: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=Path, required=True, help="folder that `data messages` wrote")
     parser.add_argument("--engine", choices=list(ENGINES), help="measure this one alone, in this process")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="folder for engines.json")
     arguments = parser.parse_args()
     if arguments.engine is not None:
-        sys.stdout.write(json.dumps(measure(arguments.engine, arguments.messages)) + "\n")
+        sys.stdout.write(json.dumps(measure(arguments.engine)) + "\n")
         return
-    found = report(arguments.messages)
+    found = report()
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "engines.json").write_text(json.dumps(found, indent=2) + "\n")
     sys.stdout.write(json.dumps(found) + "\n")
