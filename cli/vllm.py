@@ -73,8 +73,8 @@ def vllm_environment(settings: ServeSettings) -> Mapping[str, str]:
         found |= {
             "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB: some hundred drafts at once
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the services want the same cores
-            # One core is the services'. Threads that wait for one that has none are slower than fewer: on two cores, beside
-            # one process that is busy, one thread writes 16 texts at once at 39 tokens/s and two at 26.
+            # One core is the services'. Threads that wait for one without a core are slower than fewer: on two cores,
+            # beside a process that is busy, one thread writes 16 texts at once at 39 tokens/s and two at 26.
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)),
             # Else the first request waits for a C++ compiler, which not everybody has.
             "TORCHDYNAMO_DISABLE": "1",
