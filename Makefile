@@ -117,14 +117,15 @@ train-rlhf: $(RLHF)/reports/rm/report.json $(RLHF)/reports/text/report.json  ## 
 
 # Of what a team gives, as DATASET of the customers; where nothing is given, what was made is kept.
 given = $(if $($(1)),$(RLHF)/$(1).sha256)
-$(RLHF)/APPROVED.sha256 $(RLHF)/REVIEWERS.sha256: $(RLHF)/%.sha256: FORCE
+read = $(if $(filter PUBLIC,$(1)),$(wildcard $(PUBLIC)/upworthy_headlines.csv.gz $(PUBLIC)/politeness.csv.gz),$($(1)))
+$(RLHF)/APPROVED.sha256 $(RLHF)/REVIEWERS.sha256 $(RLHF)/PUBLIC.sha256: $(RLHF)/%.sha256: FORCE
 	@mkdir -p $(@D)
-	@sha256sum $($*) | cmp -s - $@ || sha256sum $($*) > $@
+	@sha256sum $(call read,$*) < /dev/null | cmp -s - $@ || sha256sum $(call read,$*) < /dev/null > $@
 
 $(RLHF)/messages/train.jsonl: $(call given,APPROVED) | $(SETUP)
 	$(RUN) data messages $(if $(APPROVED),--approved $(APPROVED)) --out $(@D)
 
-$(RLHF)/preferences/train.jsonl: | $(SETUP)
+$(RLHF)/preferences/train.jsonl: $(call given,PUBLIC) | $(SETUP)
 	$(RUN) data preferences $(if $(PUBLIC),--public $(PUBLIC)) --out $(@D)
 
 $(RLHF)/sft/manifest.json: $(RLHF)/messages/train.jsonl configs/sft.yaml
@@ -137,7 +138,7 @@ $(RLHF)/ppo_text/manifest.json: $(RLHF)/sft/manifest.json $(RLHF)/rm/manifest.js
 	$(RUN) train ppo-text --sft $(RLHF)/sft --rm $(RLHF)/rm --data $(RLHF)/messages --out $(@D) $(call resume,ppo_text,state.safetensors)
 
 $(RLHF)/reports/rm/report.json: $(RLHF)/rm/manifest.json
-	$(RUN) eval rm --checkpoint $(<D) --data $(RLHF)/preferences --out $(@D)
+	$(RUN) eval rm --checkpoint $(<D) --data $(RLHF)/preferences $(if $(REVIEWERS),--reviewers $(REVIEWERS)) --out $(@D)
 
 $(RLHF)/reports/text/report.json: $(RLHF)/ppo_text/manifest.json
 	$(RUN) eval text --checkpoint $(<D) --sft $(RLHF)/sft --data $(RLHF)/messages --out $(@D) $(if $(PUBLIC),--public $(PUBLIC))

@@ -48,6 +48,7 @@ def train_ppo_text(
     from trainers.rlhf.language_model import check_base, identify, prepare_base
     from trainers.rlhf.ppo_text_run import read_task, train_text_policy
     from trainers.rlhf.ppo_text_settings import PpoTextSettings
+    from trainers.rlhf.reward_model import REWARD_ADAPTERS
     from trainers.rlhf.sft import SftSettings
     from trainers.rlhf.training_report import training_folder
 
@@ -56,6 +57,9 @@ def train_ppo_text(
     task = read_task(data, seed, world)
     base = prepare_base(load_serve_settings(), load_section("sft", SftSettings).base, say=_say)
     check_base(identify(base), writer)  # at once, and again with the model in memory
+    if writer.manifest.gate is not None:
+        for missed in writer.manifest.gate.missed:
+            _say(f"{sft}: its training missed a demand, and PPO goes on from it all the same: {missed}")
     preset = settings.presets.quick if quick else settings.presets.full
     _say("training the judge")
     judge = Judge.train(seed, world=world)
@@ -65,7 +69,7 @@ def train_ppo_text(
             base,
             writer,
             RewardModel.load(reward, world=world),
-            reward.version,
+            reward.manifest.parents[REWARD_ADAPTERS],
             task,
             judge,
             world,

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from churnsaver.errors import BadInput
+from churnsaver.settings import load_world
 from tests.conftest import SHARED_DATA
 from trainers.data.csv_reader import read_csv
+from trainers.rlhf.checks import read_preferences
+from trainers.rlhf.examples import write_jsonl
 from trainers.rlhf.public import POLITENESS, UPWORTHY, contrasts, politeness_pairs, read_public, true_spread
 
 HEADER = "clickability_test_id,headline,eyecatcher_id,impressions,clicks,test_week\n"
@@ -92,7 +95,7 @@ def test_requests_of_about_one_length_are_paired(tmp_path: Path) -> None:
     assert max(Counter(pair.chosen for pair in pairs).values()) == 1
 
 
-def test_the_public_files() -> None:
+def test_the_public_files(tmp_path: Path) -> None:
     if not (SHARED_DATA / UPWORTHY).exists():
         pytest.skip("public data are not here (../shared/data)")
     found = read_public(SHARED_DATA, 42)
@@ -100,4 +103,7 @@ def test_the_public_files() -> None:
     assert kinds["headline"] > 2500
     assert kinds["politeness"] > 1000
     texts = {part: {p.chosen for p in pairs} | {p.rejected for p in pairs} for part, pairs in found.parts.items()}
-    assert len(texts["train"] & texts["test"]) < 20  # a headline may be tried again in another test
+    assert not texts["train"] & (texts["test"] | texts["valid"])
+    for part, pairs in found.parts.items():  # `train rm` reads what was written, braces and all
+        write_jsonl(tmp_path / f"{part}.jsonl", pairs)
+        assert read_preferences(tmp_path / f"{part}.jsonl", load_world(), public=True) == pairs

@@ -24,7 +24,7 @@ from trainers.rlhf.encoders import backend, check_positions, open_encoder, prepa
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.lora import LoraSettings
 from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, of_like_length, tokenised
-from trainers.rlhf.reward_evaluation import evaluate, plots
+from trainers.rlhf.reward_evaluation import connected, evaluate, plots
 from trainers.rlhf.reward_model import REWARD_ADAPTERS, RmPreset, RmSettings, train_rm
 from trainers.rlhf.reward_scores import fitted_temperature, torch_scores
 from trainers.rlhf.reward_serving import load_members, prepare_reward
@@ -243,7 +243,9 @@ class Scorer:
 )
 def test_the_gate_tells_taste_from_length(settings: RmSettings, like: Callable[[str], float], said: str | None) -> None:
     """Rejected texts are the longer ones in one kind and the shorter ones in the other, so length tells nothing."""
-    checkpoint: Any = SimpleNamespace(manifest=SimpleNamespace(kind="reward"), version="reward-1", sha256="0" * 64)
+    checkpoint: Any = SimpleNamespace(
+        manifest=SimpleNamespace(kind="reward", parents={}), version="reward-1", sha256="0" * 64
+    )
     lenient = settings.model_copy(update={"min_lead": -1.0})
     model: Any = Scorer(like)
     result = evaluate(model, checkpoint, Pairs(PAIRS, [], PAIRS), load_world(), lenient, 42)
@@ -259,9 +261,17 @@ def test_the_gate_tells_taste_from_length(settings: RmSettings, like: Callable[[
     assert plots(result)[0].startswith("<svg")
 
 
+def test_pairs_that_share_a_text_are_one_observation() -> None:
+    """The arms of one headline test, and of another one that tries one of them again."""
+    pairs = [Preference(chosen=a, rejected=b) for a, b in (("A", "B"), ("C", "B"), ("D", "E"), ("F", "C"))]
+    assert connected(pairs).tolist() == [0, 0, 1, 0]
+
+
 def test_what_no_pair_can_say_is_left_open(settings: RmSettings) -> None:
     """Where every chosen text is the shorter one, nothing is said or demanded of longer ones: no NaN in the JSON."""
-    checkpoint: Any = SimpleNamespace(manifest=SimpleNamespace(kind="reward"), version="reward-1", sha256="0" * 64)
+    checkpoint: Any = SimpleNamespace(
+        manifest=SimpleNamespace(kind="reward", parents={}), version="reward-1", sha256="0" * 64
+    )
     lenient = settings.model_copy(update={"min_lead": -1.0})
     model: Any = Scorer(lambda text: -10.0 * ("Act now" in text))
     pushy = [pair for pair in PAIRS if pair.kind == "pushy"]

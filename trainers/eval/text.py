@@ -25,6 +25,7 @@ REFERENCE = "reference"
 # TRL's PPO example on TL;DR with Pythia 1B, preferred to the reference texts by its judge (TARGETS.md).
 TRL_AGAINST_REFERENCE = {PPO: 0.647, SFT: 0.330}
 KL_TOLERANCE = 0.2
+AUDITED_MESSAGES = 3000
 MAX_SHOWN = 20
 # Of which a writer that is worth an audit has one message at least.
 MOST_DRAFTS_A_MESSAGE = 3
@@ -178,7 +179,10 @@ def missed(result: Mapping[str, Any]) -> list[str]:
     checked, figures = result["audit"], result["writers"]
     demands = [
         (checked["violations"] == 0, f"{checked['violations']} violations in {checked['messages']} messages"),
-        (checked["messages"] > 0, "no draft passed the shield, so that there was nothing to audit"),
+        (
+            checked["messages"] >= AUDITED_MESSAGES,
+            f"{checked['messages']} messages were audited, {AUDITED_MESSAGES} are demanded",
+        ),
     ]
     if SFT in figures:
         low = result["win_rates"][f"{PPO} against {SFT}"]["length_controlled_low"]

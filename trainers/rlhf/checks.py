@@ -66,7 +66,7 @@ def read_preferences(path: Path, world: World, *, public: bool = False) -> list[
         elif not public:
             raise BadInput(f"{where}: brief: is missing; expected the brief that both texts were written for")
         for field, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-            check_text(text, where, field)
+            check_text(text, where, field, slotted=pair.brief is not None)
         if " ".join(pair.chosen.split()) == " ".join(pair.rejected.split()):
             raise BadInput(f"{where}: rejected: is the same text as chosen; leave the line out where neither is better")
         if pair.brief is not None:
@@ -110,9 +110,9 @@ def check_brief(brief: Brief, world: World, where: str) -> None:
         )
 
 
-def check_text(text: str, where: str, field: str) -> None:
-    """BadInput where `text` says nothing or has a slot that nothing fills."""
+def check_text(text: str, where: str, field: str, *, slotted: bool = True) -> None:
+    """BadInput where `text` says nothing, or has a slot that nothing fills (braces of public texts are no slots)."""
     if not text.strip():
         raise BadInput(f"{where}: {field}: is empty; expected a slotted text")
-    if unknown := [name for name in slots_in(text) if name not in SLOTS]:
+    if slotted and (unknown := [name for name in slots_in(text) if name not in SLOTS]):
         raise BadInput(f"{where}: {field}: has the unknown slot {{{unknown[0]}}}; the slots are {', '.join(SLOTS)}")

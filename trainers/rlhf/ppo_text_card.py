@@ -11,10 +11,13 @@ outside its channel's band, less the price of each nat of divergence from the fi
 encoders that learned from made-up preferences and public ones is no person: what it cannot tell apart, this adapter
 does not know either. {stopped_said} The judge had that veto on validation briefs and chose nothing else.
 
-The judge shares with the reward model neither texts (validation scenarios there, training scenarios here), nor
-features (a dozen figures that a person can count there, a learned encoder here), nor faults (shuffled, cut off,
-garbled, repeated, words dropped, another register, slogans, a text for another reader there; another offer, vague,
-pushy, not compliant, padded here). Both know good writing from one grammar, in English, and neither is a person.
+The judge learned from other data than the reward model (texts of validation scenarios there, of training scenarios
+here, of which few are the same), with other features (a dozen figures that a person can count there, a learned encoder
+here), and from other faults (shuffled, cut off, garbled, repeated, words dropped, another register, slogans, a text for
+another reader there; another offer, vague, pushy, not compliant, padded here). It is no stranger: validation scenarios
+also fitted the reward's centre and temperature, which changes no order; repeating is near to padding, and slots and the
+purpose of an offer, which it counts, are what some faults here are made of. Both know good writing from one grammar, in
+English, and neither is a person. It scores each text alone, so that no order in which two are shown can sway it.
 
 | on held-out briefs | fine-tuned | PPO |
 | --- | --- | --- |

@@ -28,6 +28,7 @@ from trainers.rlhf.ppo_text_log import TextTensorBoard, write_text_report
 from trainers.rlhf.ppo_text_resume import STATE, restore_learner, save_learner
 from trainers.rlhf.ppo_text_settings import PpoTextSettings, Preset
 from trainers.rlhf.resumable import fingerprints, peak_memory_gb
+from trainers.rlhf.reward_model import REWARD_ADAPTERS
 from trainers.rlhf.rollout import Writer
 from trainers.rlhf.sft import GOLDEN_MESSAGES, examples_of, golden_messages, messages
 from trainers.rlhf.text_policy import TextPolicy
@@ -128,7 +129,7 @@ def train_text_policy(
 
     Args:
         base: the folder of the model that `sft` is an adapter for.
-        reward_version: of the reward model's checkpoint.
+        reward_version: of the reward model's adapters; how they are converted may differ with the machine.
         command: what was typed, for the model card.
     """
     if missing := [channel for channel in world.channels if channel not in settings.max_tokens]:
@@ -195,7 +196,7 @@ def train_text_policy(
         adapter_files(policy.model, loaded.base) | {GOLDEN: golden, MODEL_CARD: card.encode()},
         seed=seed,
         metrics=metrics,
-        parents={WRITER: sft.version, "reward": reward_version},
+        parents={WRITER: sft.version, REWARD_ADAPTERS: reward_version},
         data_sha256=data_sha256,
         gate=gate,
     )

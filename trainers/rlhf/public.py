@@ -101,6 +101,10 @@ def read_public(folder: Path | None, seed: int, say: Callable[[str], None] = lam
     if (cells := _cells(folder, POLITENESS, say)) is not None:
         for part, pairs in politeness_pairs(cells, seed).items():
             parts[part].extend(pairs)
+    # A headline may be tried again in another test: what is held out has no text that was trained on.
+    seen = {text for pair in parts["train"] for text in (pair.chosen, pair.rejected)}
+    for part in PARTS[1:]:
+        parts[part] = [pair for pair in parts[part] if seen.isdisjoint((pair.chosen, pair.rejected))]
     return PublicPreferences(parts, ceiling)
 
 

@@ -1,6 +1,7 @@
 """`eval rm`: how often the served reward model agrees with held-out preferences, beside scorers that know less.
 
-Pairs of one scenario are not independent, so intervals are of a bootstrap over scenarios. The rivals are learned on
+Pairs of one scenario, and public pairs that share a text, are not independent, so intervals are of a bootstrap over
+scenarios, or over pairs that are so connected (the arms of a headline test). The rivals are learned on
 the training pairs: one sees lengths alone, the other bags of words and pairs of words.
 """
 
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import vstack
+from scipy.sparse import coo_array, vstack
+from scipy.sparse.csgraph import connected_components
 from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -61,6 +63,7 @@ def evaluate(
             "kind": checkpoint.manifest.kind,
             "version": checkpoint.version,
             "sha256": checkpoint.sha256,
+            "parents": dict(checkpoint.manifest.parents),
         },
         "pairs": n,
         "ms_per_text": ms,
@@ -71,9 +74,10 @@ def evaluate(
         "length": length_bias(ours, scored[:n].mean(axis=-1), margins[:n]),
     }
     if others:
-        numbers = np.arange(len(others))
+        numbers = connected(others)
         result["public"] = by_kind(others, {name: found[n:] for name, found in everyone.items()}, numbers, seed)
         told = [(pair.weight + 1.0) / 2.0 for pair in others if pair.kind == HEADLINE]
+        result["public_clusters"] = int(numbers.max()) + 1
         if told:
             result["headline_noise_ceiling"] = float(np.mean(told))
     result["missed"] = missed(result, settings)
@@ -180,6 +184,15 @@ def cluster_numbers(pairs: Sequence[Preference], world: World) -> NDArray[np.int
     """A number for each pair's scenario."""
     numbers: defaultdict[tuple[str, ...], int] = defaultdict(lambda: len(numbers))
     return np.array([numbers[scenario_of(pair.brief, world)] for pair in pairs if pair.brief is not None])
+
+
+def connected(pairs: Sequence[Preference]) -> NDArray[np.int64]:
+    """A number for each pair, the same where pairs share a text, or each does with a third."""
+    texts: defaultdict[str, int] = defaultdict(lambda: len(texts))
+    edges = np.array([(texts[pair.chosen], texts[pair.rejected]) for pair in pairs])
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), (len(texts), len(texts)))
+    _, number = connected_components(graph, directed=False)
+    return np.unique(number[edges[:, 0]], return_inverse=True)[1].astype(np.int64)
 
 
 # -- rivals ----------------------------------------------------------------------------------------------
