@@ -103,7 +103,7 @@ def test_held_out_pairs_use_other_phrases(pairs: dict[str, list[Preference]], fa
 
 def test_pairs_in_a_folder_are_checked_as_a_teams_are(tmp_path: Path, world: World) -> None:
     """Public pairs have no brief and may repeat each other; whatever has a brief is checked."""
-    headline = {"chosen": "Ten things", "rejected": "A thing", "kind": "headline"}
+    headline = {"chosen": "Ten {things}", "rejected": "A ${thing}", "kind": "headline"}
     for part in PARTS:
         line = LINE | {"brief": next(b.model_dump() for b in briefs(world, part))}
         (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (headline, headline, line)))
@@ -120,12 +120,19 @@ def test_reviewers_pairs_that_cannot_be_learned_from_are_refused(tmp_path: Path,
     for part in PARTS:
         line = LINE | {"brief": next(b.model_dump() for b in briefs(world, part))}
         (tmp_path / f"{part}.jsonl").write_text(json.dumps(line) + "\n")
+        own = json.dumps(line | {"chosen": "Ours {offer}"})
+        (tmp_path / f"own_{part}.jsonl").write_text(own + "\n")
     said: list[str] = []
     with pytest.raises(BadInput, match=r"test\.jsonl: has no pair of a train scenario"):
-        preferences(tmp_path, tmp_path / "test.jsonl", world, say=said.append)
-    preferences(tmp_path, tmp_path / "train.jsonl", world, say=said.append)
-    preferences(tmp_path, tmp_path / "test.jsonl", world, "test")  # to measure with
+        preferences(tmp_path, tmp_path / "own_test.jsonl", world, say=said.append)
+    preferences(tmp_path, tmp_path / "own_train.jsonl", world, say=said.append)
+    preferences(tmp_path, tmp_path / "own_test.jsonl", world, "test")  # to measure with
     assert said[1].endswith("1 pairs to train on, 0 to calibrate with, 0 to test")
+    turned = json.loads((tmp_path / "train.jsonl").read_text())
+    turned["chosen"], turned["rejected"] = turned["rejected"], turned["chosen"]
+    (tmp_path / "turned.jsonl").write_text(json.dumps(turned))
+    with pytest.raises(BadInput, match=r"turned\.jsonl, line 1: compares the same two texts as .*train\.jsonl, line 1"):
+        preferences(tmp_path, tmp_path / "turned.jsonl", world)
 
 
 def test_a_teams_pairs_are_read(tmp_path: Path, world: World) -> None:
@@ -139,8 +146,8 @@ def test_a_teams_pairs_are_read(tmp_path: Path, world: World) -> None:
     ("lines", "expected"),
     [
         ([], "holds no lines"),
-        ([LINE, LINE], "line 2: compares the same two texts as line 1"),
-        ([LINE, LINE | {"chosen": BAD, "rejected": GOOD}], "line 2: compares the same two texts as line 1"),
+        ([LINE, LINE], "pairs.jsonl, line 1; keep one of them"),
+        ([LINE, LINE | {"chosen": BAD, "rejected": GOOD}], "pairs.jsonl, line 1; keep one of them"),
         ([LINE | {"rejected": f" {GOOD} "}], "line 1: rejected: is the same text as chosen"),
         ([LINE | {"chosen": ""}], "line 1: chosen: String should have at least 1 character"),
         ([LINE | {"chosen": "  "}], "line 1: chosen: is empty"),

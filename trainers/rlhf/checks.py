@@ -47,18 +47,21 @@ def read_approved(path: Path, world: World) -> list[WrittenMessage]:
     return messages
 
 
-def read_preferences(path: Path, world: World, *, public: bool = False) -> list[Preference]:
+def read_preferences(
+    path: Path, world: World, *, public: bool = False, seen: dict[tuple[str, ...], str] | None = None
+) -> list[Preference]:
     """Pairs of two texts, one JSON object a line: `chosen`, `rejected` and the `brief` of both.
 
     Args:
         public: whether a pair may have no brief, as public ones have none (headlines, polite requests). Such a pair
             may come twice: two headlines in two tests are two observations.
+        seen: where pairs of other files stand, by brief and texts; this file's are added.
 
     Raises:
         BadInput: the file is empty, or a line is no such pair: file, line and field are named.
     """
     pairs = []
-    seen: dict[tuple[str, ...], int] = {}
+    seen = {} if seen is None else seen
     for number, pair in numbered_jsonl(path, Preference):
         where = f"{path}, line {number}"
         if pair.brief is not None:
@@ -72,8 +75,8 @@ def read_preferences(path: Path, world: World, *, public: bool = False) -> list[
         if pair.brief is not None:
             texts = (pair.brief.model_dump_json(), *sorted((pair.chosen, pair.rejected)))
             if texts in seen:
-                raise BadInput(f"{where}: compares the same two texts as line {seen[texts]}; keep one of them")
-            seen[texts] = number
+                raise BadInput(f"{where}: compares the same two texts as {seen[texts]}; keep one of them")
+            seen[texts] = where
         pairs.append(pair)
     return pairs
 

@@ -40,12 +40,13 @@ def preferences(
     Raises:
         BadInput: a file is missing or empty, or a line of it is no pair; or a scenario stands in two parts.
     """
-    parts = {part: read_preferences(data / f"{part}.jsonl", world, public=True) for part in PARTS}
+    seen: dict[tuple[str, ...], str] = {}
+    parts = {part: read_preferences(data / f"{part}.jsonl", world, public=True, seen=seen) for part in PARTS}
     briefs = {part: [pair.brief for pair in pairs if pair.brief is not None] for part, pairs in parts.items()}
     check_apart(briefs, data, world)
     if reviewers:
         own = Counter[str]()
-        for pair in read_preferences(reviewers, world):
+        for pair in read_preferences(reviewers, world, seen=seen):
             assert pair.brief is not None  # read_preferences asks for it
             where = split_of(pair.brief, world)
             parts[where].append(pair)
