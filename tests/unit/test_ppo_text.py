@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from churnsaver.domain.message import Brief
 from churnsaver.errors import BadInput, SettingsError
@@ -336,6 +338,26 @@ def test_a_training_repeats_bitwise_and_goes_on_bitwise(folder: Path, tmp_path: 
         restore_learner(path, learner, follows_from)
     with pytest.raises(BadInput, match="no training to resume"):
         restore_learner(tmp_path / "nothing", learner, follows_from)
+
+
+def test_a_state_without_what_belongs_to_it_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Valid safetensors all of them: without a header, without what it follows from, of another shape."""
+    learner, _ = tiny_learner(folder, short_settings())
+    path = tmp_path / STATE
+    save_learner(path, learner, {})
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    for held, said in (
+        (tensors, None),
+        (tensors, {name: value for name, value in header.items() if name != "follows_from"}),
+        (tensors, header | {"follows_from": "[]"}),
+        (tensors, header | {"history": '[{"number": 1}]'}),
+        ({"generator": tensors["generator"]}, header),
+    ):
+        save_file(held, path, said)
+        with pytest.raises(BadInput, match="is truncated or altered; leave out --resume to train anew"):
+            restore_learner(path, learner, {})
 
 
 def test_over_optimisation_stops_and_goes_back(folder: Path) -> None:
