@@ -360,6 +360,13 @@ def test_a_state_without_what_belongs_to_it_is_refused(folder: Path, tmp_path: P
             restore_learner(path, learner, {})
 
 
+def test_what_is_kept_was_looked_at(folder: Path) -> None:
+    """At the start, every second iteration and after the last."""
+    learner = trained(folder, short_settings(), 3)
+    assert [check.iteration for check in learner.checks] == [0, 2, 3]
+    assert all(torch.equal(one, learner.snapshots[-1][name]) for name, one in learner.policy.adapter().items())
+
+
 def test_over_optimisation_stops_and_goes_back(folder: Path) -> None:
     """With a judge that dislikes what is paid for: training ends early, with the adapter from before the fall."""
     stop = StopSettings(every=2, briefs=48, window=4, standard_errors=0.0)
