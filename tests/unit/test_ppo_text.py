@@ -413,6 +413,16 @@ def test_the_controller_finds_the_price_of_its_target() -> None:
         assert controller.coefficient < 1.03 * before
 
 
+def test_a_horizon_shorter_than_the_texts_moves_the_price_by_a_fifth() -> None:
+    """Neither beyond all numbers nor to 0, where it would stay."""
+    controller = KlController(KlSettings(coefficient=0.15, target=3.0, horizon=0.01))
+    controller.update(9.0, 96)
+    assert controller.coefficient == pytest.approx(0.15 * math.exp(0.2))
+    for _ in range(20):
+        controller.update(0.0, 96)
+    assert controller.coefficient == pytest.approx(0.15 * math.exp(-0.2 * 19))
+
+
 @pytest.mark.parametrize("field", ["target", "horizon"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "0", "0e0", "nan", "-3.0e0"])  # YAML reads some as text
 def test_a_target_or_horizon_that_would_run_away_is_refused(field: str, value: float | str) -> None:
