@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from churnsaver.errors import BadInput
+
+BEGINNING = b'{"brief"'  # of each line that `generate` and `label` add
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -25,28 +29,36 @@ def numbered(text: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
 
 
-def mend_end(path: Path) -> None:
-    """Makes a file fit to be added to, where there is one.
+@contextmanager
+def mended(path: Path) -> Iterator[None]:
+    """Makes a file fit to be added to, where there is one; what is refused within is left as it was found.
 
-    A last line without its newline gets it, as after an edit by hand; an object that was cut off is removed. Anything
-    else is left for who reads it to refuse.
+    A last line without its newline gets it, as after an edit by hand; one of ours that was cut off is removed.
+    Anything else is left for who reads it to refuse.
 
     Raises:
         BadInput: it cannot be read or written.
     """
     try:
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        last = content.rpartition(b"\n")[2]
-        if not last.strip():
-            return
-        try:
-            json.loads(last)
-        except ValueError:
-            if last.startswith(b"{"):
-                path.write_bytes(content.removesuffix(last))
-        else:
-            path.write_bytes(content + b"\n")
+        found = path.read_bytes() if path.exists() else b""
+        if (fit := _mended(found)) != found:
+            path.write_bytes(fit)
     except OSError as error:
         raise BadInput(f"{path}: cannot be read or written ({error.strerror}); choose another --out") from None
+    try:
+        yield
+    except BadInput:
+        if fit != found:
+            path.write_bytes(found)
+        raise
+
+
+def _mended(found: bytes) -> bytes:
+    last = found.rpartition(b"\n")[2]
+    if not last.strip():
+        return found
+    try:
+        json.loads(last)
+    except ValueError:
+        return found.removesuffix(last) if last[: len(BEGINNING)] == BEGINNING[: len(last)] else found
+    return found + b"\n"

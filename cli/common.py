@@ -21,9 +21,22 @@ from churnsaver.settings import DEFAULT_SEED
 stdout = Console(width=None if sys.stdout.isatty() else 160)
 stderr = Console(stderr=True)
 
+
+def _replaceable(out: Path) -> Path:
+    """Refused before hours of training, and not only when the checkpoint is written."""
+    from churnsaver.checkpoints import require_replaceable
+
+    require_replaceable(out)
+    return out
+
+
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to; made where it does not exist.")]
+CheckpointOutOption = Annotated[
+    Path,
+    typer.Option("--out", callback=_replaceable, help="Folder of the checkpoint; an older one there is replaced."),
+]
 SEED: int = DEFAULT_SEED
 
 

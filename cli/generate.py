@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from churnsaver.errors import BadInput
-from churnsaver.jsonl import mend_end, read_lines
+from churnsaver.jsonl import mended, read_lines
 from churnsaver.settings import GeneratorSettings, load_serve_settings
 from cli.apps import app
 from cli.common import SEED, SeedOption, emit, progress
@@ -93,30 +93,31 @@ def _resume(out: Path, briefs: Path, wanted: list[tuple[int, Brief]]) -> list[Me
     Raises:
         BadInput: it cannot be read, or holds something else than messages for the first of these briefs.
     """
-    mend_end(out)
     kept: list[Message] = []
-    for number, line in read_lines(out) if out.exists() else ():
-        n = len(kept)
-        try:
-            message = json.loads(line)
-            same = n < len(wanted) and message["brief"] == wanted[n][1].model_dump()
-        except (ValueError, TypeError, KeyError):
-            same = False
-        if not same:
-            raise BadInput(f"{out}, line {number}: is no message for brief {n + 1} of {briefs}; choose another --out")
-        kept.append(message)
+    with mended(out):
+        for number, line in read_lines(out) if out.exists() else ():
+            n = len(kept)
+            try:
+                message = json.loads(line)
+                same = n < len(wanted) and message["brief"] == wanted[n][1].model_dump()
+            except (ValueError, TypeError, KeyError):
+                same = False
+            if not same:
+                said = f"is no message for brief {n + 1} of {briefs}; choose another --out"
+                raise BadInput(f"{out}, line {number}: {said}")
+            kept.append(message)
     return kept
 
 
 def _append(out: Path, messages: Iterable[Message]) -> list[Message]:
-    """Adds each message to `out` as it comes."""
+    """Adds each message to `out` as it comes; where none does, no file is made."""
     written = []
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a", encoding="utf-8") as file:
-            for message in messages:
-                print(json.dumps(message, ensure_ascii=False), file=file, flush=True)
-                written.append(message)
+        for message in messages:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with out.open("a", encoding="utf-8") as file:
+                print(json.dumps(message, ensure_ascii=False), file=file)
+            written.append(message)
     except OSError as error:
         raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
     return written

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, progress
+from cli.common import SEED, CheckpointOutOption, JsonOption, SeedOption, progress
 from cli.registry import PublishOption, tell_trained
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="One depth and fewer 
 @train_app.command()
 def risk(
     data: DataOption,
-    out: OutOption,
+    out: CheckpointOutOption,
     schema: SchemaOption = None,
     quick: QuickOption = False,
     publish: PublishOption = False,
@@ -41,7 +41,7 @@ def risk(
 @train_app.command()
 def accept(
     data: DataOption,
-    out: OutOption,
+    out: CheckpointOutOption,
     schema: SchemaOption = None,
     quick: QuickOption = False,
     publish: PublishOption = False,

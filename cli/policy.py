@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, progress, stderr
+from cli.common import SEED, CheckpointOutOption, JsonOption, SeedOption, progress, stderr
 from cli.registry import PublishOption, champion, tell_trained
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def train_ppo(
     schema: SchemaOption = None,
     risk: RiskOption = None,
     accept: AcceptOption = None,
-    out: OutOption,
+    out: CheckpointOutOption,
     quick: Annotated[bool, typer.Option("--quick", help="The quick preset of ppo.yaml.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")] = False,
     publish: PublishOption = False,

@@ -21,7 +21,9 @@ HINT_TIMEOUT_S = 2.0
 REGISTRY_VARIABLE = "CHURN_SAVER_REGISTRY__URL"
 FOLLOWED = "followed-registry"  # file in the state folder, there while the local stack runs
 
-KindArgument = Annotated[str, typer.Argument(help="risk, acceptance, policy, generator, shield or uplift.")]
+KindArgument = Annotated[
+    str, typer.Argument(help="risk, acceptance, policy, generator, writer, reward, shield or uplift.")
+]
 EvaluationOption = Annotated[
     Path | None,
     typer.Option("--evaluation", help="report.json of `eval policy`: of this checkpoint, with no target missed."),

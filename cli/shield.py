@@ -14,7 +14,7 @@ import typer
 from churnsaver.errors import BadInput
 from churnsaver.jsonl import numbered
 from cli.apps import eval_app, shield_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
+from cli.common import SEED, CheckpointOutOption, JsonOption, SeedOption, emit, flatten, progress
 from cli.registry import PublishOption, champion, tell_trained
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def train(
     *,
     data: Annotated[list[Path], typer.Option("--data", help="CSV of texts; may be given several times.")],
-    out: OutOption,
+    out: CheckpointOutOption,
     publish: PublishOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,

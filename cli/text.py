@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import eval_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, command_line, emit, flatten, progress, stderr
+from cli.common import SEED, CheckpointOutOption, JsonOption, SeedOption, command_line, emit, flatten, progress, stderr
 from cli.registry import PublishOption, tell_trained
 from cli.tuning import QuickOption, ResumeOption
 
@@ -28,7 +28,7 @@ def train_ppo_text(
         Path | None,
         typer.Option("--data", help="Briefs as JSONL, or a folder of `data messages`; default: the built-in briefs."),
     ] = None,
-    out: OutOption,
+    out: CheckpointOutOption,
     quick: QuickOption = False,
     resume: ResumeOption = False,
     publish: PublishOption = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import eval_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, command_line, emit, flatten, progress, stderr
+from cli.common import SEED, CheckpointOutOption, JsonOption, SeedOption, command_line, emit, flatten, progress, stderr
 from cli.registry import PublishOption, tell_trained
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a train
 def train_sft(
     *,
     data: Annotated[Path, typer.Option("--data", help="Folder that `data messages` wrote.")],
-    out: OutOption,
+    out: CheckpointOutOption,
     quick: QuickOption = False,
     resume: ResumeOption = False,
     publish: PublishOption = False,
@@ -65,7 +65,7 @@ def train_rm(
     reviewers: Annotated[
         Path | None, typer.Option("--reviewers", help="JSONL of your own reviewers' pairs, as `label` writes them.")
     ] = None,
-    out: OutOption,
+    out: CheckpointOutOption,
     quick: QuickOption = False,
     resume: ResumeOption = False,
     seed: SeedOption = SEED,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.apps import eval_app, train_app
-from cli.common import SEED, JsonOption, OutOption, SeedOption, emit, flatten, progress
+from cli.common import SEED, CheckpointOutOption, JsonOption, SeedOption, emit, flatten, progress
 from cli.model_eval import CheckpointOption, GateOption, ReportOption, Rows, RowsOption
 from cli.models import DataOption, QuickOption, SchemaOption
 from cli.registry import PublishOption, champion, tell_trained
@@ -44,7 +44,7 @@ LearnerOption = Annotated[Choice, typer.Option("--learner", help="auto: the best
 @train_app.command("uplift")
 def train(
     data: DataOption,
-    out: OutOption,
+    out: CheckpointOutOption,
     schema: SchemaOption = None,
     arm: ArmOption = None,
     outcome: OutcomeOption = None,

@@ -3,6 +3,13 @@
 `registry` keeps what was published, `follower` keeps a process on it.
 """
 
-from churnsaver.checkpoints.checkpoint import Checkpoint, Gate, Manifest, open_checkpoint, write_checkpoint
+from churnsaver.checkpoints.checkpoint import (
+    Checkpoint,
+    Gate,
+    Manifest,
+    open_checkpoint,
+    require_replaceable,
+    write_checkpoint,
+)
 
-__all__ = ["Checkpoint", "Gate", "Manifest", "open_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "Gate", "Manifest", "open_checkpoint", "require_replaceable", "write_checkpoint"]

@@ -142,7 +142,7 @@ def write_checkpoint(
         metrics=dict(metrics),
         gate=gate,
     )
-    _require_replaceable(out)
+    require_replaceable(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -163,8 +163,12 @@ def write_checkpoint(
     return manifest
 
 
-def _require_replaceable(out: Path) -> None:
-    """Nothing that is not ours is ever deleted: a folder may hold a checkpoint's files alone, or nothing."""
+def require_replaceable(out: Path) -> None:
+    """Nothing that is not ours is ever deleted: a folder may hold a checkpoint's files alone, or nothing.
+
+    Raises:
+        CheckpointError: `out` is a file, or holds something else.
+    """
     if not out.exists():
         return
     if not out.is_dir():

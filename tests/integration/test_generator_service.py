@@ -294,3 +294,8 @@ async def test_commands_without_a_generator(tmp_path: Path) -> None:
     missing = await command(nowhere, "generate", "--briefs", str(tmp_path / "none.jsonl"))
     assert missing.returncode == 2
     assert "cannot be read" in missing.stderr
+    briefs, out = tmp_path / "briefs.jsonl", tmp_path / "messages.jsonl"
+    briefs.write_text(json.dumps({"segment": "new", "offer": "check_in", "channel": "sms"}) + "\n")
+    unwritten = await command(nowhere, "generate", "--briefs", str(briefs), "--out", str(out))
+    assert unwritten.returncode == 2
+    assert not out.exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from churnsaver.errors import BadInput
-from churnsaver.jsonl import mend_end, read_lines
+from churnsaver.jsonl import mended, read_lines
 
 
 def test_lines_end_at_a_newline_alone(tmp_path: Path) -> None:
@@ -19,26 +19,38 @@ def test_lines_end_at_a_newline_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "mended"),
+    ("found", "expected"),
     [
         (b'{"a": 1}\n{"a": 2}', b'{"a": 1}\n{"a": 2}\n'),
-        (b'{"a": 1}\n{"a": "\xc3', b'{"a": 1}\n'),
-        (b'{"a"', b""),
+        (b'{"a": 1}\n{"brief": "\xc3', b'{"a": 1}\n'),
+        (b'{"br', b""),
         (b'{"a": 1}\n', b'{"a": 1}\n'),
         (b"", b""),
         (b"Dear diary,\nthis is no JSON", b"Dear diary,\nthis is no JSON"),
+        (b"{# a template of somebody's #}", b"{# a template of somebody's #}"),
     ],
-    ids=["whole", "cut off", "cut off at once", "ended", "empty", "another file"],
+    ids=["whole", "cut off", "cut off at once", "ended", "empty", "another file", "another's one line"],
 )
-def test_the_end_is_mended(tmp_path: Path, found: bytes, mended: bytes) -> None:
+def test_the_end_is_mended(tmp_path: Path, found: bytes, expected: bytes) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(found)
-    mend_end(path)
-    assert path.read_bytes() == mended
+    with mended(path):
+        assert path.read_bytes() == expected
+    assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("found", [b'Dear diary\n{"brief": "of', b'{"a": 1}\n{"a": 2}'])
+def test_what_is_refused_is_left_as_it_was_found(tmp_path: Path, found: bytes) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(found)
+    with pytest.raises(BadInput, match="line 1 is none of ours"), mended(path):
+        raise BadInput("line 1 is none of ours")
+    assert path.read_bytes() == found
 
 
 def test_what_cannot_be_mended_is_said(tmp_path: Path) -> None:
-    mend_end(tmp_path / "none.jsonl")
+    with mended(tmp_path / "none.jsonl"):
+        pass
     assert not (tmp_path / "none.jsonl").exists()
-    with pytest.raises(BadInput, match=r"cannot be read or written .*choose another --out"):
-        mend_end(tmp_path)
+    with pytest.raises(BadInput, match=r"cannot be read or written .*choose another --out"), mended(tmp_path):
+        pass

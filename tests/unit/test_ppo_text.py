@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from churnsaver.domain.message import Brief
 from churnsaver.errors import BadInput, SettingsError
@@ -338,6 +340,33 @@ def test_a_training_repeats_bitwise_and_goes_on_bitwise(folder: Path, tmp_path: 
         restore_learner(tmp_path / "nothing", learner, follows_from)
 
 
+def test_a_state_without_what_belongs_to_it_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Valid safetensors all of them: without a header, without what it follows from, of another shape."""
+    learner, _ = tiny_learner(folder, short_settings())
+    path = tmp_path / STATE
+    save_learner(path, learner, {})
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    for held, said in (
+        (tensors, None),
+        (tensors, {name: value for name, value in header.items() if name != "follows_from"}),
+        (tensors, header | {"follows_from": "[]"}),
+        (tensors, header | {"history": '[{"number": 1}]'}),
+        ({"generator": tensors["generator"]}, header),
+    ):
+        save_file(held, path, said)
+        with pytest.raises(BadInput, match="is truncated or altered; leave out --resume to train anew"):
+            restore_learner(path, learner, {})
+
+
+def test_what_is_kept_was_looked_at(folder: Path) -> None:
+    """At the start, every second iteration and after the last."""
+    learner = trained(folder, short_settings(), 3)
+    assert [check.iteration for check in learner.checks] == [0, 2, 3]
+    assert all(torch.equal(one, learner.snapshots[-1][name]) for name, one in learner.policy.adapter().items())
+
+
 def test_over_optimisation_stops_and_goes_back(folder: Path) -> None:
     """With a judge that dislikes what is paid for: training ends early, with the adapter from before the fall."""
     stop = StopSettings(every=2, briefs=48, window=4, standard_errors=0.0)
@@ -382,6 +411,16 @@ def test_the_controller_finds_the_price_of_its_target() -> None:
         before = controller.coefficient
         controller.update(1e9, 48)
         assert controller.coefficient < 1.03 * before
+
+
+def test_a_horizon_shorter_than_the_texts_moves_the_price_by_a_fifth() -> None:
+    """Neither beyond all numbers nor to 0, where it would stay."""
+    controller = KlController(KlSettings(coefficient=0.15, target=3.0, horizon=0.01))
+    controller.update(9.0, 96)
+    assert controller.coefficient == pytest.approx(0.15 * math.exp(0.2))
+    for _ in range(20):
+        controller.update(0.0, 96)
+    assert controller.coefficient == pytest.approx(0.15 * math.exp(-0.2 * 19))
 
 
 @pytest.mark.parametrize("field", ["target", "horizon"])

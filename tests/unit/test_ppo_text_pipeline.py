@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
@@ -48,10 +49,10 @@ TASK = Task(BRIEFS, BRIEFS[:4], [MESSAGE], [MESSAGE])
 SETTINGS = short_settings(learning_rate=0.01)
 
 
-def fine_tuned(folder: Path, base: Path) -> Checkpoint:
+def fine_tuned(folder: Path, base: Path, modules: tuple[str, ...] = ("q_proj", "v_proj")) -> Checkpoint:
     """A writer checkpoint of an adapter that was not trained."""
     loaded = open_base(base)
-    lora = LoraSettings(rank=4, alpha=8, dropout=0.1, modules=("q_proj", "v_proj"), upper_layers=1)
+    lora = LoraSettings(rank=4, alpha=8, dropout=0.1, modules=modules, upper_layers=1)
     model = new_adapter(loaded, lora, "CAUSAL_LM")
     files = adapter_files(model, loaded.base) | {GOLDEN: b"[]", MODEL_CARD: b"# none"}
     write_checkpoint(folder, WRITER, files, seed=1, metrics={})
@@ -135,6 +136,23 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(base: Path, sft: Che
     with pytest.raises(SettingsError, match="device 'nonsense' cannot be used here"):
         open_policy(open_base(base), sft, short_settings(device="nonsense"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # PEFT turns GPT-2's round by itself
+@pytest.mark.parametrize("kind", ["gpt2", "granite"])
+def test_a_base_that_does_not_come_apart_is_refused(tmp_path: Path, kind: str) -> None:
+    """One names its layers otherwise, one scales what comes in before the first of them, twice where they are two."""
+    changes = {"gpt2": {}, "granite": {"embedding_multiplier": 12.0}}[kind]
+    modules = {"gpt2": ("c_attn",), "granite": ("q_proj",)}[kind]
+    folder, sizes = tiny_model(tmp_path / "base"), {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    old = AutoConfig.from_pretrained(folder)
+    tokens = {name: getattr(old, name) for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
+    config = AutoConfig.for_model(kind, **sizes, **tokens, **changes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    writer = fine_tuned(tmp_path / "writer", folder, modules)
+    with pytest.raises(BadInput, match=rf"^base: layers below the adapter cannot .* of type {kind}; name another base"):
+        train(folder, writer, tmp_path / "out")
+    assert not training_folder(tmp_path / "out").exists()
 
 
 def test_briefs_are_read_and_refused(tmp_path: Path) -> None:

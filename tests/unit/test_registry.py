@@ -10,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from churnsaver.checkpoints import Gate, open_checkpoint
+from churnsaver.checkpoints.checkpoint import KINDS
 from churnsaver.checkpoints.evaluation import Evaluation
 from churnsaver.checkpoints.registry import Alias, Registry
 from churnsaver.checkpoints.signing import create_key_pair
 from churnsaver.checkpoints.stores import Conflict, FolderStore, open_store
 from churnsaver.errors import BadInput, CheckpointError, GateFailed, RegistryError
+from cli.main import app
 from tests.support.registry import KIND, Yard, stranger_with_access
 
 
@@ -251,6 +254,12 @@ def test_a_damaged_blob_is_mended_by_publishing(yard: Yard, tmp_path: Path) -> N
     yard.publish("one")
     release = yard.registry.catalogue(KIND).releases[0]
     assert yard.registry.fetch(KIND, release, tmp_path / "cache" / "one").read_json("name.json") == "one"
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback"])
+def test_every_kind_that_is_published_is_named_in_help(command: str) -> None:
+    told = CliRunner().invoke(app, [command, "--help"]).stdout
+    assert [kind for kind in KINDS - {"reward_adapters"} if kind not in told] == []
 
 
 def test_a_rollback_needs_the_gate_as_well(yard: Yard) -> None:

@@ -235,6 +235,29 @@ def test_an_answer_that_was_cut_off_at_once_leaves_nothing(tmp_path: Path) -> No
     assert len(read_preferences(out, load_world())) == 1
 
 
+@pytest.mark.parametrize("last", ["{ take care", '{"brief": "of today"'])
+def test_nothing_of_another_file_is_lost(tmp_path: Path, last: str) -> None:
+    out = tmp_path / "o.jsonl"
+    out.write_text(f"Dear diary,\n{last}")
+    with pytest.raises(BadInput, match=r"o\.jsonl, line 1: "):
+        run("label", "--pairs", pairs_file(tmp_path), "--out", out, stdin="1\n")
+    assert out.read_text() == f"Dear diary,\n{last}"
+
+
+def test_texts_that_differ_by_whitespace_alone_are_not_compared(tmp_path: Path) -> None:
+    """Such a pair could be read by nothing; two pairs that differ so are one."""
+    brief, file, out = briefs(load_world(), "test")[0], tmp_path / "texts.jsonl", tmp_path / "o.jsonl"
+    write_jsonl(file, [WrittenMessage(brief=brief, text=text) for text in (TEXT, TEXT.replace(" ", "  "))])
+    with pytest.raises(BadInput, match="no two different texts for one brief"):
+        run("label", "--messages", file, "--out", out)
+    pairs = [Preference(brief=brief, chosen=chosen, rejected="Act now!") for chosen in (TEXT, f"{TEXT}\n")]
+    write_jsonl(file, pairs)
+    assert run("label", "--pairs", file, "--out", out, stdin="1\n1\n")["labelled"] == 1
+    write_jsonl(file, pairs[1:])
+    assert run("label", "--pairs", file, "--out", out, stdin="1\n")["labelled"] == 0
+    assert len(read_preferences(out, load_world())) == 1
+
+
 def test_a_terminal_is_shown_nothing_to_obey(tmp_path: Path) -> None:
     first = briefs(load_world(), "test")[0]
     file = tmp_path / "texts.jsonl"

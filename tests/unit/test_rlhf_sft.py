@@ -19,6 +19,7 @@ from trainers.rlhf import sft
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
 from trainers.rlhf.language_model import load_adapter, open_base
 from trainers.rlhf.lora import LoraSettings
+from trainers.rlhf.resumable import FOLLOWS, GENERATORS, OPTIMISER, TRAINER_STATE, latest_state
 from trainers.rlhf.sft import SftPreset, SftSettings, messages, train_sft
 from trainers.rlhf.writing_figures import Example, has_exact_slots, mean_log_probs, perplexity
 
@@ -91,6 +92,33 @@ def test_a_training_that_was_cut_off_goes_on_bitwise_as_if_it_had_not_been(
     assert steps == [5, 6, 7, 8]
     assert resumed.files[ADAPTER] == whole.files[ADAPTER]
     assert resumed.version == whole.version
+
+
+def test_a_damaged_state_is_passed_over_and_the_last_one_refused(
+    tmp_path: Path, train: Callable[..., Manifest]
+) -> None:
+    """Cut short, a file of the newest state leaves the one before it; of both, it is named."""
+    with pytest.raises(KeyboardInterrupt):
+        train("cut", on_step=cut_off)
+    training = tmp_path / "cut-training"
+    older, newer = training / "checkpoint-2", training / "checkpoint-4"
+    for name in (TRAINER_STATE, ADAPTER, OPTIMISER, GENERATORS):
+        whole = {state: (state / name).read_bytes() for state in (older, newer)}
+        assert latest_state(training) == newer
+        (newer / name).write_bytes(whole[newer][:-50])
+        assert latest_state(training) == older
+        (older / name).write_bytes(whole[older][:-50])
+        with pytest.raises(BadInput, match=rf"checkpoint-4/{name}: is truncated or altered; leave out --resume"):
+            latest_state(training)
+        for state, content in whole.items():
+            (state / name).write_bytes(content)
+    (newer / TRAINER_STATE).write_text("[]")
+    steps: list[int] = []
+    train("cut", resume=True, on_step=lambda done, total: steps.append(done))
+    assert steps == [3, 4, 5, 6, 7, 8]
+    (training / FOLLOWS).write_text("[]")
+    with pytest.raises(BadInput, match="there is no training to resume"):
+        train("cut", resume=True)
 
 
 def test_a_training_of_something_else_is_not_gone_on_with(

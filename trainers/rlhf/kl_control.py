@@ -33,7 +33,8 @@ class KlSettings(Frozen):
     Attributes:
         coefficient: the price to begin with, in the reward's units a nat.
         target: nats a text, summed over its tokens, that the policy is to be from the reference.
-        horizon: texts over which a constant error of 20 % changes the price by about a fifth.
+        horizon: texts over which a constant error of 20 % changes the price by about a fifth; one update changes it by
+            no more, however many texts it follows.
     """
 
     coefficient: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -67,5 +68,6 @@ class KlController:
     def update(self, kl: float, texts: int) -> None:
         """Follows the mean divergence of so many texts, in nats a text."""
         error = max(-MAX_ERROR, min(kl / self._settings.target - 1.0, MAX_ERROR))
-        # exp for Ziegler's 1 + x, which it equals for small x: the price stays above 0 however short the horizon is.
-        self.coefficient *= math.exp(error * texts / self._settings.horizon)
+        # exp for Ziegler's 1 + x, which it equals for small x. A horizon shorter than the texts is as long as they are:
+        # they were all written at one price, and say nothing of the next.
+        self.coefficient *= math.exp(error * min(texts / self._settings.horizon, 1.0))

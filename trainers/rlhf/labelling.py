@@ -16,7 +16,7 @@ from churnsaver.domain.message import Brief, MessageBook, fill
 from churnsaver.domain.world import Frozen, World
 from churnsaver.domain.writing import conversation
 from churnsaver.errors import BadInput
-from churnsaver.jsonl import mend_end
+from churnsaver.jsonl import mended
 from trainers.rlhf.checks import check_brief, check_text, read_preferences
 from trainers.rlhf.examples import Preference, Text, numbered_jsonl
 
@@ -36,8 +36,8 @@ class Comparison:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The same in either order."""
-        return (self.brief.model_dump_json(), *sorted((self.first, self.second)))
+        """The same in either order and with other whitespace."""
+        return _key(self.brief, self.first, self.second)
 
 
 class Candidate(Frozen):
@@ -66,14 +66,14 @@ def comparisons_of_messages(path: Path, world: World, seed: int) -> list[Compari
         where = f"{path}, line {number}"
         check_brief(message.brief, world, where)
         check_text(message.text, where, "text")
-        by_brief[message.brief.model_dump_json()][message.text] = message
+        by_brief[message.brief.model_dump_json()][_words(message.text)] = message
     rng = Random(seed)  # noqa: S311 - it decides what is compared
     found = []
     for messages in by_brief.values():
-        texts = list(messages)
-        rng.shuffle(texts)
-        brief = messages[texts[0]].brief
-        found += [_shown(brief, a, b, seed) for a, b in zip(texts[::2], texts[1::2], strict=False)]
+        shuffled = list(messages.values())
+        rng.shuffle(shuffled)
+        pairs = zip(shuffled[::2], shuffled[1::2], strict=False)
+        found += [_shown(a.brief, a.text, b.text, seed) for a, b in pairs]
     if not found:
         raise BadInput(f"{path}: has no two different texts for one brief; expected at least one such pair")
     return _mixed(found, seed)
@@ -99,11 +99,12 @@ def label(
         Counts: `labelled`, `ties` and `skipped` now, and how many are `left`.
     """
     ties = ties_beside(out)
+    done: set[tuple[str, ...]] = set()
     for path in (out, ties):
-        mend_end(path)
-    begun = [path for path in (out, ties) if path.exists() and path.stat().st_size]
-    done = {_key(pair) for path in begun for pair in read_preferences(path, world)}
-    waiting = [comparison for comparison in comparisons if comparison.key not in done]
+        with mended(path):
+            pairs = read_preferences(path, world) if path.exists() and path.stat().st_size else []
+            done |= {_key(pair.brief, pair.chosen, pair.rejected) for pair in pairs if pair.brief}
+    waiting = list({comparison.key: comparison for comparison in comparisons if comparison.key not in done}.values())
     counts: Counter[str] = Counter()
     for i, comparison in enumerate(waiting, start=1):
         show(_page(comparison, world, book, f"{i} of {len(waiting)}"))
@@ -176,9 +177,13 @@ def _shown(brief: Brief, a: str, b: str, seed: int) -> Comparison:
     return Comparison(brief, second, first) if _digest(comparison.key, seed)[-1] % 2 else comparison
 
 
-def _key(pair: Preference) -> tuple[str, ...]:
-    brief = pair.brief.model_dump_json() if pair.brief is not None else ""
-    return (brief, *sorted((pair.chosen, pair.rejected)))
+def _key(brief: Brief, *texts: str) -> tuple[str, ...]:
+    return (brief.model_dump_json(), *sorted(map(_words, texts)))
+
+
+def _words(text: str) -> str:
+    """What makes texts different ones, to `train rm` as well."""
+    return " ".join(text.split())
 
 
 def _append(path: Path, pair: Preference) -> None:

@@ -37,7 +37,7 @@ class StopSettings(Frozen):
     """When to look and when to stop.
 
     Attributes:
-        every: iterations between two looks.
+        every: iterations between two looks; the last is looked at as well.
         briefs: held-out briefs that are looked at, the same each time.
         window: looks that are compared, its later half with its earlier one.
         standard_errors: by which the judge's mean must have fallen.

@@ -165,7 +165,7 @@ def train_ppo_text(
         learner.controller.update(float(rollout.kl().mean()), len(drawn))
         updated = update(learner, rollout, settings)
         learner.history.append(_iteration(number, rollout, updated, coefficient))
-        if number % settings.stop.every == 0:
+        if number % settings.stop.every == 0 or number == preset.iterations:  # what is kept was looked at
             look(learner, writer, looked_at, earnings, judge, settings.stop, seed)
         learner.seconds += time.monotonic() - begun
         on_iteration(learner)

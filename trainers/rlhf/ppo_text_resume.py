@@ -12,14 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from churnsaver.errors import BadInput
 from trainers.rlhf.over_optimisation import Check
 from trainers.rlhf.ppo_text import Iteration, Learner
+from trainers.rlhf.resumable import damaged, read_state
 
 STATE = "state.safetensors"
+HEADER = ("follows_from", "rng", "kl_coefficient", "history", "checks", "stopped", "seconds")
 
 
 def save_learner(path: Path, learner: Learner, follows_from: Mapping[str, str]) -> None:
@@ -50,22 +51,23 @@ def restore_learner(path: Path, learner: Learner, follows_from: Mapping[str, str
     """
     if not path.exists():
         raise BadInput(f"{path}: there is no training to resume; leave out --resume to start one")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = {name: json.loads(value) for name, value in file.metadata().items()}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-    except (SafetensorError, OSError, ValueError):
-        raise BadInput(f"{path}: is truncated or altered; leave out --resume to train anew") from None
-    if changed := [name for name, value in follows_from.items() if header["follows_from"].get(name) != value]:
+    tensors, header = read_state(path, *HEADER)
+    begun_from = header["follows_from"]
+    if not isinstance(begun_from, dict):
+        raise damaged(path)
+    if changed := [name for name, value in follows_from.items() if begun_from.get(name) != value]:
         raise BadInput(
             f"{path}: belongs to a training that differs in {', '.join(changed)}; restore what it was trained with, "
             "or leave out --resume to train anew"
         )
-    _put_back(learner, tensors)
-    learner.rng.bit_generator.state = header["rng"]
+    try:
+        _put_back(learner, tensors)
+        learner.rng.bit_generator.state = header["rng"]
+        learner.history[:] = [Iteration(**one) for one in header["history"]]
+        learner.checks[:] = [Check(**one) for one in header["checks"]]
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        raise damaged(path) from None
     learner.controller.coefficient = header["kl_coefficient"]
-    learner.history[:] = [Iteration(**one) for one in header["history"]]
-    learner.checks[:] = [Check(**one) for one in header["checks"]]
     learner.stopped, learner.seconds = header["stopped"], header["seconds"]
 
 

@@ -31,7 +31,7 @@ from trainers.rlhf.resumable import fingerprints, peak_memory_gb
 from trainers.rlhf.reward_model import REWARD_ADAPTERS
 from trainers.rlhf.rollout import Writer
 from trainers.rlhf.sft import GOLDEN_MESSAGES, examples_of, golden_messages, messages
-from trainers.rlhf.text_policy import TextPolicy
+from trainers.rlhf.text_policy import TextPolicy, comes_apart
 from trainers.rlhf.text_reward import Earnings, Reward, ShieldFilter, length_bands
 from trainers.rlhf.training_report import training_folder
 from trainers.rlhf.win_rate import Scorer
@@ -93,6 +93,7 @@ def open_policy(loaded: LoadedModel, sft: Checkpoint, settings: PpoTextSettings)
 
     Raises:
         CheckpointError: the adapter is for another base.
+        BadInput: the base's layers cannot be computed in two parts.
         SettingsError: there is no such device.
     """
     check_base(loaded.base, sft)
@@ -104,6 +105,12 @@ def open_policy(loaded: LoadedModel, sft: Checkpoint, settings: PpoTextSettings)
             "expected cpu, or cuda where torch finds one"
         ) from None
     model = load_adapter(loaded, sft, trainable=True)
+    if not comes_apart(model.eval()):
+        raise BadInput(
+            f"{loaded.name}: layers below the adapter cannot be computed once for all passes, as PPO does, in a base "
+            f"of type {loaded.model.config.model_type}; name another base in sft.yaml, such as one of type llama or "
+            "qwen2, and train its adapter with `churn-saver train sft`"
+        )
     return TextPolicy(model, loaded.tokenizer.pad_token_id, loaded.tokenizer.eos_token_id)
 
 

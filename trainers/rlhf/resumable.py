@@ -19,16 +19,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import PrinterCallback
 
 from churnsaver.errors import BadInput
+from churnsaver.models.adapters import ADAPTER
 
 FOLLOWS = "follows_from.json"
 OPTIMISER, GENERATORS, TRAINER_STATE = "optimizer.safetensors", "generators.safetensors", "trainer_state.json"
+OPTIMISER_HEADER, GENERATORS_HEADER = ("groups", "schedule"), ("python", "numpy")
 
 OnStep = Callable[[int, int], None]  # steps done and steps in all
 
@@ -49,7 +51,7 @@ class StateAsData:
     def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        tensors, header = _read(Path(checkpoint) / OPTIMISER)
+        tensors, header = read_state(Path(checkpoint) / OPTIMISER, *OPTIMISER_HEADER)
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors.items():
             number, _, field = name.partition(".")
@@ -68,7 +70,7 @@ class StateAsData:
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        tensors, header = _read(Path(checkpoint) / GENERATORS)
+        tensors, header = read_state(Path(checkpoint) / GENERATORS, *GENERATORS_HEADER)
         version, internal, gauss = header["python"]
         random.setstate((version, tuple(internal), gauss))
         np.random.set_state(tuple(header["numpy"]))
@@ -83,13 +85,23 @@ class StateAsData:
         """The checkpoint has its own."""
 
 
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def read_state(path: Path, *names: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, and what its header has under these names as JSON.
+
+    Raises:
+        BadInput: it is no such file, or was cut short.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            header = {name: json.loads(value) for name, value in file.metadata().items()}
+            header = {name: json.loads(file.metadata()[name]) for name in names}
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 - it is no mapping
-    except (SafetensorError, OSError, ValueError):
-        raise BadInput(f"{path}: is truncated or altered; leave out --resume to train anew") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        raise damaged(path) from None
+
+
+def damaged(path: Path) -> BadInput:
+    """The error of a state that cannot be gone on from."""
+    return BadInput(f"{path}: is truncated or altered; leave out --resume to train anew")
 
 
 class _Report(TrainerCallback):
@@ -142,7 +154,7 @@ def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> N
             raise BadInput(f"{training}: cannot be written ({error.strerror}); choose another --out") from None
         return
     try:
-        begun_from = json.loads((training / FOLLOWS).read_text())
+        begun_from = TypeAdapter(dict[str, str]).validate_json((training / FOLLOWS).read_bytes())
     except (OSError, ValueError):
         raise BadInput(f"{training}: there is no training to resume; leave out --resume to start one") from None
     if changed := [name for name, value in follows_from.items() if begun_from.get(name) != value]:
@@ -153,9 +165,34 @@ def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> N
 
 
 def latest_state(folder: Path) -> Path | None:
-    """The last state that was saved whole in `folder`; one that was cut off lacks what is written last."""
+    """The last state in `folder` that can be gone on from; one that was cut off lacks what is written last.
+
+    Raises:
+        BadInput: states were saved there, and all are damaged.
+    """
     whole = [path for path in folder.glob("checkpoint-*") if (path / TRAINER_STATE).is_file()]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    faults = []
+    for state in sorted(whole, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            _check(state)
+        except BadInput as fault:
+            faults.append(fault)
+        else:
+            return state
+    if faults:
+        raise faults[0]
+    return None
+
+
+def _check(state: Path) -> None:
+    """BadInput names a file of the state that `Trainer` could not read."""
+    try:
+        TrainerState.load_from_json(str(state / TRAINER_STATE))
+    except (OSError, ValueError, TypeError):
+        raise damaged(state / TRAINER_STATE) from None
+    read_state(state / ADAPTER)
+    read_state(state / OPTIMISER, *OPTIMISER_HEADER)
+    read_state(state / GENERATORS, *GENERATORS_HEADER)
 
 
 def run(trainer: Any, state: Path | None, on_step: OnStep) -> list[dict[str, float]]:

@@ -186,6 +186,7 @@ def train_sft(
         **{"the base model": loaded.sha256, "the messages": sha256_of([*read, *held_out]), "--seed": str(seed)},
     )
     begin(training, follows_from, resume=resume)
+    state = latest_state(training)
     say("measuring the base model")
     before = perplexity(loaded.model, unseen, loaded.tokenizer.pad_token_id)
     set_seed(seed)
@@ -193,7 +194,7 @@ def train_sft(
         loaded = replace(loaded, model=prepare_model_for_kbit_training(loaded.model))
     model = new_adapter(loaded, settings.lora, "CAUSAL_LM")
     say("training")
-    history = run(_trainer(model, loaded, rows, settings, preset, training, seed), latest_state(training), on_step)
+    history = run(_trainer(model, loaded, rows, settings, preset, training, seed), state, on_step)
     say("measuring the tuned model")
     model.eval()
     drafts = [message.brief for message in held_out][: preset.drafts]

@@ -86,7 +86,7 @@ class TextPolicy(nn.Module):
     """Policy, reference and value head over one base.
 
     Args:
-        model: the base with the adapter to begin with, trainable.
+        model: the base with the adapter to begin with, trainable; one that `comes_apart`.
         pad_id, end_id: tokens to pad with and to end a draft with; two different ones.
     """
 
@@ -100,8 +100,7 @@ class TextPolicy(nn.Module):
         model.set_adapter(POLICY)
         base = model.get_base_model()
         self.trunk, self.head = base.get_decoder(), base.get_output_embeddings()
-        first = min(model.peft_config[POLICY].layers_to_transform or [0])
-        self._lower, self._upper = part_of(self.trunk, 0, first), part_of(self.trunk, first, len(self.trunk.layers))
+        self._lower, self._upper = _parts(model)
         # Zero at first: no value is better than a random one (TRL does likewise).
         self.value_head = nn.Linear(base.config.hidden_size, 1, device=self.device)
         nn.init.zeros_(self.value_head.weight)
@@ -174,6 +173,30 @@ def part_of(trunk: nn.Module, first: int, last: int) -> Any:
     if last < len(layers):
         part.norm = nn.Identity()
     return part
+
+
+@torch.no_grad()
+def comes_apart(model: PeftModel) -> bool:
+    """Whether the layers below the adapter and those from it on say, one after the other, what the model does.
+
+    Not every architecture's do: some name them otherwise, or change what comes in as `inputs_embeds` before the first.
+    """
+    trunk = model.get_base_model().get_decoder()
+    if not hasattr(trunk, "layers"):
+        return False
+    ids = torch.arange(32, device=model.device)[None]
+    whole = trunk(input_ids=ids, use_cache=False).last_hidden_state
+    lower, upper = _parts(model)
+    below = lower(input_ids=ids, use_cache=False).last_hidden_state
+    found = upper(inputs_embeds=below, use_cache=False).last_hidden_state
+    return torch.allclose(found, whole, rtol=0.0, atol=1e-3 * float(whole.abs().max()))
+
+
+def _parts(model: PeftModel) -> tuple[Any, Any]:
+    """The decoder's layers below the policy's adapter, which no training changes, and those from it on."""
+    trunk = model.get_base_model().get_decoder()
+    first = min(model.peft_config[POLICY].layers_to_transform or [0])
+    return part_of(trunk, 0, first), part_of(trunk, first, len(trunk.layers))
 
 
 def positions(mask: Tensor) -> Tensor:
