@@ -1,4 +1,4 @@
-"""What is counted of each of the bank's messages, in Redis: the gateway counts, the generator reads.
+"""What Redis holds of each of the bank's messages for gateway and generator: the one counts, the other decides.
 
 A hash a message: `uses`, the contacts that were booked with it and not taken back since, and how many of them had
 each outcome (`opted_out`, `accepted`, …). Nobody's name or pseudonym is in it, so that erasing a customer leaves the
@@ -7,6 +7,8 @@ counts as they are. The scripts in services/gateway/lua write it.
 
 from __future__ import annotations
 
+# What was decided about messages, a JSON object by message: the generator writes it, a release reads its `verdict`.
+JUDGEMENTS = "cs:bank:judgements"
 USES = "uses"
 OPTED_OUT = "opted_out"
 

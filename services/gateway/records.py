@@ -16,6 +16,7 @@ import orjson
 
 from churnsaver.domain.eligibility import hour_of_day, in_quiet_hours
 from churnsaver.domain.world import HOURS_PER_DAY, World
+from churnsaver.message_counts import JUDGEMENTS
 from services.gateway import ledger as keys
 from services.gateway import metrics
 from services.gateway.case import pseudonym
@@ -40,7 +41,7 @@ from services.gateway.ledger import (
 from services.gateway.problems import Problem, unavailable
 
 # Reasons after which a booked contact never takes place.
-FINAL = frozenset({"do_not_contact", "consent", "expired"})
+FINAL = frozenset({"do_not_contact", "consent", "expired", "message_retired"})
 # What callers are told while the ledger is away.
 NOT_READ = "the decision cannot be read because the ledger does not answer; ask again"
 NOT_RELEASED = "do not send: the ledger does not answer; ask again, with the same Idempotency-Key"
@@ -121,6 +122,7 @@ class Records:
                     keys.contacts_key(ref),
                     keys.opt_out_key(ref),
                     keys.OUTBOX,
+                    JUDGEMENTS,
                 ],
                 args=[
                     decision_id,

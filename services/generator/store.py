@@ -17,13 +17,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from churnsaver.message_counts import message_counts_key
+from churnsaver.message_counts import JUDGEMENTS, message_counts_key
 from services.generator import metrics
 from services.generator.message import BankMessage, Judgement, Verdict
 
 log = structlog.get_logger()
 
-JUDGEMENTS = "cs:bank:judgements"
 SERVED = "cs:bank:served"
 NEWS = "cs:bank:news"
 KEPT_NEWS = 10_000

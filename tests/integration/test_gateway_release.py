@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
+from churnsaver.message_counts import JUDGEMENTS
 from services.gateway.case import pseudonym
 from services.gateway.ledger import Contact, contacts_key
 from services.gateway.upkeep import rebuild
@@ -53,6 +56,25 @@ async def test_a_contact_is_released_once(gateway: Gateway) -> None:
     assert {answer["reason"] for answer in answers} == {None, "already_released"}
     record = await gateway.records.get(decision_id)
     assert (record["booking"], record["released_at"]) == ("released", "2026-03-02T17:00:00.000+00:00")
+
+
+async def test_a_message_that_was_retired_since_is_not_sent(gateway: Gateway, redis_instance: RedisServer) -> None:
+    """As a person decides, or the evidence; the contact is cancelled."""
+    decision_id = await book(gateway)
+    async with Redis.from_url(redis_instance.url) as redis:
+        await redis.hset(JUDGEMENTS, "m-1", json.dumps({"verdict": "retired"}))
+        assert (await release(gateway, decision_id))["reason"] == "message_retired"
+        assert await redis.zcard(contacts_of(gateway)) == 0
+        assert (await release(gateway, decision_id))["reason"] == "not_booked"
+
+
+@pytest.mark.parametrize("judged", [json.dumps({"verdict": "approved"}), "{", "[]"])
+async def test_another_judgement_of_a_message_stops_nothing(
+    gateway: Gateway, redis_instance: RedisServer, judged: str
+) -> None:
+    async with Redis.from_url(redis_instance.url) as redis:
+        await redis.hset(JUDGEMENTS, "m-1", judged)
+    assert (await release(gateway, await book(gateway)))["action"] == "send"
 
 
 async def test_a_lost_reply_can_be_asked_for_again(gateway: Gateway) -> None:

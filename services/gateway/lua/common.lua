@@ -43,6 +43,15 @@ local function count_message(decision, name, by)
   if counts and redis.call('EXISTS', counts) == 1 then redis.call('HINCRBY', counts, name, by) end
 end
 
+-- Whether a person or the evidence has retired a decision's message of the bank since.
+local function message_is_retired(decision, judgements)
+  local counts = redis.call('HGET', decision, 'counts')
+  local judged = counts and redis.call('HGET', judgements, string.match(counts, '[^:]*$'))
+  if not judged then return false end
+  local read, judgement = pcall(cjson.decode, judged)
+  return read and type(judgement) == 'table' and judgement.verdict == 'retired'
+end
+
 -- Takes back what was counted of a decision whose contact does not take place, and counts nothing of it any more.
 local function uncount_message(decision)
   count_message(decision, 'uses', -1)

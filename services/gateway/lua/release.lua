@@ -1,6 +1,6 @@
--- Releases a booked contact for sending, once: opt-out, cooldown and weekly cap are checked again.
+-- Releases a booked contact for sending, once: opt-out, the message, cooldown and weekly cap are checked again.
 --
--- KEYS  1 generation  2 decision  3 contacts  4 opt-out  5 outbox
+-- KEYS  1 generation  2 decision  3 contacts  4 opt-out  5 outbox  6 what was decided about the bank's messages
 -- ARGV  1 decision id 2 key of this release; the same key gets the same answer again
 --       3 now, ms     4 reason of the gateway's own not to send now, or ''
 --       5 cooldown, ms  6 week, ms  7 weekly cap
@@ -14,6 +14,7 @@ local released = decision[1] == 'released'
 if released and decision[2] ~= ARGV[2] then return 'already_released' end
 if not released and decision[1] ~= 'booked' then return 'not_booked' end
 if redis.call('EXISTS', KEYS[4]) == 1 then return 'do_not_contact' end
+if message_is_retired(KEYS[2], KEYS[6]) then return 'message_retired' end
 if ARGV[4] ~= '' then return ARGV[4] end
 if released then return 'again' end
 
