@@ -78,6 +78,7 @@ class MessageBook(Frozen):
 
 # Has approved texts everywhere, so that nobody is left without one.
 FALLBACK_LANGUAGE = "en"
+MOST_SUBTAGS = 8  # that are looked at; language, script, region and variants are fewer
 
 
 def spoken_language(tag: str, languages: Iterable[str]) -> str | None:
@@ -87,7 +88,7 @@ def spoken_language(tag: str, languages: Iterable[str]) -> str | None:
     ('pt', None)
     """
     known = {language.lower(): language for language in languages}
-    subtags = tag.lower().replace("_", "-").split("-")
+    subtags = tag.lower().replace("_", "-").split("-", MOST_SUBTAGS)[:MOST_SUBTAGS]
     shorter = ("-".join(subtags[:length]) for length in range(len(subtags), 0, -1))
     return next((known[each] for each in shorter if each in known), None)
 
