@@ -153,7 +153,7 @@ class Bank:
                 return found[0], found[1].draft
         if (before := self._judgements.get(message_id)) is not None:
             return before.brief, before.draft
-        raise BadInput(f"the bank has no message {message_id!r}; `churn-saver bank list` shows them")
+        raise BadInput(f"the bank has no message {message_id[:40]!r}; `churn-saver bank list` shows them")
 
     def _decide(self, judgement: Judgement, *, why: str) -> None:
         self._hear(judgement)
