@@ -153,7 +153,7 @@ class Bank:
                 return found[0], found[1].draft
         if (before := self._judgements.get(message_id)) is not None:
             return before.brief, before.draft
-        raise BadInput(f"the bank has no message {message_id!r}; `churn-saver bank list` shows them")
+        raise BadInput(f"the bank has no message {message_id[:40]!r}; `churn-saver bank list` shows them")
 
     def _decide(self, judgement: Judgement, *, why: str) -> None:
         self._hear(judgement)
@@ -209,6 +209,7 @@ class Bank:
         news = await self._store.news()
         for judgement in news.judgements:
             self._hear(judgement)
+        self._mend(news.damaged)
         for key, messages in news.messages.items():
             # What could not be stored yet is newer than what is stored.
             if key in self.wanted and key not in self._unkept:
@@ -216,6 +217,13 @@ class Bank:
         if news.served is not None:
             await self._hear_served(news)
         self._show()
+
+    def _mend(self, damaged: Iterable[str]) -> None:
+        """What memory has in place of what is damaged in Redis is stored again, but for approvals: people say anew."""
+        self._unkept |= {name for name in damaged if self._own.held(name)}
+        for name in damaged:
+            if (known := self._judgements.get(name)) is not None and known.verdict is Verdict.RETIRED:
+                self._untold[name] = known
 
     async def _hear_served(self, news: News) -> None:
         first, self._served = self._served is None, news.served

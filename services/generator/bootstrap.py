@@ -178,7 +178,11 @@ def check_books(books: Mapping[str, MessageBook], languages: Iterable[str]) -> N
 async def _keep_bank(writer: Writer) -> None:
     try:
         await writer.bank.load()
-        await asyncio.gather(writer.warm_up(), writer.bank.run())
+        tasks = [asyncio.create_task(each) for each in (writer.warm_up(), writer.bank.run())]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await stop_tasks(tasks)  # where one fails, the other would go on as nobody's
     except Exception:
         log.exception("bank.stopped")  # nobody waits for this task: a fault would look like an empty bank
         raise

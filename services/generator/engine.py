@@ -17,12 +17,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import ctranslate2
+import structlog
 
 from churnsaver.checkpoints import Checkpoint
+from churnsaver.errors import CheckpointError
 from churnsaver.models.language_model import check_golden_texts, load_language_model
 from churnsaver.settings import GeneratorSettings
 from churnsaver.tasks import give_way
 from services.generator import metrics
+
+log = structlog.get_logger()
 
 END_OF_TURN = "<|im_end|>"
 # How many texts a request has written at once, the best of which it gets.
@@ -105,7 +109,7 @@ class InProcessEngine:
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._worker, self._write, prompt, count, seed, given_up)
-        except RuntimeError as error:
+        except Exception as error:  # CTranslate2 and tokenizers say what they like
             raise EngineFailed("broken", error) from error
         except asyncio.CancelledError:
             given_up.set()  # nobody waits for the texts any more, so the thread stops at the next token
@@ -143,7 +147,10 @@ class InProcessEngine:
         if not given_up.is_set():
             self._note_time(count, time.perf_counter() - started)
         _give_memory_back()
-        self._model = self._load()
+        try:
+            self._model = self._load()
+        except CheckpointError as error:
+            log.warning("engine.not_loaded", reason=str(error))  # the next write tries again; this one is done
         return candidates
 
     def _generate(

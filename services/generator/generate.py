@@ -27,6 +27,7 @@ log = structlog.get_logger()
 # A write takes as long as the last one did, give or take; reviewing and the way back take the rest.
 MARGIN = 1.3
 REVIEW_TIMEOUT_S = 0.05
+QUOTED = 40  # characters of what a caller sent: an answer has no room for all of it
 # Of the time left, at least: a machine that is busy for seconds is late by more than one that is for milliseconds.
 ANSWER_S, ANSWER_SHARE = 0.02, 0.05
 
@@ -125,7 +126,7 @@ class Writer:
             ("reason", brief.reason, tuple(REASONS)),
         ):
             if value not in known:
-                raise BadInput(f"brief.{field} is {value!r}; expected one of {', '.join(known)}")
+                raise BadInput(f"brief.{field} is {value[:QUOTED]!r}; expected one of {', '.join(known)}")
         if (spoken := spoken_language(brief.language, self.books)) is None:
             metrics.LANGUAGE_FALLBACKS.inc()
         return brief.model_copy(update={"language": spoken or FALLBACK_LANGUAGE})

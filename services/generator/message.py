@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from pydantic import FiniteFloat
+
 from churnsaver.domain.message import Brief
 
 EVIDENCE = "evidence"  # who retires what draws more opt-outs than its siblings
@@ -24,9 +26,9 @@ class BankMessage:
 
     message_id: str
     draft: str
-    score: float
+    score: FiniteFloat
     model: str
-    written_at: float
+    written_at: FiniteFloat
 
 
 class Verdict(StrEnum):
@@ -47,7 +49,7 @@ class Judgement:
     verdict: Verdict
     by: str
     reason: str
-    at: float
+    at: FiniteFloat
     brief: str
     draft: str
 
@@ -89,4 +91,9 @@ class Judgements:
 
 def message_id(brief: Brief, draft: str) -> str:
     """The same words for the same brief are the same message, whoever writes them."""
-    return hashlib.sha256(f"{brief.key}|{draft}".encode()).hexdigest()[:12]
+    return id_of(brief.key, draft)
+
+
+def id_of(brief: str, draft: str) -> str:
+    """The same, for the key of a brief."""
+    return hashlib.sha256(f"{brief}|{draft}".encode()).hexdigest()[:12]

@@ -17,6 +17,8 @@ from services.generator.engine import Candidate
 
 # Of 5,670 messages that a person would approve, none says the same three words more than three times.
 RUN_WORDS, MOST_OF_A_RUN = 3, 3
+# No channel carries as much; looking for what is repeated in more would take longer than a request has.
+MOST_CHARS = 5_000
 
 
 class Reward(Protocol):
@@ -51,6 +53,8 @@ def _fault(candidate: Candidate, brief: Brief) -> str | None:
     """Why a text is no draft for its channel; what it says is for the shield to judge."""
     if not candidate.ended:
         return "unfinished"
+    if len(candidate.text) > MOST_CHARS:
+        return "length"
     return form_fault(candidate.text, brief.channel) or ("repetition" if _repeats(candidate.text) else None)
 
 

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from churnsaver.message_counts import JUDGEMENTS, message_counts_key
 from services.generator import metrics
-from services.generator.message import BankMessage, Judgement, Verdict
+from services.generator.message import BankMessage, Judgement, Verdict, id_of
 
 log = structlog.get_logger()
 
@@ -31,6 +32,9 @@ KEPT_S = 30 * 24 * 3600
 LEASE_MS = 20_000
 BATCH = 200  # what Redis does in a few milliseconds, for requests wait meanwhile
 OUTAGES = (RedisError, OSError, TimeoutError)
+MOST_COUNTED = 2**63 - 1  # Redis counts no further
+
+ENTRIES, MESSAGE, JUDGEMENT = TypeAdapter(list[Any]), TypeAdapter(BankMessage), TypeAdapter(Judgement)
 
 
 class StoreUnavailable(Exception):
@@ -44,11 +48,13 @@ class News:
     Attributes:
         messages: by brief, of the bank's own version.
         served: the version that serves, where that was said.
+        damaged: the briefs and judged messages of which Redis has something that cannot be read.
     """
 
     messages: dict[str, tuple[BankMessage, ...]] = field(default_factory=dict)
     judgements: tuple[Judgement, ...] = ()
     served: str | None = None
+    damaged: frozenset[str] = frozenset()
 
 
 class Store:
@@ -73,7 +79,7 @@ class Store:
         judgements: Any = await self._redis.hgetall(JUDGEMENTS)
         served: Any = await self._redis.get(SERVED)
         self._seen = last[0][0] if last else b"0"
-        return News(_read_messages(messages), _read_judgements(judgements.values()), (served or b"").decode())
+        return _read_news(messages, judgements, _text(served or b""))
 
     async def _since(self, seen: bytes) -> News:
         found: Any = await self._redis.xrange(NEWS, min=b"(" + seen, count=KEPT_NEWS)
@@ -87,13 +93,12 @@ class Store:
         for some in _batches(told.get(self.version.encode(), [])):
             values: Any = await self._redis.hmget(messages_key(self.version), some)
             messages |= zip(some, values, strict=True)
-        judgements: list[bytes | None] = []
+        judgements: dict[bytes, bytes | None] = {}
         for some in _batches(told.get(b"judged", [])):
             values = await self._redis.hmget(JUDGEMENTS, some)
-            judgements += values
+            judgements |= zip(some, values, strict=True)
         self._seen = found[-1][0]
-        served = told.get(b"served", [b""])[-1].decode()
-        return News(_read_messages(messages), _read_judgements(judgements), served or None)
+        return _read_news(messages, judgements, _text(told.get(b"served", [b""])[-1]) or None)
 
     async def messages_of(self, version: str) -> dict[str, tuple[BankMessage, ...]]:
         """The messages of another version, by brief."""
@@ -101,7 +106,7 @@ class Store:
             stored: Any = await self._redis.hgetall(messages_key(version))
         except OUTAGES as error:
             raise _unavailable(error) from None
-        return _read_messages(stored)
+        return _read_messages(stored)[0]
 
     async def keep(self, messages: Mapping[str, Sequence[BankMessage]]) -> None:
         """Stores the messages of some briefs, and tells the other replicas."""
@@ -176,7 +181,7 @@ class Store:
                     for message_id in some:
                         pipe.hgetall(message_counts_key(message_id))
                     answers: list[dict[bytes, bytes]] = await pipe.execute()
-                found += [{name.decode(): int(count) for name, count in each.items()} for each in answers]
+                found += [{_text(name): _count(count) for name, count in each.items()} for each in answers]
         except OUTAGES as error:
             raise _unavailable(error) from None
         return found
@@ -212,26 +217,57 @@ def _batches(names: Iterable[Any]) -> Iterable[list[Any]]:
     return (every[first : first + BATCH] for first in range(0, len(every), BATCH))
 
 
-def _read_messages(stored: Mapping[bytes, bytes | None]) -> dict[str, tuple[BankMessage, ...]]:
-    """What can be read; what cannot is written again."""
-    messages = {}
-    for brief, raw in stored.items():
+def _read_news(
+    messages: Mapping[bytes, bytes | None], judgements: Mapping[bytes, bytes | None], served: str | None
+) -> News:
+    """What can be read of what is stored, each entry on its own; what cannot is named and passed over."""
+    by_brief, damaged = _read_messages(messages)
+    judged = []
+    for name, raw in judgements.items():
         try:
-            messages[brief.decode()] = tuple(BankMessage(**fields) for fields in json.loads(raw or b""))
-        except (ValueError, TypeError):
-            log.warning("bank.unreadable", brief=brief.decode(errors="replace"))
-    return messages
+            judged.append(JUDGEMENT.validate_json(raw or b""))
+        except ValidationError:
+            log.warning("bank.judgement_unreadable", message_id=_text(name), raw=repr(raw)[:200])
+            damaged.append(_text(name))
+    return News(by_brief, tuple(judged), served, frozenset(damaged))
 
 
-def _read_judgements(stored: Iterable[bytes | None]) -> tuple[Judgement, ...]:
-    judgements = []
-    for raw in stored:
+def _read_messages(stored: Mapping[bytes, bytes | None]) -> tuple[dict[str, tuple[BankMessage, ...]], list[str]]:
+    """By brief what can be read, and the briefs of which something cannot."""
+    messages, damaged = {}, []
+    for name, raw in stored.items():
+        brief = _text(name)
         try:
-            fields = json.loads(raw or b"")
-            judgements.append(Judgement(**{**fields, "verdict": Verdict(fields["verdict"])}))
-        except (ValueError, TypeError, KeyError):
-            log.warning("bank.judgement_unreadable", raw=repr(raw)[:200])
-    return tuple(judgements)
+            entries = ENTRIES.validate_json(raw or b"")
+        except ValidationError:
+            entries = [None]
+        read = {each.message_id: each for entry in entries if (each := _read_message(brief, entry)) is not None}
+        messages[brief] = tuple(read.values())
+        if len(read) < len(entries):
+            log.warning("bank.unreadable", brief=brief)
+            damaged.append(brief)
+    return messages, damaged
+
+
+def _read_message(brief: str, entry: object) -> BankMessage | None:
+    """None where it is no message, or another brief's, or not the words that it was named for."""
+    try:
+        message = MESSAGE.validate_python(entry)
+    except ValidationError:
+        return None
+    return message if message.message_id == id_of(brief, message.draft) else None
+
+
+def _count(raw: bytes) -> int:
+    """What is no number, or below nothing, counts as nothing."""
+    try:
+        return min(max(int(raw), 0), MOST_COUNTED)
+    except ValueError:
+        return 0
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")
 
 
 def _unavailable(error: Exception) -> StoreUnavailable:

@@ -45,7 +45,7 @@ class AdapterFolder:
             return False
         del self._held[adapter]
         (self.path / adapter / self._mark).unlink(missing_ok=True)
-        return not self._is_used(adapter)
+        return not self.is_used(adapter)
 
     def put(self, checkpoint: Checkpoint, base: str) -> None:
         """Writes an adapter that is held. vLLM wants the name of the base in it, as the server calls it.
@@ -71,7 +71,9 @@ class AdapterFolder:
             ) from None
 
     def remove(self, adapter: str) -> None:
-        """Takes it out of sight at once, then away."""
+        """Takes it out of sight at once, then away; not where somebody has gone back to it meanwhile."""
+        if self.is_used(adapter):
+            return
         gone = self.path / f".gone-{uuid.uuid4().hex}"
         try:
             (self.path / adapter).rename(gone)
@@ -81,7 +83,7 @@ class AdapterFolder:
 
     def renew(self) -> None:
         """Says that what is held here is still used."""
-        for adapter in self._held:
+        for adapter in tuple(self._held):  # in a thread: adapters come and go meanwhile
             try:
                 (self.path / adapter / self._mark).touch()
             except OSError as error:  # not written yet, or the folder is away: then nobody can take it away either
@@ -92,11 +94,13 @@ class AdapterFolder:
         return [
             each.name
             for each in self.path.glob(f"{WRITER}-*")  # whatever else lies there is not ours
-            if each.name not in self._held and not self._is_used(each.name) and _age_s(each) > STALE_S
+            if not self.is_used(each.name) and _age_s(each) > STALE_S
         ]
 
-    def _is_used(self, adapter: str) -> bool:
-        return any(_age_s(mark) < STALE_S for mark in (self.path / adapter).glob(".used-*"))
+    def is_used(self, adapter: str) -> bool:
+        """Whether somebody uses it, here or elsewhere."""
+        marks = (self.path / adapter).glob(".used-*")
+        return adapter in self._held or any(_age_s(mark) < STALE_S for mark in marks)
 
 
 def _age_s(path: Path) -> float:

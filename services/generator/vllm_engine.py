@@ -13,6 +13,7 @@ import asyncio
 import math
 from typing import Self
 
+import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from churnsaver.checkpoints import Checkpoint
@@ -24,7 +25,7 @@ from churnsaver.models.language_model import GOLDEN_TOLERANCE_NATS
 from churnsaver.settings import GeneratorSettings
 from services.generator.engine import AWAY, END_OF_TURN, Candidate, EngineFailed
 from services.generator.prompt import prompt
-from services.generator.vllm_server import VllmServer
+from services.generator.vllm_server import Refused, VllmServer
 
 COMPLETIONS = "/v1/completions"
 
@@ -77,7 +78,7 @@ class VllmEngine:
         self.version = checkpoint.version
         self._server, self._checkpoint, self._settings, self._world = server, checkpoint, settings, world
         self._base, self._golden = _base(checkpoint), _golden(checkpoint)
-        self._loaded = False
+        self._loaded_at: int | None = None  # the server's `times_back` then
         self._loading: asyncio.Task[None] | None = None
         self._writing = 0
         self._idle = asyncio.Event()
@@ -151,9 +152,11 @@ class VllmEngine:
         }
         try:
             answer = await self._server.ask(_Completion, "POST", COMPLETIONS, body)
-        except EngineFailed as error:
-            # A server that was started anew while the folder was gone, for instance: the next write mends it.
-            self._loaded = self._loaded and error.reason != "refused"
+        except Refused as error:
+            # A server that was started anew while the folder was gone, for instance: the next write mends it. Other
+            # requests are refused for themselves, such as one that is too long.
+            if error.status == httpx.codes.NOT_FOUND or self.version in error.said:
+                self._loaded_at = None
             raise
         choices = sorted(answer.choices, key=lambda choice: choice.index)
         if [choice.index for choice in choices] != list(range(count)):
@@ -164,7 +167,7 @@ class VllmEngine:
 
     async def _load_if_needed(self) -> None:
         """Loads anew what the server has lost, apart from the request: its deadline is shorter than that takes."""
-        if self._loaded:
+        if self._loaded_at == self._server.times_back:
             return
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._load())
@@ -175,6 +178,7 @@ class VllmEngine:
             raise EngineFailed("refused", error) from None
 
     async def _load(self) -> None:
+        times_back = self._server.times_back
         base = await self._server.base()
         if base.id != self._base.served_name:
             raise CheckpointError(
@@ -185,7 +189,7 @@ class VllmEngine:
         await asyncio.to_thread(self._server.adapters.put, self._checkpoint, base.root)
         for case in self._golden:
             await self._try(case)
-        self._loaded = True
+        self._loaded_at = times_back
 
     async def _try(self, case: GoldenMessage) -> None:
         try:

@@ -33,12 +33,22 @@ SILENCE_S = 120.0
 ANSWER_S, MISSES = 5.0, 3
 UNLOAD_S = 10.0
 WATCH_S = 1.0
+# Of an answer, far more than is asked for: what is longer would be read for longer than a request has.
+MOST_BYTES = 1_000_000
 # What was measured so long ago says nothing about now: one write finds out.
 FORGET_S = 5.0
 RUNNING, WAITING, CACHE_USE = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
 BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class Refused(EngineFailed):
+    """The server does not take the request."""
+
+    def __init__(self, url: str, status: int, said: str) -> None:
+        super().__init__("refused", f"{url}: {status} {said}")
+        self.status, self.said = status, said
 
 
 class Model(BaseModel):
@@ -65,6 +75,7 @@ class VllmServer:
     Attributes:
         url: of its API, without `/v1`.
         up: whether it answered when it was last watched.
+        times_back: how often it was back after it was away. It may have been started anew, with another base.
     """
 
     def __init__(self, settings: VllmSettings) -> None:
@@ -83,7 +94,7 @@ class VllmServer:
         self._waiting_there = 0.0
         self._small_write_s = 0.0
         self._timed_at = self._renewed_at = float("-inf")
-        self._missed = 0
+        self._missed = self.times_back = 0
         self.up = True
 
     @property
@@ -130,25 +141,40 @@ class VllmServer:
         """The server's answer, as `answer` says it looks; EngineFailed where it is another, or none in time."""
         said = await self._send(method, path, body, timeout_s or SILENCE_S)
         try:
-            return answer.model_validate_json(said.content)
+            return answer.model_validate_json(said)
         except ValidationError as error:
             raise EngineFailed("garbage", f"{self.url}{path}: {error.error_count()} faults in the answer") from None
 
-    async def _send(self, method: str, path: str, body: Any, timeout_s: float) -> httpx.Response:
-        timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+    async def _send(self, method: str, path: str, body: Any, timeout_s: float) -> bytes:
         try:
-            said = await self._client.request(method, path, json=body, timeout=timeout)
-        except httpx.TimeoutException as error:
+            status, said = await self._said(method, path, body, timeout_s)
+        except (httpx.TimeoutException, TimeoutError) as error:
             reason = AWAY if isinstance(error, httpx.ConnectTimeout) else "late"
             raise EngineFailed(reason, f"{self.url}{path}: {type(error).__name__}") from None
         except httpx.DecodingError as error:
             raise EngineFailed("garbage", f"{self.url}{path}: {error}") from None
         except httpx.HTTPError as error:
             raise EngineFailed(AWAY, f"{self.url}{path}: {error or type(error).__name__}") from None
-        if said.is_success:
+        if httpx.codes.is_success(status):
             return said
-        reason = "busy" if said.status_code in BUSY else "broken" if said.is_server_error else "refused"
-        raise EngineFailed(reason, f"{self.url}{path}: {said.status_code} {said.text[:200]}")
+        url, excerpt = self.url + path, said[:200].decode(errors="replace")
+        if status not in BUSY and not httpx.codes.is_server_error(status):
+            raise Refused(url, status, excerpt)
+        raise EngineFailed("busy" if status in BUSY else "broken", f"{url}: {status} {excerpt}")
+
+    async def _said(self, method: str, path: str, body: Any, timeout_s: float) -> tuple[int, bytes]:
+        """Status and body of an answer that is whole within `timeout_s`: httpx's own timeouts begin anew each byte."""
+        timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+        async with (
+            asyncio.timeout(timeout_s),
+            self._client.stream(method, path, json=body, timeout=timeout) as answer,
+        ):
+            said = bytearray()
+            async for some in answer.aiter_bytes():
+                said += some
+                if len(said) > MOST_BYTES:
+                    raise httpx.DecodingError(f"the answer is longer than {MOST_BYTES:,} bytes")
+            return answer.status_code, bytes(said)
 
     async def base(self) -> Model:
         """The model that it was started with."""
@@ -167,8 +193,12 @@ class VllmServer:
     async def _take_away(self, adapter: str) -> None:
         try:
             # Not by `ask`: a server that never loaded it, or that is away, has nothing to unload.
-            await self._client.post("/v1/unload_lora_adapter", json={"lora_name": adapter}, timeout=UNLOAD_S)
-        except (httpx.HTTPError, RuntimeError) as error:  # the second: this process ends, and the client has
+            await self._said("POST", "/v1/unload_lora_adapter", {"lora_name": adapter}, UNLOAD_S)
+        except (
+            httpx.HTTPError,
+            TimeoutError,
+            RuntimeError,
+        ) as error:  # the last: this process ends, and the client has
             log.warning("vllm.not_unloaded", adapter=adapter, reason=repr(error))
         await asyncio.to_thread(self.adapters.remove, adapter)
 
@@ -187,19 +217,23 @@ class VllmServer:
     async def watch(self) -> None:
         """Reads the server's metrics every WATCH_S seconds, until it is cancelled."""
         while True:
-            await self.look()
-            try:
-                await self._tidy()
-            except OSError as error:
-                log.warning("vllm.adapters_not_seen", folder=str(self.adapters.path), reason=str(error))
+            for step in (self.look, self._tidy):
+                try:
+                    await step()
+                except OSError as error:
+                    log.warning("vllm.adapters_not_seen", folder=str(self.adapters.path), reason=str(error))
+                except Exception:
+                    log.exception("vllm.step_failed", step=step.__name__)  # nobody would start this task again
             await asyncio.sleep(WATCH_S)
 
     async def look(self) -> None:
         """Whether it is there, how much waits in its queue and how full its cache is, as gauges of our own."""
         try:
-            said = await self._client.get("/metrics", timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S))
-            found = _values(said.raise_for_status().text)
-        except (httpx.HTTPError, ValueError) as error:
+            status, said = await self._said("GET", "/metrics", None, ANSWER_S)
+            if not httpx.codes.is_success(status):
+                raise ValueError(f"status {status}")  # noqa: TRY301 - as bad as what cannot be read
+            found = _values(said.decode())
+        except (httpx.HTTPError, TimeoutError, ValueError) as error:
             # Nobody listens: it is away. It is late, or broken: it may be busy, unless that goes on.
             self._missed = MISSES if isinstance(error, httpx.ConnectError) else self._missed + 1
             if self._missed < MISSES:
@@ -210,6 +244,7 @@ class VllmServer:
         else:
             if not self.up:
                 log.info("vllm.back", url=self.url)
+                self.times_back += 1
             self._missed = 0
             self.up, self._waiting_there = True, sum(found[WAITING])
             metrics.ENGINE_RUNNING.labels(self.url).set(sum(found[RUNNING]))

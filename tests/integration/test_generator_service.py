@@ -159,6 +159,19 @@ def asked(channel: str = "sms") -> str:
 
 
 @pytest.mark.stack
+@pytest.mark.parametrize("count", ["many", "1.5", "-3", "9" * 30])
+async def test_an_odd_count_does_not_hide_the_bank(
+    stub: generator_grpc.GeneratorServiceAsyncStub, redis_instance: RedisServer, count: str
+) -> None:
+    """What is no count is shown as none, or as the most there can be."""
+    shown = (await stub.GetBank(pb.GetBankRequest())).entries[0]
+    with SyncRedis.from_url(redis_instance.url) as redis:
+        redis.hset(message_counts_key(shown.message_id), mapping={"uses": count, b"\xff": 1, "accepted": 2})
+    [entry] = [each for each in (await stub.GetBank(pb.GetBankRequest())).entries if each == shown or each.outcomes]
+    assert (entry.message_id, entry.outcomes["accepted"]) == (shown.message_id, 2)
+    assert entry.uses in (0, 2**63 - 1)
+
+
 async def test_the_real_engine_writes_the_same_for_a_seed_whatever_came_before(real_engine: InProcessEngine) -> None:
     """Law 8; and four texts of other seeds are other texts."""
     first, other, again = [await real_engine.write(asked(), 4, seed) for seed in (1, 2, 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class StandIn:
 
     Attributes:
         served_name: of its base.
-        fault: how it misbehaves: "500", "503", "garbage", "no json", "count", "cut" (the connection), "slow"; or "".
+        fault: how it misbehaves: "500", "503", "garbage", "no json", "count", "cut" (the connection), "slow",
+            "drip" (bytes for ever), "long" (it says that the prompt is); or "".
         text, finish_reason: what each completion is.
         log_prob: of every token that it is asked about.
         loaded: the adapters that it has.
@@ -80,14 +81,8 @@ class StandIn:
         """A completion, or what `fault` says in its place."""
         body = await request.json()
         self.seen.append(body)
-        if self.fault in {"500", "503"}:
-            return JSONResponse({"error": {"message": "out of memory"}}, int(self.fault))
-        if self.fault == "no json":
-            return Response("<html>", media_type="text/html")
-        if self.fault == "garbage":
-            return JSONResponse({"choices": [{"index": "first", "text": None}]})
-        if self.fault == "cut":
-            return StreamingResponse(_cut_off())
+        if (wrong := self.misbehaviour()) is not None:
+            return wrong
         if (refused := self.refusal(body["model"])) is not None:
             return refused
         self.writing += 1
@@ -97,6 +92,20 @@ class StandIn:
         finally:
             self.writing -= 1
         return JSONResponse(self.completion(body))
+
+    def misbehaviour(self) -> Response | None:
+        """What takes the place of an answer."""
+        if self.fault in {"500", "503"}:
+            return JSONResponse({"error": {"message": "out of memory"}}, int(self.fault))
+        too_long = {"error": {"message": "This model's maximum context length is 1024 tokens."}}
+        answers: dict[str, Callable[[], Response]] = {
+            "drip": lambda: StreamingResponse(_dripping()),
+            "long": lambda: JSONResponse(too_long, 400),
+            "no json": lambda: Response("<html>", media_type="text/html"),
+            "garbage": lambda: JSONResponse({"choices": [{"index": "first", "text": None}]}),
+            "cut": lambda: StreamingResponse(_cut_off()),
+        }
+        return answers[self.fault]() if self.fault in answers else None
 
     def completion(self, body: dict[str, Any]) -> dict[str, Any]:
         count = body.get("n", 1) - (self.fault == "count")
@@ -114,7 +123,9 @@ def application(server: StandIn) -> FastAPI:
     app = FastAPI()
 
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    async def models() -> Any:
+        if server.fault == "drip":
+            return StreamingResponse(_dripping())
         return {"data": [{"id": server.served_name, "root": ROOT}, *({"id": n, "root": "?"} for n in server.loaded)]}
 
     @app.post("/tokenize")
@@ -136,6 +147,8 @@ def application(server: StandIn) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
+        if server.fault == "drip":
+            return StreamingResponse(_dripping())
         while server.silent:  # noqa: ASYNC110 - a test turns it
             await asyncio.sleep(0.01)
         # Two engines, and a metric that is not ours to read.
@@ -159,6 +172,12 @@ def application(server: StandIn) -> FastAPI:
 async def _cut_off() -> AsyncIterator[bytes]:
     yield b'{"choices": ['
     raise ConnectionResetError
+
+
+async def _dripping() -> AsyncIterator[bytes]:
+    while True:
+        yield b" "
+        await asyncio.sleep(0.02)
 
 
 async def _written(server: StandIn, request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -152,11 +153,13 @@ async def test_a_restart_serves_from_redis_without_writing(build: Build, redis_i
 async def test_damaged_entries_in_redis_are_written_again(
     build: Build, redis_instance: RedisServer, redis: Redis
 ) -> None:
-    """Neither bad JSON nor other fields stop the service."""
+    """Neither bad JSON, however deep, nor other fields, nor a name that is no text stop the service."""
     bank = await filled(build(redis_instance.url, ScriptedEngine(), ScriptedReview()))
     key, (first, second, *_) = f"cs:bank:{bank.version}", list(bank.wanted)
     redis.hset(key, mapping={first: "{not json", second: '[{"text": "?"}]', "no|such|brief": "[]"})
-    redis.hset("cs:bank:judgements", "m", "{not json")
+    damaged = {"message_id": [1], "verdict": "retired", "by": "x", "reason": "x", "at": 1.0, "brief": [1], "draft": "d"}
+    redis.hset("cs:bank:judgements", mapping={"m": "{not json", "n": json.dumps(damaged), b"\xff": "[" * 100_000})
+    redis.set("cs:bank:served", b"\xff")
     assert 0 < int(redis.ttl(key)) <= store_module.KEPT_S  # type: ignore[arg-type]
     again = build(redis_instance.url, ScriptedEngine(), ScriptedReview())
     await again.load()
@@ -164,6 +167,36 @@ async def test_damaged_entries_in_redis_are_written_again(
     async with running(again):
         await until(lambda: again.briefs_filled == 45)
     assert contents(again) == contents(bank)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"score": None},
+        {"score": "high"},
+        {"score": float("inf")},
+        {"message_id": [1]},
+        {"message_id": None},
+        {"written_at": "x"},
+        {"draft": "Words that the shield has never seen. {offer} {expiry} {opt_out}"},
+        {},
+    ],
+)
+async def test_one_damaged_message_costs_that_message_only(
+    build: Build, redis_instance: RedisServer, redis: Redis, changes: dict[str, Any]
+) -> None:
+    """A wrong type, another's words, or the same message twice: the rest of its brief is served, and it is written."""
+    bank = await filled(build(redis_instance.url, ScriptedEngine(), ScriptedReview()))
+    key, brief = f"cs:bank:{bank.version}", next(iter(bank.wanted))
+    good, other = json.loads(redis.hget(key, brief))  # type: ignore[arg-type]
+    redis.hset(key, brief, json.dumps([good, (other | changes) if changes else good]))
+    redis.delete(f"cs:bank:lease:{bank.version}")  # where the machine is too busy to give it up in time
+    again = build(redis_instance.url, ScriptedEngine(), ScriptedReview())
+    await again.load()
+    assert [each.message_id for each in again._own.held(brief)] == [good["message_id"]]
+    async with running(again):
+        await until(lambda: contents(again) == contents(bank) and not again._unkept)
+    assert len({each["message_id"] for each in json.loads(redis.hget(key, brief))}) == 2  # type: ignore[arg-type]
 
 
 async def test_it_fills_without_redis_and_stores_when_redis_is_back(build: Build, tmp_path: Path) -> None:

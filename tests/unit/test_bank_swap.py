@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -166,6 +167,30 @@ async def test_a_judgement_holds_here_while_redis_is_away(
         assert redis.hlen("cs:bank:judgements") == 0
         redis.config_set("maxmemory", "0")
         await until(lambda: redis.hlen("cs:bank:judgements") == 1)
+
+
+async def test_what_is_damaged_while_it_runs_is_stored_again(build: Build, redis: Redis) -> None:
+    """A retirement in the same news is heard; so is one whose own value was damaged, for memory still has it."""
+    bank = build(ScriptedEngine())
+    async with running(bank):
+        await until(lambda: not bank.filling and not bank._unkept)
+        one, other = bank.entries()[0], bank.entries()[-1]
+        await bank.judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude")
+        retired = json.loads(redis.hget("cs:bank:judgements", one.message_id))  # type: ignore[arg-type]
+        said = retired | {"message_id": other.message_id, "brief": other.brief.key, "draft": other.draft}
+        key = f"cs:bank:{bank.version}"
+        with redis.pipeline(transaction=True) as pipe:
+            pipe.hset(key, other.brief.key, '[{"score": null}]')
+            pipe.hset("cs:bank:judgements", one.message_id, json.dumps(retired | {"brief": [1]}))
+            pipe.hset("cs:bank:judgements", other.message_id, json.dumps(said))
+            pipe.xadd("cs:bank:news", {bank.version: other.brief.key})
+            for each in (one, other):
+                pipe.xadd("cs:bank:news", {"judged": each.message_id})
+            pipe.execute()
+        await until(lambda: bank.is_retired(other.message_id))
+        await until(lambda: json.loads(redis.hget("cs:bank:judgements", one.message_id)) == retired)  # type: ignore[arg-type]
+        await until(lambda: b"null" not in redis.hget(key, other.brief.key))  # type: ignore[operator]
+        assert bank._own.held(other.brief.key)
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock, Mock
 
+import grpc
 import pytest
 from redis.asyncio import Redis
 
+from churnsaver.checkpoints import Checkpoint
 from churnsaver.domain.message import Brief
-from churnsaver.errors import BadInput, SettingsError
+from churnsaver.errors import BadInput, CheckpointError, SettingsError
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
-from churnsaver.settings import load_message_books, load_world
+from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2_grpc as shield_grpc
+from churnsaver.settings import load_message_books, load_serve_settings, load_world
+from services.generator import bootstrap
+from services.generator import engine as engine_module
+from services.generator.bank import Bank
 from services.generator.bootstrap import check_books
+from services.generator.engine import Candidate, InProcessEngine
 from services.generator.generate import Writer
 from services.generator.message import Judgement, Verdict, message_id
+from services.generator.reviewing import ShieldReview, ShieldUnavailable
 from tests.support.generator import GOOD, ScriptedEngine, ScriptedReview, ScriptedReward, build_bank
+from tests.support.metrics import grows
 
 BRIEF = Brief(segment="loyal", offer="discount_10", tone="warm", channel="sms", language="en")
 BOOKS = load_message_books()
@@ -79,6 +93,80 @@ async def test_nothing_that_nobody_approved_is_written_live() -> None:
     assert engine.seeds == []
 
 
+@pytest.mark.parametrize(
+    ("code", "away"),
+    [("UNAVAILABLE", True), ("DEADLINE_EXCEEDED", True), ("RESOURCE_EXHAUSTED", False), ("INVALID_ARGUMENT", False)],
+)
+async def test_a_draft_that_the_shield_cannot_be_asked_about_is_blocked(code: str, away: bool) -> None:
+    """It would be written for ever if the shield were taken for away."""
+
+    class Shield(shield_grpc.ShieldServiceServicer):
+        async def Review(self, request: Any, context: Any) -> Any:
+            await context.abort(grpc.StatusCode[code], "no")
+
+    server = grpc.aio.server()
+    shield_grpc.add_ShieldServiceServicer_to_server(Shield(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(ShieldUnavailable) if away else contextlib.nullcontext():
+            assert not await ShieldReview(channel).passes("{offer}", "sms", "en", 5.0)
+    await server.stop(None)
+
+
+async def test_nothing_goes_on_where_the_bank_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bank that nobody waits for any more would go on writing after its engine was replaced."""
+    writer, ended = build_writer(), asyncio.Event()
+
+    async def run(_: Bank) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def write(*_: Any, **__: Any) -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError("unheard of")
+
+    monkeypatch.setattr(Bank, "run", run)
+    monkeypatch.setattr(Bank, "load", AsyncMock())
+    monkeypatch.setattr(writer.engine, "write", write)
+    with pytest.raises(ValueError, match="unheard of"):
+        await bootstrap._keep_bank(writer)
+    assert ended.is_set()
+
+
+class Files:
+    """A model whose files may go, and come back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.there = True
+        monkeypatch.setattr(engine_module, "load_language_model", self.load)
+        monkeypatch.setattr(engine_module, "check_golden_texts", Mock())
+
+    def load(self, folder: Path, threads: int) -> tuple[Any, Any]:
+        if not self.there:
+            raise CheckpointError(f"{folder}: cannot be loaded")
+        result = SimpleNamespace(sequences=[["a", "<|im_end|>"]], sequences_ids=[[1, 2]])
+        model = Mock(generate_batch=lambda starts, **_: [result] * len(starts))
+        return model, Mock(encode=lambda *_, **__: Mock(tokens=["a"]), decode=lambda *_, **__: GOOD[0])
+
+
+async def test_a_model_whose_files_are_gone_is_an_engine_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before is given out, the approved text stands in after, until the files are back."""
+    files = Files(monkeypatch)
+    checkpoint = SimpleNamespace(version="generator@1", path=Path("nowhere"))
+    engine = InProcessEngine(cast("Checkpoint", checkpoint), load_serve_settings().generator)
+    files.there = False
+    assert await engine.write("x", 1, 1) == [Candidate(GOOD[0], ended=True)]
+    writer = Writer(load_world(), BOOKS, build_writer().bank, engine, ScriptedReward(), ScriptedReview())
+    with grows("generator_engine_failures_total", reason="broken"):
+        assert (await writer.write(BRIEF, 0, 10.0)).source == pb.MESSAGE_SOURCE_TEMPLATE
+    files.there = True
+    assert (await writer.write(BRIEF, 0, 10.0)).source == pb.MESSAGE_SOURCE_MODEL
+    await engine.close()
+
+
 async def test_no_time_is_spent_where_there_is_not_enough() -> None:
     """A model that could not finish is not started."""
     engine = ScriptedEngine(expected_s=1.0)
@@ -107,6 +195,9 @@ async def test_an_unknown_value_is_named_with_those_that_exist(field: str, mend:
     """The caller is told the field and what it may be."""
     with pytest.raises(BadInput, match=rf"brief\.{field} is 'odd'.*{mend}"):
         await build_writer().write(BRIEF.model_copy(update={field: "odd"}), 0, 1.0)
+    with pytest.raises(BadInput) as said:
+        await build_writer().write(BRIEF.model_copy(update={field: "odd" * 100_000}), 0, 1.0)
+    assert len(str(said.value)) < 500  # gRPC has no room for more
 
 
 def test_a_language_without_approved_texts_stops_the_start() -> None:

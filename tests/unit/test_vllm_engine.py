@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -139,6 +140,103 @@ async def test_texts_that_are_no_drafts_are_counted_and_the_approved_text_stands
     with grows("generator_candidates_rejected_total", by=4, reason=reason):
         answer = await build_writer(engine).write(BRIEF, 1, 5.0)
     assert answer.source == pb.MESSAGE_SOURCE_TEMPLATE
+
+
+async def test_an_answer_that_never_ends_is_late(
+    there: StandIn, server: VllmServer, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often another byte of it comes."""
+    for name in ("SILENCE_S", "ANSWER_S"):
+        monkeypatch.setattr(vllm_server, name, 0.2)
+    there.fault = "drip"
+    async with asyncio.timeout(5.0):
+        for asked in (server.base(), engine.write("x", 1, 1)):
+            with grows(FAILURES, reason="late"), pytest.raises(EngineFailed, match="late"):
+                await asked
+        for _ in range(vllm_server.MISSES):
+            await server.look()
+    assert not server.up
+
+
+async def test_an_oversized_answer_is_garbage(there: StandIn, engine: VllmEngine) -> None:
+    """It is not read to its end; a text that no channel carries is not looked at for what it repeats."""
+    there.text = "word " * 300_000
+    with pytest.raises(EngineFailed, match=r"garbage.*longer than"):
+        await engine.write("x", 1, 1)
+    there.text = "We have {offer}. " + " ".join(map(str, range(2_000)))
+    with grows("generator_candidates_rejected_total", by=4, reason="length"):
+        await build_writer(engine).write(BRIEF, 1, 5.0)
+
+
+async def test_a_prompt_that_is_too_long_does_not_load_the_adapter_anew(there: StandIn, engine: VllmEngine) -> None:
+    """The adapter is not to blame."""
+    there.fault, asked = "long", len(there.seen)
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match=r"refused.*context length"):
+            await engine.write("x", 1, 1)
+    assert len(there.seen) == asked + 2
+
+
+async def test_a_server_that_is_back_with_another_base_is_noticed(
+    there: StandIn, server: VllmServer, engine: VllmEngine
+) -> None:
+    """Its words would be another model's."""
+    url, server._client.base_url = server._client.base_url, "http://127.0.0.1:1"
+    await server.look()
+    server._client.base_url, there.served_name = url, "other@000000000000"
+    await server.look()
+    with pytest.raises(EngineFailed, match=r"refused.*has\s+other@0"):
+        await engine.write("x", 1, 1)
+    there.served_name = OURS.served_name
+    assert await engine.write("x", 1, 1)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["here", "elsewhere"])
+async def test_going_back_to_an_adapter_that_is_let_go_of_keeps_it(
+    there: StandIn, server: VllmServer, tmp_path: Path, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unloading takes its time."""
+    checkpoint, said, may = writer_checkpoint(tmp_path / "b"), server._said, asyncio.Event()
+    first = await VllmEngine.open(server, checkpoint, settings(there), WORLD)
+
+    async def slow(method: str, path: str, *rest: Any) -> Any:
+        if "unload" in path:
+            await may.wait()
+        return await said(method, path, *rest)
+
+    monkeypatch.setattr(server, "_said", slow)
+    closing = asyncio.create_task(first.close())
+    await asyncio.sleep(0.1)
+    back = server if same else VllmServer(settings(there).vllm)
+    again = await VllmEngine.open(back, checkpoint, settings(there), WORLD)
+    may.set()
+    await closing
+    assert await again.write("x", 1, 1)
+    await again.close()
+    assert list(there.adapters.iterdir()) == []
+    if not same:
+        await back.close()
+
+
+async def test_watching_goes_on_whatever_fails(server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would start it again; and adapters come while marks are renewed in a thread."""
+    monkeypatch.setattr(vllm_server, "WATCH_S", 0.01)
+    looks: list[int] = []
+
+    async def look() -> None:
+        looks.append(1)
+        raise RuntimeError("unheard of")
+
+    monkeypatch.setattr(server, "look", look)
+    server.adapters.hold("one")
+    monkeypatch.setattr(Path, "touch", lambda *_: server.adapters.hold(f"another-{len(server.adapters._held)}"))
+    server.adapters.renew()
+    assert len(server.adapters._held) == 2
+    watching = asyncio.create_task(server.watch())
+    async with asyncio.timeout(5.0):
+        while len(looks) < 3:  # noqa: ASYNC110 - nothing tells of a look
+            await asyncio.sleep(0.01)
+    watching.cancel()
 
 
 async def test_the_callers_deadline_aborts_the_request(there: StandIn, engine: VllmEngine) -> None:
