@@ -163,13 +163,54 @@ def test_another_language_than_asked(policy: Policy, body: str, speaks: str) -> 
 
 
 @pytest.mark.parametrize(
+    "draft",
+    [
+        "Bonjour {first_name}, merci pour votre confiance. Profitez vite: {offer}, valable jusque {expiry}. {opt_out}",
+        "Bonjour {first_name}, profitez de {offer} avant le {expiry}. {opt_out}",
+        "Danke, {first_name}! Bis {expiry}: {offer}. {opt_out}",
+        "Hi {first_name}! Noch bis {expiry} gilt: {offer}. {opt_out}",
+        "Hola {first_name}, gracias por seguir con nosotros. Tienes {offer} hasta el {expiry}. {opt_out}",
+        "Hola {first_name}, disfruta {offer} hasta {expiry}. {opt_out}",
+        "Ciao {first_name}, grazie mille! Approfitta subito: {offer}, scade {expiry}. {opt_out}",
+        "Olá {first_name}, obrigado! Aproveite agora: {offer}, expira {expiry}. {opt_out}",
+        "Oi {first_name}, aproveite {offer}, expira em {expiry}. {opt_out}",
+        "Hoi {first_name}! Speciaal geregeld: {offer}, geldig tot {expiry}. {opt_out}",
+        "Merhaba {first_name}, bizi tercih ettiginiz icin tesekkürler: {offer}, son gün {expiry}. {opt_out}",
+        "Cześć {first_name}, dziękujemy! Oferta: {offer}, do {expiry}. {opt_out}",
+        "Witaj {first_name}, mamy prezent: {offer}, ważne do {expiry}. {opt_out}",
+        "Halo {first_name}, terima kasih! Nikmati {offer} sampai {expiry}. {opt_out}",
+    ],
+)
+def test_a_short_draft_in_another_language(policy: Policy, draft: str) -> None:
+    """Few words are enough, whether there is a list of the language or none."""
+    assert [f.rule for f in review_with_rules(Review(draft, Stage.DRAFT, "push"), policy)] == ["other_language"]
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "{offer} until {expiry}. {opt_out}",
+        "Hi {first_name}! {offer} until {expiry}. {opt_out}",
+        "Enjoy {offer}, {first_name}! Valid until {expiry}. {opt_out}",
+        "Your plan, your way, {first_name}: {offer} until {expiry}. {opt_out}",
+    ],
+)
+def test_a_short_draft_in_the_asked_language(policy: Policy, draft: str) -> None:
+    """A word that is common in the language is enough for the shortest; and a filled text may name what it likes."""
+    assert review_with_rules(Review(draft, Stage.DRAFT, "sms"), policy) == []
+    values = VALUES | {"first_name": "Maria de los Angeles", "offer": "Die Zeit und das Magazin for 3 months"}
+    assert filled_findings(policy, fill(draft, values), values) == []
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "Thank you for being with us. Feel free to call whenever it suits you.",
-        "We would like to look over your plan together; a colleague has time on Monday or Tuesday.",
+        "We would like to look over your plan together; a colleague may have time any day.",
         "Your feedback on the new network was great. It is a pleasure to have you with us!",
         "Is there anything that we can do better? We read every answer.",
         "As a customer of many years you may choose whichever plan fits you best.",
+        "The plan you are on may not fit you; you may march to your own drum, and one of us will help this month.",
         "We would be sorry to see you go, and we understand if you decide otherwise.",
         "Café guests told us that the Wi\u2011Fi works well \u2014 we hope yours does too \U0001f600.",
     ],
@@ -270,7 +311,9 @@ def test_an_allowed_host_may_be_linked_and_its_impostors_may_not(world: World) -
 
 def test_a_language_without_lists_is_blocked(policy: Policy) -> None:
     """Wording that cannot be judged is not sent."""
-    review = Review("Danke." + TAIL, Stage.DRAFT, "email", "de")
+    review = Review(
+        "Danke, dass ihr bei uns seid, wir haben euch und sind auch für euch da." + TAIL, Stage.DRAFT, "email", "de"
+    )
     assert {f.rule for f in review_with_rules(review, policy)} == {"language"}
 
 
