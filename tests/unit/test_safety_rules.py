@@ -256,6 +256,22 @@ def test_a_draft_needs_each_required_slot_exactly_once(policy: Policy, name: str
     assert "required_element" in draft_rules(policy, f"Thank you. {slot}")
 
 
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "Subject: For you, {first_name}\n\nHello {first_name}, we have {offer} until {expiry}. {opt_out}",
+        "We have {offer} for you until {expiry}th. {opt_out}",
+        "We keep the{offer} for you until {expiry}. {opt_out}",
+        "We have {offer} for you until {expiry}. {opt_out}Thanks",
+        "We have {offer} for you until {expiry}.{opt_out}{first_name}",
+    ],
+)
+def test_a_draft_that_no_filled_text_could_pass(policy: Policy, draft: str) -> None:
+    """The second review looks for each value once and as words of its own, so the first one does too."""
+    assert {f.rule for f in review_with_rules(Review(draft, Stage.DRAFT, "email"), policy)} == {"required_element"}
+    assert filled_findings(policy, fill(draft, VALUES))
+
+
 def test_a_filled_text_holds_the_values_and_no_brace(policy: Policy) -> None:
     """The decision's offer, expiry and opt-out stand literally in what is sent."""
     text = fill("Hi {first_name}, thank you." + TAIL, VALUES)
