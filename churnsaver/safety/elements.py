@@ -25,16 +25,25 @@ _PLACEHOLDER = re.compile(
     r"\[[A-Za-z][A-Za-z _'/-]{0,40}\]|<[A-Za-z/|][^<>\n]{0,60}>|%[A-Za-z_]{2,30}%|\$\{?[A-Za-z_]{2,30}\}?"
     r"|\b(?:INSERT|TODO|TBD|XXX+|LOREM IPSUM)\b|_{3,}"
 )
+# A value that stands against a letter, a digit or another value is not found in the filled text.
+_GLUED_SLOT = re.compile(r"[\w}]\{[a-z_]+\}|\{[a-z_]+\}[\w{]")
 _DIGITS_IN_A_NAME = re.compile(r"\d")
 
 
 def required_elements(subject: Subject) -> Iterator[Finding]:
-    """`required_element`: offer, expiry and opt-out exactly once in a draft, by value in a filled text."""
+    """`required_element`: offer, expiry and opt-out exactly once in a draft, by value in a filled text.
+
+    A draft holds the name once at most and no slot right beside a word, as the filled text would not pass.
+    """
     if subject.is_draft:
         counts = Counter(slots_in(subject.text))
         for name in REQUIRED_SLOTS:
             if counts[name] != 1:
                 yield Finding("required_element", f"{{{name}}} must stand exactly once, stands {counts[name]} times")
+        if counts["first_name"] > 1:
+            yield Finding("required_element", f"{{first_name}} must stand once, stands {counts['first_name']} times")
+        if glued := _GLUED_SLOT.search(subject.text):
+            yield Finding("required_element", "a slot stands right beside a word or a slot", glued.group())
         return
     for name in subject.missing:
         yield Finding("required_element", f"the value of {name} does not stand in the text")
@@ -52,7 +61,7 @@ def slot_use(subject: Subject) -> Iterator[Finding]:
         left = blank_slots(subject.text)
     else:
         left = subject.text
-    if found := re.search(r"[{}].{0,20}", left):
+    if found := re.search(r"[{}].{0,20}", plain(left)):
         yield Finding("slot", "a brace is left: an unfilled or malformed slot", found.group())
     if found := _PLACEHOLDER.search(subject.own_words):
         yield Finding("slot", "an unfilled placeholder", found.group())

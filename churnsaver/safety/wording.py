@@ -36,6 +36,24 @@ _PRICE = re.compile(
 
 # A draft has no figures at all: those of the offer and the date come in by its slots.
 _FIGURE = re.compile(rf"\d|%|\bper\s?cent\b|{_CURRENCY}")
+# Nor a date or a length of time in words, nor a part of the price: those would stand against offer and expiry.
+_COUNTED = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|eighteen|twenty|thirty|forty|fifty|sixty"
+    "|seventy|eighty|ninety|hundred|dozen"
+)
+_IN_WORDS = re.compile(
+    rf"""
+      \b(?:january|february|april|june|july|august|september|october|november|december)\b
+    | \b(?:in|by|of|until|till|before|since|on)\s(?:march\b|may\b(?!\s(?!and\b|or\b|the\b|we\b|you\b)\w))
+    | \b(?:mon|tues|wednes|thurs|fri|satur|sun)days?\b | \b(?:tomorrow|tonight|midnight)\b
+    | \b(?:christmas|xmas|easter|thanksgiving|halloween|hanukkah|ramadan|diwali|new\syear'?s?|valentine'?s?)\b
+    | \b(?:boxing|independence|labou?r|memorial|mother'?s|father'?s)\sday\b
+    | \b(?:{_COUNTED})[\s-](?:(?:full|whole|more|extra|calendar)\s)?
+      (?:hours?|days?|weeks?|months?|years?|thirds?|half|halves|quarters?)\b
+    | \ba\s(?:third|quarter)\b | \bhalf\s(?:of\s)?(?:the|your|our|what)\b
+    """,
+    re.VERBOSE,
+)
 
 
 def forbidden_phrases(subject: Subject) -> Iterator[Finding]:
@@ -65,12 +83,13 @@ def profane_words(subject: Subject) -> Iterator[Finding]:
 def invented_price(subject: Subject) -> Iterator[Finding]:
     """`price`: an amount, a percentage or a gift beside the offer; only the decision may name one (law 3).
 
-    In a draft, any figure and any currency: numbers, prices and dates are the decision's.
+    In a draft, any figure, currency and date, in words too: numbers, prices and dates are the decision's.
     """
     if not subject.knows_its_offer:
         return
-    if subject.is_draft and (found := _FIGURE.search(subject.views[0])):
-        yield Finding("price", "names a figure; numbers, prices and dates come by slots alone", found.group())
+    draft = subject.views[0] if subject.is_draft else ""
+    if found := _FIGURE.search(draft) or _IN_WORDS.search(draft):
+        yield Finding("price", "names a figure or a date; numbers, prices and dates come by slots alone", found.group())
         return
     for view in subject.views:
         if found := _PRICE.search(view):

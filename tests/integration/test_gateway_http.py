@@ -61,6 +61,7 @@ INVALID: list[tuple[str, dict[str, Any] | list[int], str, str]] = [
     ("zone as a path", body(timezone="../../etc/passwd"), "customer.timezone", "America/New_York"),
     ("unknown channel", body(channels={"pigeon": {"consent": True}}), "customer.channels.pigeon", "sms"),
     ("consent as text", body(channels={"sms": {"consent": "yes"}}), "customer.channels.sms.consent", "boolean"),
+    ("endless locale", body(locale="en" + "-ab" * 20_000), "customer.locale", "at most 35 characters"),
     ("misspelt field", body(frist_name="Ana"), "customer.frist_name", "correct its name"),
     ("no customer", {"request_id": "r1"}, "customer", "missing"),
     ("empty id", body(""), "customer.id", "at least 1"),

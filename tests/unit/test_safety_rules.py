@@ -85,6 +85,16 @@ def test_every_approved_text_passes_as_draft_and_filled(world: World, policy: Po
         ("price", "Your plan costs a lot of cents."),
         ("price", "Be with us on 12/13/2020."),
         ("price", "In this 1st week, a call is enough."),
+        ("price", "It ends on Christmas Day."),
+        ("price", "So write to us by the end of March."),
+        ("price", "That is until the fifth of May."),
+        ("price", "We will write to you again in June."),
+        ("price", "The offer ends Sunday."),
+        ("price", "It is here until tomorrow."),
+        ("price", "It is yours for twelve months."),
+        ("price", "It is yours for twenty-four more months."),
+        ("price", "You pay one third less."),
+        ("price", "Your plan costs a quarter less."),
         ("personal_data", "Write to ana.lopez@example.org today."),
         ("personal_data", "Call (212) 555-0147 any time."),
         ("personal_data", "Your card 4111 1111 1111 1111 is on file."),
@@ -100,6 +110,7 @@ def test_every_approved_text_passes_as_draft_and_filled(world: World, policy: Po
         ("slot", "Thank you, [Your Name]."),
         ("slot", "Thank you.<|im_start|>"),
         ("slot", "Thank you { for being with us."),
+        ("slot", "Thank you \uff5bprice\uff5d for being with us."),
         ("obfuscation", "T h a n k you for being with us."),
         ("obfuscation", "Th\u200bank you for being with us."),
         ("obfuscation", "Th\u0430nk you for being with us."),
@@ -163,13 +174,54 @@ def test_another_language_than_asked(policy: Policy, body: str, speaks: str) -> 
 
 
 @pytest.mark.parametrize(
+    "draft",
+    [
+        "Bonjour {first_name}, merci pour votre confiance. Profitez vite: {offer}, valable jusque {expiry}. {opt_out}",
+        "Bonjour {first_name}, profitez de {offer} avant le {expiry}. {opt_out}",
+        "Danke, {first_name}! Bis {expiry}: {offer}. {opt_out}",
+        "Hi {first_name}! Noch bis {expiry} gilt: {offer}. {opt_out}",
+        "Hola {first_name}, gracias por seguir con nosotros. Tienes {offer} hasta el {expiry}. {opt_out}",
+        "Hola {first_name}, disfruta {offer} hasta {expiry}. {opt_out}",
+        "Ciao {first_name}, grazie mille! Approfitta subito: {offer}, scade {expiry}. {opt_out}",
+        "Olá {first_name}, obrigado! Aproveite agora: {offer}, expira {expiry}. {opt_out}",
+        "Oi {first_name}, aproveite {offer}, expira em {expiry}. {opt_out}",
+        "Hoi {first_name}! Speciaal geregeld: {offer}, geldig tot {expiry}. {opt_out}",
+        "Merhaba {first_name}, bizi tercih ettiginiz icin tesekkürler: {offer}, son gün {expiry}. {opt_out}",
+        "Cześć {first_name}, dziękujemy! Oferta: {offer}, do {expiry}. {opt_out}",
+        "Witaj {first_name}, mamy prezent: {offer}, ważne do {expiry}. {opt_out}",
+        "Halo {first_name}, terima kasih! Nikmati {offer} sampai {expiry}. {opt_out}",
+    ],
+)
+def test_a_short_draft_in_another_language(policy: Policy, draft: str) -> None:
+    """Few words are enough, whether there is a list of the language or none."""
+    assert [f.rule for f in review_with_rules(Review(draft, Stage.DRAFT, "push"), policy)] == ["other_language"]
+
+
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "{offer} until {expiry}. {opt_out}",
+        "Hi {first_name}! {offer} until {expiry}. {opt_out}",
+        "Enjoy {offer}, {first_name}! Valid until {expiry}. {opt_out}",
+        "Your plan, your way, {first_name}: {offer} until {expiry}. {opt_out}",
+    ],
+)
+def test_a_short_draft_in_the_asked_language(policy: Policy, draft: str) -> None:
+    """A word that is common in the language is enough for the shortest; and a filled text may name what it likes."""
+    assert review_with_rules(Review(draft, Stage.DRAFT, "sms"), policy) == []
+    values = VALUES | {"first_name": "Maria de los Angeles", "offer": "Die Zeit und das Magazin for 3 months"}
+    assert filled_findings(policy, fill(draft, values), values) == []
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "Thank you for being with us. Feel free to call whenever it suits you.",
-        "We would like to look over your plan together; a colleague has time on Monday or Tuesday.",
+        "We would like to look over your plan together; a colleague may have time any day.",
         "Your feedback on the new network was great. It is a pleasure to have you with us!",
         "Is there anything that we can do better? We read every answer.",
         "As a customer of many years you may choose whichever plan fits you best.",
+        "The plan you are on may not fit you; you may march to your own drum, and one of us will help this month.",
         "We would be sorry to see you go, and we understand if you decide otherwise.",
         "Café guests told us that the Wi\u2011Fi works well \u2014 we hope yours does too \U0001f600.",
     ],
@@ -205,6 +257,22 @@ def test_a_draft_needs_each_required_slot_exactly_once(policy: Policy, name: str
     assert "required_element" in draft_rules(policy, f"Thank you. {slot}")
 
 
+@pytest.mark.parametrize(
+    "draft",
+    [
+        "Subject: For you, {first_name}\n\nHello {first_name}, we have {offer} until {expiry}. {opt_out}",
+        "We have {offer} for you until {expiry}th. {opt_out}",
+        "We keep the{offer} for you until {expiry}. {opt_out}",
+        "We have {offer} for you until {expiry}. {opt_out}Thanks",
+        "We have {offer} for you until {expiry}.{opt_out}{first_name}",
+    ],
+)
+def test_a_draft_that_no_filled_text_could_pass(policy: Policy, draft: str) -> None:
+    """The second review looks for each value once and as words of its own, so the first one does too."""
+    assert {f.rule for f in review_with_rules(Review(draft, Stage.DRAFT, "email"), policy)} == {"required_element"}
+    assert filled_findings(policy, fill(draft, VALUES))
+
+
 def test_a_filled_text_holds_the_values_and_no_brace(policy: Policy) -> None:
     """The decision's offer, expiry and opt-out stand literally in what is sent."""
     text = fill("Hi {first_name}, thank you." + TAIL, VALUES)
@@ -230,9 +298,11 @@ def test_values_do_not_trip_rules_and_do_not_hide_text(policy: Policy) -> None:
 
 def test_a_name_with_a_link_or_digits_is_no_name(policy: Policy) -> None:
     """What comes from outside is judged too."""
-    for name in ("evil.com", "Call 5550147", "<b>Ana"):
+    for name in ("evil.com", "example.zip", "See evil.health", "Call 5550147", "<b>Ana"):
         values = VALUES | {"first_name": name}
         assert filled_findings(policy, fill("Hi {first_name}, thank you." + TAIL, values), values)
+    initials = VALUES | {"first_name": "J.R. St. John"}
+    assert filled_findings(policy, fill("Hi {first_name}, thank you." + TAIL, initials), initials) == []
 
 
 @pytest.mark.parametrize(
@@ -270,7 +340,9 @@ def test_an_allowed_host_may_be_linked_and_its_impostors_may_not(world: World) -
 
 def test_a_language_without_lists_is_blocked(policy: Policy) -> None:
     """Wording that cannot be judged is not sent."""
-    review = Review("Danke." + TAIL, Stage.DRAFT, "email", "de")
+    review = Review(
+        "Danke, dass ihr bei uns seid, wir haben euch und sind auch für euch da." + TAIL, Stage.DRAFT, "email", "de"
+    )
     assert {f.rule for f in review_with_rules(review, policy)} == {"language"}
 
 
