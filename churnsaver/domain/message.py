@@ -78,7 +78,8 @@ class MessageBook(Frozen):
 
 # Has approved texts everywhere, so that nobody is left without one.
 FALLBACK_LANGUAGE = "en"
-MOST_SUBTAGS = 8  # that are looked at; language, script, region and variants are fewer
+# No language is told apart by more, and looking through them takes the square of their number.
+_MAX_SUBTAGS = 8
 
 
 def spoken_language(tag: str, languages: Iterable[str]) -> str | None:
@@ -88,7 +89,7 @@ def spoken_language(tag: str, languages: Iterable[str]) -> str | None:
     ('pt', None)
     """
     known = {language.lower(): language for language in languages}
-    subtags = tag.lower().replace("_", "-").split("-", MOST_SUBTAGS)[:MOST_SUBTAGS]
+    subtags = tag.lower().replace("_", "-").split("-", _MAX_SUBTAGS)[:_MAX_SUBTAGS]
     shorter = ("-".join(subtags[:length]) for length in range(len(subtags), 0, -1))
     return next((known[each] for each in shorter if each in known), None)
 
@@ -109,7 +110,7 @@ def neutralise(value: str) -> str:
     >>> neutralise("Ana{offer}<b>")
     'Anaofferb'
     """
-    text = unicodedata.normalize("NFC", value)
+    text = unicodedata.normalize("NFC", " ".join(value.split()))
     text = "".join(ch for ch in text if unicodedata.category(ch)[0] != "C")
     return " ".join(_NOT_IN_A_NAME.sub("", text).split())[:MAX_NAME_CHARS]
 

@@ -51,7 +51,7 @@ class Customer(Payload):
         str,
         Field(
             pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$",
-            max_length=35,  # RFC 5646, 4.4.1
+            max_length=35,  # room enough for any tag but private ones (RFC 5646, 4.4.1)
             description="BCP 47; `message.language` says in which language the text is",
         ),
     ] = "en"
