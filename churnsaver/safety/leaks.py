@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from churnsaver.safety.names import first_name
 from churnsaver.safety.normal import plain
 from churnsaver.safety.review import Finding
 from churnsaver.safety.subject import Subject
@@ -49,6 +50,8 @@ _LINK = re.compile(
     rf"(?=\s?/|\s|$)"
     rf"|(?<![\w.])(?P<ip>(?:\d{{1,3}}\.){{3}}\d{{1,3}})(?![\w.])"
 )
+# In a name, any top-level domain: new ones come up, and none has fewer than two letters, so "J.R." is none.
+_HOST_IN_A_NAME = re.compile(r"[^\W_]\.[^\W\d_]{2}")
 
 
 def personal_data(subject: Subject) -> Iterator[Finding]:
@@ -83,6 +86,9 @@ def links(subject: Subject) -> Iterator[Finding]:
         if not _allowed(host, subject.policy.allowed_link_hosts):
             yield Finding("link", "links to a host that is not allowed", found.group().strip())
             return
+    name = first_name(subject.review)
+    if host := _HOST_IN_A_NAME.search(plain(name)):
+        yield Finding("link", "first_name can be read as a link", host.group())
 
 
 def _allowed(host: str, allowed: frozenset[str]) -> bool:

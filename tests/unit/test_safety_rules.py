@@ -110,6 +110,7 @@ def test_every_approved_text_passes_as_draft_and_filled(world: World, policy: Po
         ("slot", "Thank you, [Your Name]."),
         ("slot", "Thank you.<|im_start|>"),
         ("slot", "Thank you { for being with us."),
+        ("slot", "Thank you \uff5bprice\uff5d for being with us."),
         ("obfuscation", "T h a n k you for being with us."),
         ("obfuscation", "Th\u200bank you for being with us."),
         ("obfuscation", "Th\u0430nk you for being with us."),
@@ -297,9 +298,11 @@ def test_values_do_not_trip_rules_and_do_not_hide_text(policy: Policy) -> None:
 
 def test_a_name_with_a_link_or_digits_is_no_name(policy: Policy) -> None:
     """What comes from outside is judged too."""
-    for name in ("evil.com", "Call 5550147", "<b>Ana"):
+    for name in ("evil.com", "example.zip", "See evil.health", "Call 5550147", "<b>Ana"):
         values = VALUES | {"first_name": name}
         assert filled_findings(policy, fill("Hi {first_name}, thank you." + TAIL, values), values)
+    initials = VALUES | {"first_name": "J.R. St. John"}
+    assert filled_findings(policy, fill("Hi {first_name}, thank you." + TAIL, initials), initials) == []
 
 
 @pytest.mark.parametrize(
