@@ -103,7 +103,9 @@ class GrpcGenerator:
             answer = await self._stub.Generate(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _unavailable("generator", error) from None
-        return Draft(answer.draft, SOURCES[answer.source], answer.message_id, answer.model_version, answer.propensity)
+        if (source := SOURCES.get(answer.source)) is None:
+            raise Unavailable("generator: answered without a source")
+        return Draft(answer.draft, source, answer.message_id, answer.model_version, answer.propensity)
 
 
 class GrpcShield:

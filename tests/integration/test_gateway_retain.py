@@ -7,15 +7,19 @@ import errno
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
+import grpc
 import httpx
 import pytest
 
+from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as generator_pb2
 from churnsaver.settings import ExperimentSettings
 from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
-from services.gateway.downstream import Draft, Unavailable
+from services.gateway.downstream import Draft, GrpcGenerator, Unavailable
 from services.gateway.upkeep import rebuild, send_unsent
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
@@ -319,6 +323,17 @@ async def test_blocked_text_gives_way_to_the_template(gateway: Gateway) -> None:
     assert answer["message"]["source"] == "template"
     assert answer["safety"]["verdict"] == "pass"
     assert len(gateway.shield.texts) == 2
+
+
+async def test_a_draft_without_a_source_gives_way_to_the_template(gateway: Gateway) -> None:
+    """An answer that the gateway cannot place counts as none."""
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        generator = GrpcGenerator(channel)
+        answer = generator_pb2.GenerateResponse(draft="{offer} until {expiry}. {opt_out}")
+        generator._stub = SimpleNamespace(Generate=AsyncMock(return_value=answer))
+        gateway.retention._generator = generator
+        message = (await retain(gateway, body())).json()["message"]
+    assert message["source"] == "template"
 
 
 async def test_offensive_name_is_left_out(gateway: Gateway) -> None:
