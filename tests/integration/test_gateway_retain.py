@@ -325,6 +325,19 @@ async def test_blocked_text_gives_way_to_the_template(gateway: Gateway) -> None:
     assert len(gateway.shield.texts) == 2
 
 
+@pytest.mark.parametrize("why", ["blocked", "nothing passes", "no shield", "invented slot"])
+async def test_the_approved_text_has_the_propensity_of_the_draft_that_led_to_it(gateway: Gateway, why: str) -> None:
+    """The draw among the bank's messages took place, so the record's total holds its probability all the same."""
+    gateway.shield.forbidden = {"blocked": {"stay a while"}, "nothing passes": {"Hi"}}.get(why, set())
+    gateway.shield.down = DOWN if why == "no shield" else None
+    if why == "invented slot":
+        gateway.generator.draft = Draft("Hi {first_name}, {account_number}", "bank", "m-1", "generator-test", 0.5)
+    answer = (await retain(gateway, body())).json()
+    record = await gateway.records.get(answer["decision_id"])
+    assert record["message"]["source"] == (None if why == "nothing passes" else "template")
+    assert record["propensity"] == {"arm": 1.0, "policy": 0.25, "message": 0.5, "total": 0.125}
+
+
 async def test_a_draft_without_a_source_gives_way_to_the_template(gateway: Gateway) -> None:
     """An answer that the gateway cannot place counts as none."""
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
