@@ -76,7 +76,10 @@ def bank_retire(
 def _judge(message_id: str, *, retire: bool, reason: str, by: str, as_json: bool) -> None:
     from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 
-    request = pb.JudgeMessageRequest(message_id=message_id, retire=retire, reason=reason, by=by)
+    try:
+        request = pb.JudgeMessageRequest(message_id=message_id, retire=retire, reason=reason, by=by)
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{error.object!r} is not UTF-8; type it again") from None
     answer = _ask(lambda stub: stub.JudgeMessage(request, timeout=10.0))
     if not answer.stored:
         stderr.print(

@@ -77,9 +77,13 @@ def _read_briefs(path: Path, settings: GeneratorSettings) -> list[tuple[int, Bri
     found = []
     for number, line in read_lines(path):
         try:
-            found.append((number, Brief.model_validate({**defaults, **json.loads(line)})))
+            brief = Brief.model_validate({**defaults, **json.loads(line)})
+            brief.key.encode()  # JSON can hold what is no text
+            found.append((number, brief))
         except ValidationError as error:
             raise BadInput(f"{path}, line {number}: {explain(error)}") from None
+        except UnicodeEncodeError:
+            raise BadInput(f"{path}, line {number}: holds a lone surrogate, which is no Unicode text") from None
         except (ValueError, TypeError) as error:
             raise BadInput(f"{path}, line {number}: is not a JSON object ({error})") from None
     if not found:

@@ -87,8 +87,8 @@ def links(subject: Subject) -> Iterator[Finding]:
             yield Finding("link", "links to a host that is not allowed", found.group().strip())
             return
     name = first_name(subject.review)
-    if found := _HOST_IN_A_NAME.search(plain(name)):
-        yield Finding("link", "first_name can be read as a link", found.group())
+    if host := _HOST_IN_A_NAME.search(plain(name)):
+        yield Finding("link", "first_name can be read as a link", host.group())
 
 
 def _allowed(host: str, allowed: frozenset[str]) -> bool:

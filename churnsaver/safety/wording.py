@@ -37,6 +37,7 @@ _PRICE = re.compile(
 # A draft has no figures at all: those of the offer and the date come in by its slots.
 _FIGURE = re.compile(rf"\d|%|\bper\s?cent\b|{_CURRENCY}")
 # Nor a date or a length of time in words, nor a part of the price: those would stand against offer and expiry.
+# "By tonight" hurries for an answer and "from one day to the next" is a saying: neither dates the offer.
 _COUNTED = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|eighteen|twenty|thirty|forty|fifty|sixty"
     "|seventy|eighty|ninety|hundred|dozen"
@@ -45,10 +46,10 @@ _IN_WORDS = re.compile(
     rf"""
       \b(?:january|february|april|june|july|august|september|october|november|december)\b
     | \b(?:in|by|of|until|till|before|since|on)\s(?:march\b|may\b(?!\s(?!and\b|or\b|the\b|we\b|you\b)\w))
-    | \b(?:mon|tues|wednes|thurs|fri|satur|sun)days?\b | \b(?:tomorrow|tonight|midnight)\b
+    | \b(?:mon|tues|wednes|thurs|fri|satur|sun)days?\b | \b(?:tomorrow|midnight)\b | (?<!\bby\s)\btonight\b
     | \b(?:christmas|xmas|easter|thanksgiving|halloween|hanukkah|ramadan|diwali|new\syear'?s?|valentine'?s?)\b
     | \b(?:boxing|independence|labou?r|memorial|mother'?s|father'?s)\sday\b
-    | \b(?:{_COUNTED})[\s-](?:(?:full|whole|more|extra|calendar)\s)?
+    | (?!one\sday\b)\b(?:{_COUNTED})[\s-](?:(?:full|whole|more|extra|calendar)\s)?
       (?:hours?|days?|weeks?|months?|years?|thirds?|half|halves|quarters?)\b
     | \ba\s(?:third|quarter)\b | \bhalf\s(?:of\s)?(?:the|your|our|what)\b
     """,

@@ -119,7 +119,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The message of a contact and what the shield said of it; no message when it may not be sent."""
+    """The message of a contact and what the shield said of it; no message when it may not be sent.
+
+    `propensity` is that of the draft that was drawn, whether it was sent or the approved text took its place.
+    """
 
     message: MessageBody | None
     safety: SafetyBody

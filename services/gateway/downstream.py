@@ -104,7 +104,7 @@ class GrpcGenerator:
         except grpc.aio.AioRpcError as error:
             raise _unavailable("generator", error) from None
         if (source := SOURCES.get(answer.source)) is None:
-            raise Unavailable(f"generator: says nothing of where its message comes from ({answer.source})")
+            raise Unavailable("generator: answered without a source")
         return Draft(answer.draft, source, answer.message_id, answer.model_version, answer.propensity)
 
 

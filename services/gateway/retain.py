@@ -297,17 +297,19 @@ class Retention:
         if choice.action.offer is None:
             return Written(None, SafetyBody())
         letter = self._letter(case, choice)
-        nameless, approved = letter.nameless(), _template(letter)
+        draft = await self._draft(case, letter)
+        # Where the approved text takes a draft's place, it was that draft's draw which led to it.
+        nameless, approved = letter.nameless(), _template(letter, draft.propensity)
         send_at = case.now + timedelta(hours=choice.action.delay_hours)
         delivery = Delivery(send_at, case.request.customer.timezone)
         try:
-            written = await self._review(case, letter, await self._draft(case, letter), delivery)
+            written = await self._review(case, letter, draft, delivery)
             if written.safety.verdict == "block":
                 # A customer's own name can be what was found, so the approved text goes without it.
                 written = await self._review(case, nameless, approved, delivery)
         except Unavailable:
             # Nobody can vouch for a written text or for a name now.
-            return Written(_message(nameless, approved), SafetyBody(), approved.message_id)
+            return Written(_message(nameless, approved), SafetyBody(), approved.message_id, approved.propensity)
         return written
 
     def _letter(self, case: Case, choice: Choice) -> Letter:
@@ -337,7 +339,7 @@ class Retention:
                 draft = await self._generator.generate(letter.brief, case.seed, timeout_s)
         except Unavailable:
             return _template(letter)
-        return draft if letter.slots.keys() >= set(slots_in(draft.text)) else _template(letter)
+        return draft if letter.slots.keys() >= set(slots_in(draft.text)) else _template(letter, draft.propensity)
 
     async def _review(self, case: Case, letter: Letter, draft: Draft, delivery: Delivery) -> Written:
         """What the shield says of the filled draft; Unavailable where it says nothing."""
@@ -347,7 +349,8 @@ class Retention:
             review = await self._shield.review(text, letter.brief, letter.slots, delivery, timeout_s)
         findings = [FindingBody(rule=f.rule, message=f.message, excerpt=f.excerpt) for f in review.findings]
         if review.verdict != shield_pb2.VERDICT_PASS:
-            return Written(None, SafetyBody(verdict="block", findings=findings), shield_version=review.version)
+            safety = SafetyBody(verdict="block", findings=findings)
+            return Written(None, safety, propensity=draft.propensity, shield_version=review.version)
         safety = SafetyBody(verdict="pass", findings=findings)
         return Written(_message(letter, draft), safety, draft.message_id, draft.propensity, review.version)
 
@@ -450,6 +453,7 @@ def _message(letter: Letter, draft: Draft) -> MessageBody:
     )
 
 
-def _template(letter: Letter) -> Draft:
+def _template(letter: Letter, propensity: float = 1.0) -> Draft:
+    """The approved text; `propensity`: of the draft that it takes the place of, if any."""
     text = letter.book.template(letter.brief)
-    return Draft(text, "template", f"template:{letter.brief.key}", "", 1.0)
+    return Draft(text, "template", f"template:{letter.brief.key}", "", propensity)

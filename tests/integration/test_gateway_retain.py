@@ -7,15 +7,19 @@ import errno
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
+import grpc
 import httpx
 import pytest
 
+from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as generator_pb2
 from churnsaver.settings import ExperimentSettings
 from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
-from services.gateway.downstream import Draft, Unavailable
+from services.gateway.downstream import Draft, GrpcGenerator, Unavailable
 from services.gateway.upkeep import rebuild, send_unsent
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
@@ -319,6 +323,30 @@ async def test_blocked_text_gives_way_to_the_template(gateway: Gateway) -> None:
     assert answer["message"]["source"] == "template"
     assert answer["safety"]["verdict"] == "pass"
     assert len(gateway.shield.texts) == 2
+
+
+@pytest.mark.parametrize("why", ["blocked", "nothing passes", "no shield", "invented slot"])
+async def test_the_approved_text_has_the_propensity_of_the_draft_that_led_to_it(gateway: Gateway, why: str) -> None:
+    """The draw among the bank's messages took place, so the record's total holds its probability all the same."""
+    gateway.shield.forbidden = {"blocked": {"stay a while"}, "nothing passes": {"Hi"}}.get(why, set())
+    gateway.shield.down = DOWN if why == "no shield" else None
+    if why == "invented slot":
+        gateway.generator.draft = Draft("Hi {first_name}, {account_number}", "bank", "m-1", "generator-test", 0.5)
+    answer = (await retain(gateway, body())).json()
+    record = await gateway.records.get(answer["decision_id"])
+    assert record["message"]["source"] == (None if why == "nothing passes" else "template")
+    assert record["propensity"] == {"arm": 1.0, "policy": 0.25, "message": 0.5, "total": 0.125}
+
+
+async def test_a_draft_without_a_source_gives_way_to_the_template(gateway: Gateway) -> None:
+    """An answer that the gateway cannot place counts as none."""
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        generator = GrpcGenerator(channel)
+        answer = generator_pb2.GenerateResponse(draft="{offer} until {expiry}. {opt_out}")
+        generator._stub = SimpleNamespace(Generate=AsyncMock(return_value=answer))
+        gateway.retention._generator = generator
+        message = (await retain(gateway, body())).json()["message"]
+    assert message["source"] == "template"
 
 
 async def test_offensive_name_is_left_out(gateway: Gateway) -> None:
