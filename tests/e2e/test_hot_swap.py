@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint
+from churnsaver.models.language_model import model_folder
+from churnsaver.settings import load_serve_settings
 from tests.e2e.conftest import CUSTOMERS, LOCAL, SCHEMA, Stack, take
 from tests.load.variants import write_variant
 
@@ -120,7 +122,8 @@ def test_the_generator_swaps_its_model(
 ) -> None:
     """Messages keep coming, from the former model's bank until the new one has written its own."""
     status = stack.cli_json("checkpoints", "generator")["kinds"]["generator"]["releases"][-1]
-    folder = next((LOCAL / "models").glob("*/manifest.json")).parent
+    settings = load_serve_settings().generator
+    folder = model_folder(LOCAL / "models", settings.model, settings.quantization)
     model = open_checkpoint(folder, "generator")
     assert model.version == status["version"]
     new = write_variant(model, 1, tmp_path / "generator")
