@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from churnsaver.domain.message import neutralise, spoken_language
+
+
+@pytest.mark.parametrize(
+    ("tag", "spoken"),
+    [("pt-BR", "pt-BR"), ("pt_br", "pt-BR"), ("pt-PT", "pt"), ("PT", "pt"), ("zh-Hant-TW", None), ("", None)],
+)
+def test_the_nearest_language_is_found(tag: str, spoken: str | None) -> None:
+    assert spoken_language(tag, ["en", "pt", "pt-BR"]) == spoken
 
 
 def test_an_endless_tag_stalls_nothing() -> None:
