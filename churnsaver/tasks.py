@@ -64,9 +64,16 @@ async def stop_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Cancels `tasks` and returns when all have ended.
 
     Python 3.11's `asyncio.wait_for`, on which redis-py builds its timeouts, can swallow a cancellation that
-    arrives in the moment its result does (python/cpython#86296), so one that lives on is cancelled again.
+    arrives in the moment its result does (python/cpython#86296), so one that lives on is cancelled again. That
+    reaches callers that are themselves being stopped: they end their own tasks first, or these would live on unseen.
     """
+    cancelled: asyncio.CancelledError | None = None
     while pending := [task for task in tasks if not task.done()]:
         for task in pending:
             task.cancel()
-        await asyncio.wait(pending, timeout=0.2)
+        try:
+            await asyncio.wait(pending, timeout=0.2)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

@@ -200,9 +200,11 @@ class Bank:
         try:
             await asyncio.gather(*tasks)
         finally:
-            await stop_tasks(tasks)
-            with contextlib.suppress(StoreUnavailable):
-                await self._store.give_up_lease()
+            try:
+                await stop_tasks(tasks)
+            finally:
+                with contextlib.suppress(StoreUnavailable):
+                    await self._store.give_up_lease()
 
     async def _follow(self) -> None:
         """Hears what other replicas have written and decided. Raises StoreUnavailable."""
