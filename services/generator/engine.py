@@ -1,7 +1,8 @@
 """The engine that runs the model (law 7): a small protocol and the in-process one; `vllm_engine.py` has the other.
 
 The in-process engine is CTranslate2 on the CPU: batches, int8 weights, no torch. One thread of ours feeds
-it, at a lower priority than serving has, so that requests and the bank's filling take turns.
+it, at a lower priority than serving has, so that requests and the bank's filling take turns; requests that wait at the
+same time are written together (docs/adr/0024).
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import math
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Protocol
 
 import ctranslate2
@@ -31,6 +36,9 @@ log = structlog.get_logger()
 END_OF_TURN = "<|im_end|>"
 # How many texts a request has written at once, the best of which it gets.
 SMALL_WRITE = 4
+# So many small writes are written at once: four take 1.7 times as long as one (`python -m tests.load.engines`), and
+# each waits for all.
+TOGETHER = 4
 # The reason of a failure that is nobody's fault: the engine is not there, or not yet.
 AWAY = "away"
 
@@ -68,7 +76,10 @@ class Engine(Protocol):
         ...
 
     async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
-        """`count` texts for a conversation up to the model's turn. The same seed writes the same texts.
+        """`count` texts for a conversation up to the model's turn.
+
+        The same seed writes the same texts, but for a small write that shares a batch with others: its texts depend
+        on theirs, too.
 
         Raises:
             EngineFailed: nothing could be written.
@@ -80,6 +91,21 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Write:
+    """What was asked for; `done` is cancelled, or `given_up` set once it is being written, when nobody waits."""
+
+    prompt: str
+    count: int
+    seed: int
+    done: Future[list[Candidate]] = field(default_factory=Future)
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def small(self) -> bool:
+        return self.count <= SMALL_WRITE
+
+
 class InProcessEngine:
     """CTranslate2 in this process, behind one worker thread."""
 
@@ -88,8 +114,11 @@ class InProcessEngine:
         self.version = checkpoint.version
         self._folder, self._settings = checkpoint.path, settings
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine", initializer=give_way)
-        self._waiting = 0
-        self._small_write_s = self._longest_write_s = float("inf")  # until it has written, nobody knows
+        self._asked: deque[_Write] = deque()
+        self._running_s = 0.0  # how long what is being written is expected to take
+        # How long small writes took, by how many were written together, and the longest of the others.
+        self._together_s: dict[int, float] = {}
+        self._longest_write_s = 0.0
         self._model: ctranslate2.Generator | None = None
         try:
             # In the worker: the threads of CTranslate2 inherit its priority.
@@ -100,22 +129,28 @@ class InProcessEngine:
 
     @property
     def expected_s(self) -> float:
-        ahead_s = self._waiting * self._longest_write_s if self._waiting else 0.0
-        return self._small_write_s + ahead_s
+        waiting = [each for each in tuple(self._asked) if not each.done.cancelled()]
+        small = sum(each.small for each in waiting) + 1  # the one that asks
+        full, rest = divmod(small, TOGETHER)
+        ahead_s = self._running_s + (len(waiting) - small + 1) * self._longest_write_s
+        return ahead_s + sum(self._expected_together_s(size) for size in [TOGETHER] * full + [rest] if size)
+
+    def _expected_together_s(self, size: int) -> float:
+        """As long as so many took last time, or in proportion to how long fewer did, which is the most it can be."""
+        known = max((each for each in self._together_s if each <= size), default=None)
+        return math.inf if known is None else self._together_s[known] * size / known
 
     async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
-        given_up = threading.Event()
-        self._waiting += 1
+        asked = _Write(prompt, count, seed)
+        self._asked.append(asked)
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._worker, self._write, prompt, count, seed, given_up)
+            self._worker.submit(self._write_next)
+            return await asyncio.wrap_future(asked.done)
         except Exception as error:  # CTranslate2 and tokenizers say what they like
             raise EngineFailed("broken", error) from error
         except asyncio.CancelledError:
-            given_up.set()  # nobody waits for the texts any more, so the thread stops at the next token
+            asked.given_up.set()  # nobody waits for the texts any more, so the thread stops at the next token
             raise
-        finally:
-            self._waiting -= 1
 
     async def close(self) -> None:
         """Ends the worker and frees the model; what is being written stops at the next token if it was given up."""
@@ -130,55 +165,90 @@ class InProcessEngine:
         self._model, self._tokenizer = load_language_model(self._folder, self._settings.threads)
         check_golden_texts(checkpoint, self._model, self._tokenizer)
 
-    def _write(self, prompt: str, count: int, seed: int, given_up: threading.Event) -> list[Candidate]:
-        if given_up.is_set():
-            return []
-        started = time.perf_counter()
-        ctranslate2.set_random_seed(seed)
+    def _write_next(self) -> None:
+        """Writes what was asked for first, and what may be written with it."""
+        if not (together := self._take_next()):
+            return  # it was written with another's
+        small, started = together[0].small, time.perf_counter()
+        self._running_s = self._expected_together_s(len(together)) if small else self._longest_write_s
+        try:
+            written = self._write(together)
+        except Exception as error:
+            for each in together:
+                each.done.set_exception(error)
+        else:
+            if not any(each.given_up.is_set() for each in together):
+                self._note_time(len(together) if small else None, time.perf_counter() - started)
+            for each, candidates in zip(together, written, strict=True):
+                each.done.set_result(candidates)
+        finally:
+            self._running_s = 0.0
+        self._renew()
+
+    def _take_next(self) -> list[_Write]:
+        """The first write that somebody waits for; with a small one those that wait, too, as many as go together."""
+        taken: list[_Write] = []
+        for each in tuple(self._asked):
+            if taken and not (taken[0].small and each.small):
+                continue
+            self._asked.remove(each)
+            if each.done.set_running_or_notify_cancel():
+                taken.append(each)
+            if len(taken) == TOGETHER:
+                break
+        return taken
+
+    def _write(self, together: Sequence[_Write]) -> list[list[Candidate]]:
+        ctranslate2.set_random_seed(together[0].seed)
         model = self._model or self._load()
         try:
-            candidates = self._generate(model, prompt, count, given_up)
+            return self._generate(model, together)
         finally:
             # CTranslate2 seeds a thread once, on its first draw, so a seed holds for a fresh model only. The
             # used one goes before its successor comes, so that there is one in memory.
             self._model = None
             model.unload_model()
             del model
-        if not given_up.is_set():
-            self._note_time(count, time.perf_counter() - started)
-        _give_memory_back()
-        try:
-            self._model = self._load()
-        except CheckpointError as error:
-            log.warning("engine.not_loaded", reason=str(error))  # the next write tries again; this one is done
-        return candidates
 
-    def _generate(
-        self, model: ctranslate2.Generator, prompt: str, count: int, given_up: threading.Event
-    ) -> list[Candidate]:
-        tokens: list[str] = self._tokenizer.encode(prompt, add_special_tokens=False).tokens
+    def _generate(self, model: ctranslate2.Generator, together: Sequence[_Write]) -> list[list[Candidate]]:
+        prompts: list[list[str]] = [
+            self._tokenizer.encode(each.prompt, add_special_tokens=False).tokens for each in together
+        ]
+        # What all begin with is read once; the last token of each stands outside, for a text needs one to go on from.
+        columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+        shared = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+        texts = [each for each in together for _ in range(each.count)]
         results = model.generate_batch(
-            [tokens[-1:]] * count,
-            static_prompt=tokens[:-1],  # read once for all
+            [prompt[len(shared) :] for each, prompt in zip(together, prompts, strict=True) for _ in range(each.count)],
+            static_prompt=shared or None,
             max_length=self._settings.max_new_tokens,
             sampling_topk=self._settings.top_k,
             sampling_temperature=self._settings.temperature,
             include_prompt_in_result=False,
             end_token=END_OF_TURN,
             return_end_token=True,
-            callback=lambda _: given_up.is_set(),
+            callback=lambda step: texts[step.batch_id].given_up.is_set(),
         )
-        return [self._candidate(result.sequences[0], result.sequences_ids[0]) for result in results]
+        found = iter([self._candidate(result.sequences[0], result.sequences_ids[0]) for result in results])
+        return [[next(found) for _ in range(each.count)] for each in together]
 
     def _candidate(self, tokens: list[str], ids: list[int]) -> Candidate:
         ended = tokens[-1:] == [END_OF_TURN]
         return Candidate(self._tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False).strip(), ended)
 
-    def _note_time(self, count: int, took_s: float) -> None:
-        if count <= SMALL_WRITE:
-            self._small_write_s = took_s
-        known = self._longest_write_s if self._longest_write_s != float("inf") else 0.0
-        self._longest_write_s = max(known, took_s)
+    def _note_time(self, small: int | None, took_s: float) -> None:
+        if small is not None:
+            self._together_s[small] = took_s
+        else:
+            self._longest_write_s = max(self._longest_write_s, took_s)
+
+    def _renew(self) -> None:
+        """Makes ready for the next write, which loads the model itself where that fails here."""
+        _give_memory_back()
+        try:
+            self._model = self._load()
+        except CheckpointError as error:
+            log.warning("engine.not_loaded", reason=str(error))
 
     def _load(self) -> ctranslate2.Generator:
         model, _ = load_language_model(self._folder, self._settings.threads)

@@ -21,6 +21,7 @@ from trainers.rlhf.language_model import (
     open_base,
     prepare_base,
     prompt_ids,
+    round_adapter,
 )
 
 IDS = torch.arange(10, 40)[None]
@@ -43,6 +44,7 @@ def trained(base: LoadedModel, out: Path) -> tuple[Checkpoint, torch.Tensor]:
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.normal_()
+        round_adapter(model)
         logits = model.eval()(IDS).logits
     write_checkpoint(out, "writer", adapter_files(model, base.base), seed=42, metrics={})
     return open_checkpoint(out, "writer"), logits

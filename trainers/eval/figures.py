@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any
 
 import matplotlib as mpl
@@ -32,7 +33,9 @@ def new_axes(columns: int = 1, width_in: float = 6.0, height_in: float = 4.0) ->
 def svg(figure: Figure) -> str:
     """`figure` as one SVG element, the same bytes for the same plot."""
     buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        # The best place for a legend may take a second where the machine is busy, and no caller need hear of it.
+        warnings.filterwarnings("ignore", "Creating legend with loc")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

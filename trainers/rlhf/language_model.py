@@ -32,6 +32,9 @@ from churnsaver.settings import ServeSettings
 from trainers.language_model.packages import fetch
 from trainers.language_model.prepare import PACKAGED, dequantised
 
+# Adapters are kept in half the bytes of float32, to three digits; bfloat16 would keep two.
+KEPT = torch.float16
+
 
 class PreparedBase(Base):
     """What `prepare_base` writes beside the weights: `weights` is the sha256 of what lies there now."""
@@ -180,11 +183,19 @@ def prompt_ids(tokenizer: Any, brief: Brief, world: World) -> list[int]:
 # -- adapters ------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def round_adapter(model: PeftModel) -> None:
+    """Rounds what was trained to what `adapter_files` keeps, so that what is measured is what is kept."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.copy_(parameter.to(KEPT))
+
+
 def adapter_files(model: PeftModel, base: Base) -> dict[str, bytes]:
     """An adapter as a checkpoint keeps it: the two files that PEFT reads, and which model it is for."""
     config = model.peft_config["default"].to_dict() | {"base_model_name_or_path": base.name, "inference_mode": True}
     config = {name: sorted(value) if isinstance(value, set) else value for name, value in sorted(config.items())}
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in get_peft_model_state_dict(model).items()}
+    tensors = {name: tensor.to(KEPT).contiguous().cpu() for name, tensor in get_peft_model_state_dict(model).items()}
     return {
         ADAPTER_CONFIG: (json.dumps(config, indent=1, default=str) + "\n").encode(),
         ADAPTER: save(dict(sorted(tensors.items()))),

@@ -20,7 +20,7 @@ from trainers.rlhf.checks import check_brief
 from trainers.rlhf.corpus import briefs as briefs_of_part
 from trainers.rlhf.corpus import make_corpus, split_of
 from trainers.rlhf.examples import WrittenMessage, numbered_jsonl, sha256_of
-from trainers.rlhf.language_model import LoadedModel, adapter_files, check_base, load_adapter, open_base
+from trainers.rlhf.language_model import LoadedModel, adapter_files, check_base, load_adapter, open_base, round_adapter
 from trainers.rlhf.over_optimisation import Check
 from trainers.rlhf.ppo_text import Iteration, Learner, new_learner, train_ppo_text
 from trainers.rlhf.ppo_text_card import CARD
@@ -179,6 +179,7 @@ def train_text_policy(
     write_text_report(
         training, learner.history, learner.checks, settings.kl.target, {**metrics, "missed": list(gate.missed)}
     )
+    round_adapter(policy.model)
     golden = golden_messages(policy.model, task.unseen[:GOLDEN_MESSAGES], unseen, policy.pad_id)
     kept = kept_check(learner, settings)
     card = CARD.format(

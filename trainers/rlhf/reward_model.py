@@ -30,7 +30,7 @@ from churnsaver.reward.encoding import PairEncoder, RewardShape
 from churnsaver.reward.model import SHAPE
 from trainers.rlhf.encoders import backend, open_encoder
 from trainers.rlhf.examples import sha256_of
-from trainers.rlhf.language_model import LoadedModel, adapter_files
+from trainers.rlhf.language_model import LoadedModel, adapter_files, round_adapter
 from trainers.rlhf.lora import Count, LoraSettings, new_adapter
 from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
 from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, of_like_length, tokenised
@@ -160,6 +160,7 @@ def train_rm(
         trainer = _trainer(model, loaded, tokenised(drawn, encoder), settings, preset, folder, seed + number)
         tell = of_all(on_step, number, settings.members)
         histories[f"member {number}"] = run(trainer, latest_state(folder), tell)
+        round_adapter(model)
         raw.append(pair_scores(model, encoder, loaded.tokenizer.pad_token_id, held_out))
         golden_raw.append(pair_scores(model, encoder, loaded.tokenizer.pad_token_id, held_out[:GOLDEN_PAIRS]))
         written = adapter_files(model, loaded.base)
