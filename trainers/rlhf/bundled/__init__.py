@@ -1,8 +1,8 @@
 """What the project ships of RLHF: the writer's adapter, the one before PPO (SFT), to compare, and the adapters of the
 reward model. Weights only, no data.
 
-`make bundle-rlhf` puts here what `make train-rlhf` made. Each may be missing; without a writer, the base model writes as
-it is.
+`make bundle-rlhf` puts here what `make train-rlhf` made. Each may be missing; without a writer, the base model writes
+as it is.
 """
 
 from __future__ import annotations
