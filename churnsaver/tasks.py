@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 WORKER_NICENESS = 10
+# Longer than what a task does at its end (a call to Redis, Pub/Sub's farewell) is given time for.
+CANCEL_AGAIN_S = 3.0
 
 
 async def in_thread(call: Callable[..., Result], *args: Any) -> Result:
@@ -72,7 +74,7 @@ async def stop_tasks(tasks: Collection[asyncio.Task[Any]]) -> None:
         for task in pending:
             task.cancel()
         try:
-            await asyncio.wait(pending, timeout=0.2)
+            await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:

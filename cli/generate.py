@@ -21,7 +21,7 @@ from cli.common import SEED, SeedOption, emit, progress
 if TYPE_CHECKING:
     from churnsaver.domain.message import Brief
 
-# So many briefs wait for the generator at once, enough for an engine that writes in batches.
+# So many briefs wait for a vLLM server at once, which writes them together and gives each a random stream of its own.
 IN_FLIGHT = 16
 TIMEOUT_S = 600.0  # an engine of one thread takes them in turn, and nobody waits for one message alone
 
@@ -127,6 +127,23 @@ def _append(out: Path, messages: Iterable[Message]) -> list[Message]:
     return written
 
 
+def _in_flight(channel: Any) -> int:
+    """How many briefs to ask for at once: what the embedded engine writes together no longer follows from its seeds
+    alone (docs/adr/0024).
+    """
+    import grpc
+
+    from churnsaver.models.adapters import WRITER
+    from churnsaver.rpc.stubs.models.v1 import models_service_pb2 as models_pb
+    from churnsaver.rpc.stubs.models.v1 import models_service_pb2_grpc as models_grpc
+
+    try:
+        models = models_grpc.ModelsServiceStub(channel).GetModels(models_pb.GetModelsRequest(), timeout=5.0).models
+    except grpc.RpcError:
+        return 1  # the first brief will say what is wrong
+    return IN_FLIGHT if any(model.kind == WRITER for model in models) else 1
+
+
 def _written(address: str, path: Path, wanted: list[tuple[int, Brief]], done: int, seed: int) -> Generator[Message]:
     """A message for each brief after the first `done` ones, in their order."""
     import grpc
@@ -150,9 +167,9 @@ def _written(address: str, path: Path, wanted: list[tuple[int, Brief]], done: in
             "message_id": answer.message_id,
         }
 
-    pool = ThreadPoolExecutor(IN_FLIGHT)
     with grpc.insecure_channel(address) as channel, progress() as bar:
         stub = generator_grpc.GeneratorServiceStub(channel)
+        pool = ThreadPoolExecutor(_in_flight(channel))
         task = bar.add_task("writing", total=len(wanted), completed=done)
         try:
             for message in pool.map(write, wanted[done:]):

@@ -47,8 +47,10 @@ async def checkpoint_events(pubsub: PubSub, name: str) -> AsyncIterator[AsyncIte
     try:
         yield receiver
     finally:
-        await stop_tasks([task])
-        await receiver.unsubscribe()
+        try:
+            await stop_tasks([task])
+        finally:
+            await receiver.unsubscribe()
 
 
 def subscription_id(name: str) -> str:

@@ -147,10 +147,11 @@ class Shift:
         former, self._on_duty = self._on_duty, self._prepared
         if self._filling is not None:
             await stop_tasks([self._filling])
+        if former is not None:
+            # First, for CTranslate2 has one seed for all engines of a process.
+            await former.engine.close()
         if self._on_duty is not None:
             self._filling = asyncio.create_task(_keep_bank(self._on_duty))
-        if former is not None:
-            await former.engine.close()
 
     async def end(self) -> None:
         """Nobody writes any more."""

@@ -36,9 +36,9 @@ log = structlog.get_logger()
 END_OF_TURN = "<|im_end|>"
 # How many texts a request has written at once, the best of which it gets.
 SMALL_WRITE = 4
-# So many small writes are written at once: four take 1.7 times as long as one (`python -m tests.load.engines`), and
-# each waits for all.
-TOGETHER = 4
+# So many small writes are written at once, and each waits for all: another one takes a quarter of the time of the first
+# again, or less (four took 1.5 times as long as one in int8, 1.7 in float32: reports/engines.json).
+TOGETHER, COMPANY = 4, 0.25
 # The reason of a failure that is nobody's fault: the engine is not there, or not yet.
 AWAY = "away"
 
@@ -79,7 +79,7 @@ class Engine(Protocol):
         """`count` texts for a conversation up to the model's turn.
 
         The same seed writes the same texts, but for a small write that shares a batch with others: its texts depend
-        on theirs, too.
+        on theirs, too (docs/adr/0024).
 
         Raises:
             EngineFailed: nothing could be written.
@@ -115,10 +115,11 @@ class InProcessEngine:
         self._folder, self._settings = checkpoint.path, settings
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine", initializer=give_way)
         self._asked: deque[_Write] = deque()
-        self._running_s = 0.0  # how long what is being written is expected to take
-        # How long small writes took, by how many were written together, and the longest of the others.
-        self._together_s: dict[int, float] = {}
-        self._longest_write_s = 0.0
+        self._lock = threading.Lock()  # of what was asked for
+        # How long a small write takes alone, a larger one, and loading the model anew after each.
+        self._small_write_s = math.inf  # until it has written, nobody knows
+        self._large_write_s = self._renewal_s = 0.0
+        self._running_s = 0.0  # how long what is being done is expected to take
         self._model: ctranslate2.Generator | None = None
         try:
             # In the worker: the threads of CTranslate2 inherit its priority.
@@ -129,20 +130,20 @@ class InProcessEngine:
 
     @property
     def expected_s(self) -> float:
-        waiting = [each for each in tuple(self._asked) if not each.done.cancelled()]
-        small = sum(each.small for each in waiting) + 1  # the one that asks
-        full, rest = divmod(small, TOGETHER)
-        ahead_s = self._running_s + (len(waiting) - small + 1) * self._longest_write_s
-        return ahead_s + sum(self._expected_together_s(size) for size in [TOGETHER] * full + [rest] if size)
-
-    def _expected_together_s(self, size: int) -> float:
-        """As long as so many took last time, or in proportion to how long fewer did, which is the most it can be."""
-        known = max((each for each in self._together_s if each <= size), default=None)
-        return math.inf if known is None else self._together_s[known] * size / known
+        with self._lock:
+            waiting = [each for each in self._asked if not each.done.cancelled()]
+        if not waiting and not self._running_s:
+            return self._small_write_s
+        # Whoever comes until its turn joins the one that asks.
+        small, together_s = sum(each.small for each in waiting), self._small_write_s * _times(TOGETHER)
+        ahead_s = small // TOGETHER * (together_s + self._renewal_s)
+        ahead_s += (len(waiting) - small) * (self._large_write_s + self._renewal_s)
+        return self._running_s + ahead_s + together_s
 
     async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
         asked = _Write(prompt, count, seed)
-        self._asked.append(asked)
+        with self._lock:
+            self._asked.append(asked)
         try:
             self._worker.submit(self._write_next)
             return await asyncio.wrap_future(asked.done)
@@ -167,23 +168,26 @@ class InProcessEngine:
 
     def _write_next(self) -> None:
         """Writes what was asked for first, and what may be written with it."""
-        if not (together := self._take_next()):
+        with self._lock:
+            together = self._take_next()
+        if not together:
             return  # it was written with another's
-        small, started = together[0].small, time.perf_counter()
-        self._running_s = self._expected_together_s(len(together)) if small else self._longest_write_s
+        started = time.monotonic()
+        expected_s = self._small_write_s * _times(len(together)) if together[0].small else self._large_write_s
+        self._running_s = expected_s + self._renewal_s
         try:
             written = self._write(together)
-        except Exception as error:
+        except BaseException as error:  # whatever it is, somebody waits
             for each in together:
                 each.done.set_exception(error)
         else:
-            if not any(each.given_up.is_set() for each in together):
-                self._note_time(len(together) if small else None, time.perf_counter() - started)
+            self._note_time(together, time.monotonic() - started)
             for each, candidates in zip(together, written, strict=True):
                 each.done.set_result(candidates)
         finally:
+            self._running_s = self._renewal_s
+            self._renew()
             self._running_s = 0.0
-        self._renew()
 
     def _take_next(self) -> list[_Write]:
         """The first write that somebody waits for; with a small one those that wait, too, as many as go together."""
@@ -236,19 +240,28 @@ class InProcessEngine:
         ended = tokens[-1:] == [END_OF_TURN]
         return Candidate(self._tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=False).strip(), ended)
 
-    def _note_time(self, small: int | None, took_s: float) -> None:
-        if small is not None:
-            self._together_s[small] = took_s
-        else:
-            self._longest_write_s = max(self._longest_write_s, took_s)
+    def _note_time(self, together: Sequence[_Write], took_s: float) -> None:
+        """A write that was given up would have taken at least as long."""
+        given_up = any(each.given_up.is_set() for each in together)
+        if together[0].small:
+            alone_s = took_s / _times(len(together))
+            if not given_up or self._small_write_s < alone_s:
+                self._small_write_s = alone_s
+            self._large_write_s = max(self._large_write_s, took_s)
+        elif not given_up:
+            self._large_write_s = took_s
+            # What was timed while the machine was busy does not hold for ever: a small write takes no longer than this.
+            self._small_write_s = min(self._small_write_s, took_s)
 
     def _renew(self) -> None:
         """Makes ready for the next write, which loads the model itself where that fails here."""
         _give_memory_back()
+        started = time.monotonic()
         try:
             self._model = self._load()
         except CheckpointError as error:
             log.warning("engine.not_loaded", reason=str(error))
+        self._renewal_s = time.monotonic() - started
 
     def _load(self) -> ctranslate2.Generator:
         model, _ = load_language_model(self._folder, self._settings.threads)
@@ -257,6 +270,11 @@ class InProcessEngine:
     def _unload(self) -> None:
         # Its threads end here, and not while the interpreter does.
         self._model = None
+
+
+def _times(together: int) -> float:
+    """How many times as long as one small write so many take together."""
+    return 1.0 + COMPANY * (together - 1)
 
 
 def _give_memory_back() -> None:

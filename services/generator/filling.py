@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from churnsaver.domain.message import Brief
 from churnsaver.settings import BankSettings
 from services.generator import metrics
-from services.generator.engine import AWAY, Engine, EngineFailed
+from services.generator.engine import AWAY, SMALL_WRITE, Engine, EngineFailed
 from services.generator.message import BankMessage, Judgements, message_id
 from services.generator.ranking import Reward, ranked_drafts
 from services.generator.reviewing import DraftReview, ShieldUnavailable
@@ -117,7 +117,8 @@ class Filler:
             EngineFailed: nothing could be written.
             ShieldUnavailable: what was written could not be reviewed.
         """
-        count = self._settings.messages_per_brief * self._settings.candidates_per_message
+        # More than a small write, which would be written with requests and no longer follow from its seed alone.
+        count = max(self._settings.messages_per_brief * self._settings.candidates_per_message, SMALL_WRITE + 1)
         seed = self._seed_of(lack, shelf)
         self._tries[lack.told] += 1
         self._rests_until[lack.told] = self._clock() + ENGINE_RETRY_S

@@ -24,7 +24,7 @@ from services.generator.reviewing import DraftReview, ShieldUnavailable
 
 log = structlog.get_logger()
 
-# A write takes as long as the last one did, give or take; reviewing and the way back take the rest.
+# A write takes as long as the last ones say, give or take; reviewing and the way back take the rest.
 MARGIN = 1.3
 REVIEW_TIMEOUT_S = 0.05
 QUOTED = 40  # characters of what a caller sent: an answer has no room for all of it

@@ -16,7 +16,7 @@ import pytest
 from churnsaver.checkpoints import Checkpoint
 from churnsaver.settings import load_serve_settings
 from services.generator import engine as engine_module
-from services.generator.engine import SMALL_WRITE, TOGETHER, Candidate, EngineFailed, InProcessEngine
+from services.generator.engine import COMPANY, SMALL_WRITE, TOGETHER, Candidate, EngineFailed, InProcessEngine
 from tests.support.generator import until
 
 SYSTEM = ["<", "be", "kind", ">"]
@@ -128,25 +128,38 @@ async def test_all_of_a_batch_hear_of_its_failure(engine: InProcessEngine, model
     assert [each.text for each in await engine.write("x d", 1, 1)] == ["d"]
 
 
-async def test_company_takes_less_than_its_turns_would(
-    engine: InProcessEngine, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is expected: nothing is known at first; then what runs, and as long as so many took the last time."""
+async def test_what_is_expected_follows_what_writes_took(engine: InProcessEngine, model: Model) -> None:
+    """A batch, alone or not, says how long one takes; one that was given up at least that; a larger one at most."""
+    one, several = [engine_module._Write("x", 1, 1)], [engine_module._Write("x", 1, 1) for _ in range(TOGETHER)]
+    large = [engine_module._Write("x", SMALL_WRITE + 1, 1)]
     assert math.isinf(engine.expected_s)
-    clock = iter([0.0, 1.0, 10.0, 11.5])
-    monkeypatch.setattr(engine_module.time, "perf_counter", lambda: next(clock))
-    tasks = await begun(engine, model, ("x a", 1), ("x b", 1), ("x c", 1), ("x d", 1))
-    assert math.isinf(engine.expected_s)
-    model.may_go.release()
-    await tasks[0]
-    await until(lambda: len(model.batches) == 2)
-    assert engine.expected_s == 3 * 1.0 + 1.0  # so much at most
-    model.may_go.release()
-    await asyncio.gather(*tasks)
-    await until(lambda: engine.expected_s == 1.0)
-    await asyncio.to_thread(engine._worker.submit(int).result)
-    engine._asked.extend([engine_module._Write("x", 1, 1)] * 3)
-    assert engine.expected_s == pytest.approx(1.5 * 4 / 3)
-    engine._asked.extend([engine_module._Write("x", 1, 1)])
-    assert engine.expected_s == pytest.approx(1.5 * 4 / 3 + 1.0)
-    engine._asked.clear()
+    engine._note_time(several, 3.5)
+    assert engine.expected_s == pytest.approx(3.5 / (1 + 3 * COMPANY))
+    engine._note_time(one, 1.0)
+    assert engine.expected_s == 1.0
+    one[0].given_up.set()
+    engine._note_time(one, 0.5)
+    assert engine.expected_s == 1.0
+    engine._note_time(one, 4.0)
+    assert engine.expected_s == 4.0
+    engine._note_time(large, 2.0)
+    assert engine.expected_s == 2.0
+
+
+async def test_a_request_that_waits_reckons_with_company(engine: InProcessEngine, model: Model) -> None:
+    """Whoever asks later joins it: what runs, the full batches ahead, and a full batch of its own."""
+    engine._small_write_s, engine._large_write_s, engine._renewal_s = 1.0, 10.0, 0.25
+    full_s = 1 + 3 * COMPANY
+    tasks = await begun(engine, model, ("x a", 1))
+    assert engine.expected_s == pytest.approx(1.0 + 0.25 + full_s)
+    for name in range(TOGETHER):
+        tasks.append(asyncio.create_task(engine.write(f"x {name}", 1, 1)))
+    tasks.append(asyncio.create_task(engine.write("x large", SMALL_WRITE + 1, 1)))
+    await asyncio.sleep(0)
+    assert engine.expected_s == pytest.approx(1.25 + (full_s + 0.25) + 10.25 + full_s)
+    tasks[-1].cancel()
+    await asyncio.wait([tasks[-1]])
+    assert engine.expected_s == pytest.approx(1.25 + (full_s + 0.25) + full_s)
+    for _ in range(2):
+        model.may_go.release()
+    await asyncio.gather(*tasks[:-1])

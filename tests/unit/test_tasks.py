@@ -7,7 +7,13 @@ import contextlib
 
 import pytest
 
+from churnsaver import tasks
 from churnsaver.tasks import stop_tasks
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN_S", 0.1)
 
 
 async def deaf(times: int) -> None:
