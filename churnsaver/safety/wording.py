@@ -36,7 +36,8 @@ _PRICE = re.compile(
 
 # A draft has no figures at all: those of the offer and the date come in by its slots.
 _FIGURE = re.compile(rf"\d|%|\bper\s?cent\b|{_CURRENCY}")
-# Nor a date or a length of time in words, nor a part of the price: those would stand against offer and expiry.
+# Nor a date or a length of time in words, nor a part of the price or a multiple of the plan: those would stand against
+# offer and expiry.
 # "By tonight" hurries for an answer and "from one day to the next" is a saying: neither dates the offer.
 _COUNTED = (
     "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|fifteen|eighteen|twenty|thirty|forty|fifty|sixty"
@@ -51,6 +52,8 @@ _IN_WORDS = re.compile(
     | \b(?:boxing|independence|labou?r|memorial|mother'?s|father'?s)\sday\b
     | (?!one\sday\b)\b(?:{_COUNTED})[\s-](?:(?:full|whole|more|extra|calendar)\s)?
       (?:hours?|days?|weeks?|months?|years?|thirds?|half|halves|quarters?)\b
+    | \bfor\s(?:a|another)\s(?:(?:full|whole)\s)?(?:day|week|fortnight|month|year)\b
+    | \b(?:double|triple|twice)\s(?:(?:the|your|our|as\smuch)\s)?(?:data|speed|minutes|allowance|gigabytes)\b
     | \ba\s(?:third|quarter)\b | \bhalf\s(?:of\s)?(?:the|your|our|what)\b
     """,
     re.VERBOSE,

@@ -94,6 +94,8 @@ def test_every_approved_text_passes_as_draft_and_filled(world: World, policy: Po
         ("price", "It is here until tonight."),
         ("price", "It is yours for twelve months."),
         ("price", "It is yours for twenty-four more months."),
+        ("price", "It is yours for a whole year."),
+        ("price", "You get double the data."),
         ("price", "You pay one third less."),
         ("price", "Your plan costs a quarter less."),
         ("personal_data", "Write to ana.lopez@example.org today."),
