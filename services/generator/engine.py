@@ -177,9 +177,9 @@ class InProcessEngine:
         self._running_s = expected_s + self._renewal_s
         try:
             written = self._write(together)
-        except BaseException as error:  # whatever it is, somebody waits
+        except BaseException as error:  # whatever it is (tokenizers panics with no Exception), somebody waits
             for each in together:
-                each.done.set_exception(error)
+                each.done.set_exception(RuntimeError(repr(error)))
         else:
             self._note_time(together, time.monotonic() - started)
             for each, candidates in zip(together, written, strict=True):
