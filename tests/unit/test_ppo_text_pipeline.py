@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
@@ -19,7 +18,7 @@ from churnsaver.errors import BadInput, CheckpointError, SettingsError
 from churnsaver.models.adapters import WRITER
 from churnsaver.settings import load_world
 from tests.support.text_training import BRIEFS, Judge, Vowels, short_settings
-from tests.support.tiny_model import BRIEF, tiny_model
+from tests.support.tiny_model import BRIEF, tiny_model, tiny_model_of
 from trainers.eval.text import (
     REFERENCE,
     distinct,
@@ -144,11 +143,7 @@ def test_a_base_that_does_not_come_apart_is_refused(tmp_path: Path, kind: str) -
     """One names its layers otherwise, one scales what comes in before the first of them, twice where they are two."""
     changes = {"gpt2": {}, "granite": {"embedding_multiplier": 12.0}}[kind]
     modules = {"gpt2": ("c_attn",), "granite": ("q_proj",)}[kind]
-    folder, sizes = tiny_model(tmp_path / "base"), {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    old = AutoConfig.from_pretrained(folder)
-    tokens = {name: getattr(old, name) for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
-    config = AutoConfig.for_model(kind, **sizes, **tokens, **changes)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    folder = tiny_model_of(kind, tmp_path / "base", **changes)
     writer = fine_tuned(tmp_path / "writer", folder, modules)
     with pytest.raises(BadInput, match=rf"^base: layers below the adapter cannot .* of type {kind}; name another base"):
         train(folder, writer, tmp_path / "out")

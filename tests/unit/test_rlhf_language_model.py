@@ -13,7 +13,7 @@ from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.models.adapters import ADAPTER
 from churnsaver.settings import load_serve_settings, load_world
-from tests.support.tiny_model import BRIEF, END, tiny_model
+from tests.support.tiny_model import BRIEF, END, tiny_model, tiny_model_of
 from trainers.rlhf.language_model import (
     LoadedModel,
     adapter_files,
@@ -72,6 +72,23 @@ def test_a_brief_becomes_the_conversation_up_to_the_answer(base: LoadedModel) ->
 def test_a_base_that_cannot_be_trained_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         open_base(tiny_model(tmp_path / "base", **changes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("granite", {"logits_scaling": 8.0}),
+        ("cohere", {"logit_scale": 0.0625, "num_key_value_heads": 2, "intermediate_size": 64}),
+        ("gemma2", {"final_logit_softcapping": 0.1, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64}),
+    ],
+)
+def test_a_base_that_scales_or_caps_its_scores_is_refused(tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
+    """SFT and PPO take what its head says for its logits; without scale and cap it is one to train."""
+    folder = tiny_model_of(kind, tmp_path / "base", **changes)
+    with pytest.raises(BadInput, match=rf"base: a base of type {kind} scales or caps .*name another base in sft.yaml"):
+        open_base(folder)
+    neutral = {"logits_scaling": 1.0, "logit_scale": 1.0, "final_logit_softcapping": None}
+    open_base(tiny_model_of(kind, tmp_path / "plain", **{**changes, **{k: v for k, v in neutral.items() if k in changes}}))
 
 
 def test_neither_a_name_nor_a_folder_is_refused(tmp_path: Path) -> None:

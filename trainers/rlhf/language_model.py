@@ -126,7 +126,7 @@ def open_base(folder: Path, quantization: Any = None) -> LoadedModel:
 
     Raises:
         BadInput: it cannot be read, was altered since it was prepared, has no chat template for our conversations,
-            no token to pad with, or pads with its end of text.
+            no token to pad with, pads with its end of text, or scales or caps its scores.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -141,7 +141,21 @@ def open_base(folder: Path, quantization: Any = None) -> LoadedModel:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BadInput(f"{folder}: cannot be read as a causal language model ({_first_line(error)})") from None
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if not scores_by_its_head(model):
+        raise BadInput(
+            f"{folder}: a base of type {model.config.model_type} scales or caps the scores of its head, which SFT and PPO "
+            "do not; name another base in sft.yaml, such as one of type llama or qwen2"
+        )
     return LoadedModel(model, tokenizer, base.name, base.sha256)
+
+
+@torch.no_grad()
+def scores_by_its_head(model: Any) -> bool:
+    """Whether a model's logits are what its head makes of its decoder's states, as SFT and PPO compute them."""
+    ids = torch.arange(32, device=model.device)[None]
+    logits = model(input_ids=ids, use_cache=False).logits
+    found = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+    return torch.allclose(found.float(), logits.float(), rtol=0.0, atol=1e-3 * float(logits.abs().max()))
 
 
 def check_tokenizer(tokenizer: Any, folder: Path) -> None:
