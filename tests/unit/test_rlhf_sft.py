@@ -18,10 +18,10 @@ from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
 from trainers.rlhf import sft
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
 from trainers.rlhf.language_model import load_adapter, open_base
-from trainers.rlhf.lora import LoraSettings
+from trainers.rlhf.lora import LoraSettings, new_adapter
 from trainers.rlhf.resumable import FOLLOWS, GENERATORS, OPTIMISER, TRAINER_STATE, latest_state
 from trainers.rlhf.sft import SftPreset, SftSettings, messages, train_sft
-from trainers.rlhf.writing_figures import Example, has_exact_slots, mean_log_probs, perplexity
+from trainers.rlhf.writing_figures import Example, has_exact_slots, log_prob_sums, mean_log_probs, perplexity
 
 MESSAGES = [WrittenMessage(brief=BRIEF, text=text) for text in TEXTS]
 STARTS = ("Hello.", "Good day.", "Dear customer.", "Thank you.", "How are you?", "It is spring.", "Welcome.")
@@ -169,6 +169,67 @@ def test_a_scenario_is_either_trained_on_or_held_out(tmp_path: Path) -> None:
         write_jsonl(tmp_path / f"{part}.jsonl", MESSAGES)
     with pytest.raises(BadInput, match=r"loyal/price/discount/warm/sms stands in train.jsonl and in valid.jsonl"):
         messages(tmp_path, load_world())
+
+
+def tiny_trainer(folder: Path, settings: SftSettings, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Example]]:
+    """A trainer whose adapter says something, in float32 and without dropout, and what it trains on."""
+    monkeypatch.setattr("trainers.rlhf.resumable.multiplies_bfloat16", lambda: False)
+    loaded = open_base(tiny_model(folder / "base"))
+    rows = sft.examples_of([MESSAGES[0], NUMBERED[-1], MESSAGES[1], NUMBERED[0]], loaded, load_world(), 384)
+    assert len({len(row.prompt) + len(row.text) for row in rows}) > 1  # so that a batch has padding
+    model = new_adapter(loaded, settings.lora, "CAUSAL_LM")
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    preset = SftPreset(texts=None, epochs=1, held_out=1, drafts=1)
+    trainer = sft._trainer(model, loaded, rows, settings, preset, folder / "training", 42)
+    trainer.model.eval()
+    return trainer, rows
+
+
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of the loss by each weight of the adapter."""
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def test_the_loss_and_its_gradients_are_transformers_own(
+    tmp_path: Path, settings: SftSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a padded batch, and on two micro-batches that divide by the tokens of both."""
+    trainer, rows = tiny_trainer(tmp_path, settings, monkeypatch)
+    model, data = trainer.model, list(trainer.train_dataset)
+    whole, first, second = map(trainer.data_collator, (data, data[:1], data[1:]))
+    assert (whole["attention_mask"] == 0).any()
+    theirs = model(**whole).loss
+    expected = gradients(model, theirs)
+    assert all(gradient.abs().max() > 1e-6 for gradient in expected.values())
+    tokens = torch.tensor(sum(len(row.text) for row in rows))
+    alone = trainer.compute_loss(model, whole)
+    parts = [trainer.compute_loss(model, part, num_items_in_batch=tokens) for part in (first, second)]
+    for ours in (alone, sum(parts)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        for name, gradient in gradients(model, ours).items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-6)
+
+
+def test_packed_texts_are_trained_on_as_each_alone(
+    tmp_path: Path, settings: SftSettings, train: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No text of a row reads another: the loss of the row is that of its texts, one by one."""
+    packed = settings.model_copy(update={"packing": True})
+    trainer, rows = tiny_trainer(tmp_path / "packed", packed, monkeypatch)
+    (batch,) = trainer.get_train_dataloader()
+    assert batch["input_ids"].shape == (1, sum(len(row.prompt) + len(row.text) for row in rows))
+    sums = [next(log_prob_sums(trainer.model, [row], 0)) for row in rows]
+    with torch.no_grad():
+        loss = float(trainer.compute_loss(trainer.model, batch))
+    assert loss == pytest.approx(-sum(sums) / sum(len(row.text) for row in rows), abs=1e-5)
+    metrics = train("writer", settings=packed).metrics
+    assert metrics["perplexity"] < metrics["perplexity_base"]
 
 
 def test_perplexity_is_of_the_text_alone_and_padding_does_not_count(tmp_path: Path) -> None:

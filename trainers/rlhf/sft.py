@@ -85,7 +85,7 @@ class SftSettings(Frozen):
     max_tokens: Count
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0)]
-    warmup_share: Fraction
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
     save_every: Count
     draft_tokens: Count
     min_slot_accuracy: Fraction
@@ -98,16 +98,16 @@ class _Trainer(StateAsData, SFTTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Mean cross-entropy of the texts' tokens, in nats.
 
-        TRL's own also measures entropies, computes all logits again on the way back, and a gradient of the frozen
-        vocabulary: more than half of a step on two cores.
+        On a CPU, TRL's own also computes the logits of prompts and padding, all of them again on the way back, and
+        entropies (docs/adr/0021 has its time and ours).
         """
         base = self.model.get_base_model()
         follows = inputs["labels"][:, 1:]
         of_text = follows != IGNORED
+        # Packed texts have positions in place of a mask: each attends to itself alone.
+        read = {name: value for name, value in inputs.items() if name != "labels"}
         with self.accelerator.autocast():
-            states = base.get_decoder()(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            ).last_hidden_state
+            states = base.get_decoder()(**read, use_cache=False).last_hidden_state
             logits = base.get_output_embeddings()(states[:, :-1][of_text])
         nats = torch.nn.functional.cross_entropy(logits.float(), follows[of_text], reduction="sum")
         loss: torch.Tensor = nats / (of_text.sum() if num_items_in_batch is None else num_items_in_batch)
@@ -289,7 +289,7 @@ def _trainer(
         num_train_epochs=preset.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup_share * steps),
+        warmup_steps=settings.warmup_share,  # transformers takes less than 1 as a share, of packed rows as well
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, min(10, steps // 20)),
     )
