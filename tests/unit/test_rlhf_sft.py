@@ -35,7 +35,7 @@ def settings() -> SftSettings:
     of_file = load_section("sft", SftSettings)
     modules = ("q_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     lora = LoraSettings(rank=8, alpha=16, dropout=0.1, modules=modules)
-    small = {"lora": lora, "batch_size": 4, "learning_rate": 0.02, "save_every": 2, "draft_tokens": 4}
+    small = {"lora": lora, "batch_size": 4, "learning_rate": 0.02, "save_every": 2, "draft_tokens": 64}
     return of_file.model_copy(update=small)
 
 
@@ -73,8 +73,8 @@ def test_loss_falls_and_the_checkpoint_holds_what_was_trained(tmp_path: Path, tr
     loaded = open_base(tmp_path / "base")
     model = load_adapter(loaded, checkpoint)
     golden = checkpoint.read_json("golden.json")
-    rows = sft.examples_of([WrittenMessage(**{k: g[k] for k in ("brief", "text")}) for g in golden], loaded,
-                           load_world(), 384)  # fmt: skip
+    told = [WrittenMessage(**{name: case[name] for name in ("brief", "text")}) for case in golden]
+    rows = sft.examples_of(told, loaded, load_world())
     found = mean_log_probs(model, rows, loaded.tokenizer.pad_token_id)
     assert found == pytest.approx([case["mean_log_prob"] for case in golden], abs=1e-4)
 
@@ -138,6 +138,7 @@ def test_a_training_of_something_else_is_not_gone_on_with(
     [
         ({"quantization": "nf4"}, r"quantization is nf4 \(QLoRA\).*is missing here; set it to none"),
         ({"max_tokens": 40}, "would lose its end; shorten it or raise max_tokens"),
+        ({"draft_tokens": 10}, r"tokens, and a draft as long would be cut off .*raise draft_tokens \(10\) in sft.yaml"),
         ({"lora": LoraSettings(rank=2, alpha=4, dropout=0.0, modules=("query",))}, r"lora\.modules is query"),
     ],
 )
@@ -175,7 +176,7 @@ def tiny_trainer(folder: Path, settings: SftSettings, monkeypatch: pytest.Monkey
     """A trainer whose adapter says something, in float32 and without dropout, and what it trains on."""
     monkeypatch.setattr("trainers.rlhf.resumable.multiplies_bfloat16", lambda: False)
     loaded = open_base(tiny_model(folder / "base"))
-    rows = sft.examples_of([MESSAGES[0], NUMBERED[-1], MESSAGES[1], NUMBERED[0]], loaded, load_world(), 384)
+    rows = sft.examples_of([MESSAGES[0], NUMBERED[-1], MESSAGES[1], NUMBERED[0]], loaded, load_world())
     assert len({len(row.prompt) + len(row.text) for row in rows}) > 1  # so that a batch has padding
     model = new_adapter(loaded, settings.lora, "CAUSAL_LM")
     torch.manual_seed(7)

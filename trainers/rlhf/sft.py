@@ -146,12 +146,8 @@ def quantized(settings: SftSettings) -> Any:
     )
 
 
-def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: World, limit: int) -> list[Example]:
-    """Token ids of each message's brief, and of its text with the end of text.
-
-    Raises:
-        BadInput: one is longer than `limit` tokens, so that its end would be lost, or holds what ends a text.
-    """
+def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: World) -> list[Example]:
+    """Token ids of each message's brief, and of its text with the end of text; BadInput where that stands within one."""
     examples = []
     for message in messages:
         prompt = prompt_ids(loaded.tokenizer, message.brief, world)
@@ -161,13 +157,24 @@ def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: 
                 f"the message {message.text[:40]!r}… holds {loaded.tokenizer.decode(min(special))!r}, which is no text "
                 "to this base model but an end or a turn; take it out"
             )
-        if len(prompt) + len(text) > limit:
-            raise BadInput(
-                f"the message {message.text[:40]!r}… has {len(prompt) + len(text)} tokens with its brief, and would "
-                f"lose its end; shorten it or raise max_tokens ({limit}) in sft.yaml"
-            )
         examples.append(Example(prompt, text))
     return examples
+
+
+def check_lengths(messages: Sequence[WrittenMessage], examples: Sequence[Example], settings: SftSettings) -> None:
+    """BadInput names a message that is longer than what is trained on, or than a draft may get."""
+    for message, example in zip(messages, examples, strict=True):
+        tokens, whole = len(example.text), len(example.prompt) + len(example.text)
+        if whole > settings.max_tokens:
+            raise BadInput(
+                f"the message {message.text[:40]!r}… has {whole} tokens with its brief, and would lose its end; shorten "
+                f"it or raise max_tokens ({settings.max_tokens}) in sft.yaml"
+            )
+        if tokens > settings.draft_tokens:
+            raise BadInput(
+                f"the message {message.text[:40]!r}… has {tokens} tokens, and a draft as long would be cut off where "
+                f"its slots are counted; shorten it or raise draft_tokens ({settings.draft_tokens}) in sft.yaml"
+            )
 
 
 def train_sft(
@@ -197,7 +204,8 @@ def train_sft(
     read, held_out = sample(everything, preset.texts, seed), sample(held_out, preset.held_out, seed)
     say("opening the base model")
     loaded = open_base(base, quantization)
-    rows, unseen = (examples_of(part, loaded, world, settings.max_tokens) for part in (read, held_out))
+    rows, unseen = (examples_of(part, loaded, world) for part in (read, held_out))
+    check_lengths([*read, *held_out], [*rows, *unseen], settings)
     data_sha256 = sha256_of(read)
     training = training_folder(out)
     follows_from = fingerprints(
