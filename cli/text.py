@@ -150,7 +150,8 @@ def eval_text(
     audited = drafts_to_audit(partial(writers.write_ppo, seed), everything, audit, rules)
     judge = Judge.train(seed, public, world)
     kl_target = tuned.manifest.metrics.get("kl_target")  # what SFT alone trained has none
-    result = evaluate_text(written, reference, audited, judge, rules, world, kl_target, seed)
+    went_on = WRITER in tuned.manifest.parents
+    result = evaluate_text(written, reference, audited, judge, rules, world, kl_target, seed, went_on=went_on)
     result = {"checkpoint": tuned.version, "sft": fine_tuned and fine_tuned.version, **result}
     if out is not None:
         texts = {**written.texts, REFERENCE: reference}
@@ -171,10 +172,14 @@ def _shipped_parent(tuned: Checkpoint) -> Checkpoint | None:
     from churnsaver.models.adapters import WRITER
     from trainers.rlhf.bundled import BUNDLED_SFT
 
-    if not (BUNDLED_SFT / MANIFEST).is_file():
+    parent = tuned.manifest.parents.get(WRITER)
+    if parent is None or not (BUNDLED_SFT / MANIFEST).is_file():
         return None
     shipped = open_checkpoint(BUNDLED_SFT, WRITER)
-    return shipped if tuned.manifest.parents.get(WRITER) == shipped.version else None
+    if shipped.version == parent:
+        return shipped
+    _say(f"{tuned.path}: went on from {parent}, which is not shipped ({shipped.version} is), and is compared without it")
+    return None
 
 
 def _reward(path: Path) -> Checkpoint:

@@ -44,7 +44,7 @@ from trainers.rlhf.writers import BASE, PPO, SFT, Writers
 
 GOOD = "Hi {first_name}, thank you. We would like to offer you {offer}, until {expiry}. {opt_out}"
 MESSAGE = WrittenMessage(brief=BRIEF, text=GOOD)
-TASK = Task(BRIEFS, BRIEFS[:4], [MESSAGE], [MESSAGE])
+TASK = Task(BRIEFS, BRIEFS[:4], [WrittenMessage(brief=BRIEF, text="{")], [MESSAGE])
 SETTINGS = short_settings(learning_rate=0.01)
 
 
@@ -132,6 +132,10 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(base: Path, sft: Che
         train(base, other, tmp_path / "out")
     with pytest.raises(SettingsError, match="max_tokens: has no push"):
         train(base, sft, tmp_path / "out", settings=short_settings(max_tokens={"email": 4, "sms": 4}))
+    shorter = {"email": 4, "sms": 1, "push": 4}
+    said = r"longest approved sms text has 2 tokens with its end.*a draft has 1 .*raise max_tokens.sms in ppo_text.yaml"
+    with pytest.raises(BadInput, match=said):
+        train(base, sft, tmp_path / "out", settings=short_settings(max_tokens=shorter))
     with pytest.raises(SettingsError, match="device 'nonsense' cannot be used here"):
         open_policy(open_base(base), sft, short_settings(device="nonsense"))
     assert not (tmp_path / "out").exists()
@@ -214,7 +218,7 @@ def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, pp
     reference = references(briefs, make_corpus(42, world).test, world)
     rules = ShieldFilter.of(world)
     audited = (briefs, [*reference[:10], "Save $5 now, {offer}", *writers.write_ppo(1, briefs[:1], 0)])
-    result = evaluate_text(written, reference, audited, Longer(), rules, world, 6.0, 1)
+    result = evaluate_text(written, reference, audited, Longer(), rules, world, 6.0, 1, went_on=True)
     assert result["writers"][REFERENCE]["required_elements"]["value"] == 1.0
     assert result["writers"][REFERENCE]["shield_pass"]["value"] == 1.0
     assert result["writers"][BASE]["required_elements"]["value"] == 0.0
@@ -235,17 +239,20 @@ def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, pp
 
 @pytest.mark.stack
 def test_a_writer_is_compared_without_the_one_that_it_went_on_from(base: Path, ppo: Checkpoint, tmp_path: Path) -> None:
-    """As what is shipped: its figures, the base's and the approved texts', and no divergence."""
+    """Its figures, the base's and the approved texts', and no divergence: the comparison itself is missed."""
     world, rules, briefs = load_world(), ShieldFilter.of(load_world()), briefs_of(load_world(), "test")[:4]
     writers = Writers(open_base(base), None, ppo, world, SETTINGS)
     written = writers.write(briefs, 1)
     assert list(written.texts) == [BASE, PPO]
     assert written.kl is None
     reference = references(briefs, make_corpus(42, world).test, world)
-    result = evaluate_text(written, reference, (briefs, reference), Longer(), rules, world, None, 1)
+    audited = (briefs, reference)
+    result = evaluate_text(written, reference, audited, Longer(), rules, world, None, 1, went_on=True)
     assert list(result["win_rates"]) == [f"{PPO} against {REFERENCE}", f"{PPO} against {BASE}"]
     assert "kl" not in result
-    assert result["missed"] == ["4 messages were audited, 3000 are demanded"]
+    few = "4 messages were audited, 3000 are demanded"
+    assert result["missed"] == [few, "not compared with the writer before PPO: name it with --sft"]
+    assert missed(result, went_on=False) == [few]  # as of what SFT alone trained
     assert "Audit: 0 violations in 4 messages" in write_page(tmp_path, result, [], {}, {}).read_text()
 
 
@@ -304,14 +311,14 @@ def test_targets_that_are_missed_are_said() -> None:
         "audit": {"violations": 0, "messages": 3000},
         "writers": {PPO: {"shield_pass": share}, SFT: {"shield_pass": share}},
     }
-    assert missed(good) == []
+    assert missed(good, went_on=True) == []
     bad = good | {
         "win_rates": {f"{PPO} against {SFT}": {"length_controlled": 0.6, "length_controlled_low": 0.5}},
         "kl": {"value": 7.3, "target": 6.0},
         "audit": {"violations": 1, "messages": 3000},
         "writers": {PPO: {"shield_pass": share | {"value": 0.8}}, SFT: {"shield_pass": share}},
     }
-    assert len(missed(bad)) == 4
+    assert len(missed(bad, went_on=True)) == 4
 
 
 @pytest.mark.stack
