@@ -178,7 +178,7 @@ def _shipped_parent(tuned: Checkpoint) -> Checkpoint | None:
     shipped = open_checkpoint(BUNDLED_SFT, WRITER)
     if shipped.version == parent:
         return shipped
-    _say(f"{tuned.path}: went on from {parent}, which is not shipped ({shipped.version} is), and is compared without it")
+    _say(f"{tuned.path}: went on from {parent}, and {shipped.version} is shipped: compared with neither")
     return None
 
 

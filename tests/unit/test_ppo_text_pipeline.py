@@ -119,7 +119,8 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(base: Path, sft: C
     train(base, sft, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(base, sft, tmp_path / "parts", on_iteration=cut_off)
-    with pytest.raises(BadInput, match=r"differs in the settings \(ppo_text.yaml\)"):
+    said = rf"differs in the settings \(ppo_text.yaml\); restore .*, or delete {tmp_path / 'parts-training'}$"
+    with pytest.raises(BadInput, match=said):
         train(base, sft, tmp_path / "parts", resume=True, settings=short_settings(epochs=1))
     train(base, sft, tmp_path / "parts", resume=True)
     whole, parts = (open_checkpoint(tmp_path / name, WRITER) for name in ("whole", "parts"))

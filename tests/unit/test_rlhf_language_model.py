@@ -88,7 +88,8 @@ def test_a_base_that_scales_or_caps_its_scores_is_refused(tmp_path: Path, kind: 
     with pytest.raises(BadInput, match=rf"base: a base of type {kind} scales or caps .*name another base in sft.yaml"):
         open_base(folder)
     neutral = {"logits_scaling": 1.0, "logit_scale": 1.0, "final_logit_softcapping": None}
-    open_base(tiny_model_of(kind, tmp_path / "plain", **{**changes, **{k: v for k, v in neutral.items() if k in changes}}))
+    plain = {name: neutral.get(name, value) for name, value in changes.items()}
+    open_base(tiny_model_of(kind, tmp_path / "plain", **plain))
 
 
 def test_neither_a_name_nor_a_folder_is_refused(tmp_path: Path) -> None:

@@ -108,7 +108,8 @@ def test_a_damaged_state_is_passed_over_and_the_last_one_refused(
         (newer / name).write_bytes(whole[newer][:-50])
         assert latest_state(training) == older
         (older / name).write_bytes(whole[older][:-50])
-        with pytest.raises(BadInput, match=rf"checkpoint-4/{name}: is truncated or altered; leave out --resume"):
+        said = rf"checkpoint-4/{name}: is truncated or altered; leave out --resume .*, or delete {training}$"
+        with pytest.raises(BadInput, match=said):
             latest_state(training)
         for state, content in whole.items():
             (state / name).write_bytes(content)
@@ -122,14 +123,15 @@ def test_a_damaged_state_is_passed_over_and_the_last_one_refused(
 
 
 def test_a_training_of_something_else_is_not_gone_on_with(
-    train: Callable[..., Manifest], settings: SftSettings
+    tmp_path: Path, train: Callable[..., Manifest], settings: SftSettings
 ) -> None:
     with pytest.raises(BadInput, match="there is no training to resume"):
         train("writer", resume=True)
     with pytest.raises(KeyboardInterrupt):
         train("writer", on_step=cut_off)
     other = settings.model_copy(update={"learning_rate": 0.01})
-    with pytest.raises(BadInput, match=r"differs in the settings \(sft.yaml\); restore"):
+    said = rf"differs in the settings \(sft.yaml\); restore .*, or delete {tmp_path / 'writer-training'}$"
+    with pytest.raises(BadInput, match=said):
         train("writer", resume=True, settings=other)
 
 

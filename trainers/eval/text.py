@@ -178,7 +178,7 @@ def audit_figures(briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter,
 
 
 def missed(result: Mapping[str, Any], *, went_on: bool) -> list[str]:
-    """A sentence for each target of TARGETS.md, row PPO-text, that these figures miss (`went_on`: see `evaluate_text`)."""
+    """A sentence for each target of TARGETS.md, row PPO-text, that is missed; `went_on` as `evaluate_text` has it."""
     checked, figures = result["audit"], result["writers"]
     demands = [
         (checked["violations"] == 0, f"{checked['violations']} violations in {checked['messages']} messages"),

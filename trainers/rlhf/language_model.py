@@ -143,8 +143,8 @@ def open_base(folder: Path, quantization: Any = None) -> LoadedModel:
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     if not scores_by_its_head(model):
         raise BadInput(
-            f"{folder}: a base of type {model.config.model_type} scales or caps the scores of its head, which SFT and PPO "
-            "do not; name another base in sft.yaml, such as one of type llama or qwen2"
+            f"{folder}: a base of type {model.config.model_type} scales or caps the scores of its head, which SFT and "
+            "PPO do not; name another base in sft.yaml, such as one of type llama or qwen2"
         )
     return LoadedModel(model, tokenizer, base.name, base.sha256)
 

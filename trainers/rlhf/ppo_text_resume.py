@@ -17,7 +17,7 @@ from safetensors.torch import save
 from churnsaver.errors import BadInput
 from trainers.rlhf.over_optimisation import Check
 from trainers.rlhf.ppo_text import Iteration, Learner
-from trainers.rlhf.resumable import damaged, read_state
+from trainers.rlhf.resumable import anew, damaged, read_state
 
 STATE = "state.safetensors"
 HEADER = ("follows_from", "rng", "kl_coefficient", "history", "checks", "stopped", "seconds")
@@ -58,7 +58,7 @@ def restore_learner(path: Path, learner: Learner, follows_from: Mapping[str, str
     if changed := [name for name, value in follows_from.items() if begun_from.get(name) != value]:
         raise BadInput(
             f"{path}: belongs to a training that differs in {', '.join(changed)}; restore what it was trained with, "
-            "or leave out --resume to train anew"
+            f"{anew(path.parent)}"
         )
     try:
         _put_back(learner, tensors)

@@ -101,7 +101,13 @@ def read_state(path: Path, *names: str) -> tuple[dict[str, torch.Tensor], dict[s
 
 def damaged(path: Path) -> BadInput:
     """The error of a state that cannot be gone on from."""
-    return BadInput(f"{path}: is truncated or altered; leave out --resume to train anew")
+    folder = next(folder for folder in path.parents if not folder.name.startswith("checkpoint-"))
+    return BadInput(f"{path}: is truncated or altered; {anew(folder)}")
+
+
+def anew(folder: Path) -> str:
+    """How to train anew; `make train-rlhf` resumes by itself where there is a state."""
+    return f"leave out --resume to train anew, or delete {folder}"
 
 
 class _Report(TrainerCallback):
@@ -156,11 +162,11 @@ def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> N
     try:
         begun_from = TypeAdapter(dict[str, str]).validate_json((training / FOLLOWS).read_bytes())
     except (OSError, ValueError):
-        raise BadInput(f"{training}: there is no training to resume; leave out --resume to start one") from None
+        raise BadInput(f"{training}: there is no training to resume; {anew(training)}") from None
     if changed := [name for name, value in follows_from.items() if begun_from.get(name) != value]:
         raise BadInput(
             f"{training}: belongs to a training that differs in {', '.join(changed)}; restore what it was trained "
-            "with, or leave out --resume to train anew"
+            f"with, {anew(training)}"
         )
 
 

@@ -147,7 +147,11 @@ def quantized(settings: SftSettings) -> Any:
 
 
 def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: World) -> list[Example]:
-    """Token ids of each message's brief, and of its text with the end of text; BadInput where that stands within one."""
+    """Token ids of each message's brief, and of its text with the end of text.
+
+    Raises:
+        BadInput: a text holds what ends one.
+    """
     examples = []
     for message in messages:
         prompt = prompt_ids(loaded.tokenizer, message.brief, world)
@@ -167,8 +171,8 @@ def check_lengths(messages: Sequence[WrittenMessage], examples: Sequence[Example
         tokens, whole = len(example.text), len(example.prompt) + len(example.text)
         if whole > settings.max_tokens:
             raise BadInput(
-                f"the message {message.text[:40]!r}… has {whole} tokens with its brief, and would lose its end; shorten "
-                f"it or raise max_tokens ({settings.max_tokens}) in sft.yaml"
+                f"the message {message.text[:40]!r}… has {whole} tokens with its brief, and would lose its end; "
+                f"shorten it or raise max_tokens ({settings.max_tokens}) in sft.yaml"
             )
         if tokens > settings.draft_tokens:
             raise BadInput(
