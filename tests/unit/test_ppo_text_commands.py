@@ -71,18 +71,17 @@ def test_what_is_shipped_is_compared_with_where_it_fits(
     shipped = open_checkpoint(tmp_path / "sft", WRITER)
     monkeypatch.setattr("trainers.rlhf.bundled.BUNDLED_SFT", shipped.path)
 
-    def parent_of(*parents: str) -> Checkpoint | None:
-        named = {WRITER: parent for parent in parents}
-        write_checkpoint(tmp_path / "tuned", WRITER, dict(shipped.contents), seed=2, metrics={}, parents=named)
+    def parent_of(parents: dict[str, str]) -> Checkpoint | None:
+        write_checkpoint(tmp_path / "tuned", WRITER, dict(shipped.contents), seed=2, metrics={}, parents=parents)
         return cli.text._shipped_parent(open_checkpoint(tmp_path / "tuned", WRITER))
 
-    found = parent_of(shipped.version)
+    found = parent_of({WRITER: shipped.version})
     assert found is not None
     assert found.version == shipped.version
-    assert parent_of("writer-of-old") is None
+    assert parent_of({WRITER: "writer-of-old"}) is None
     assert f"went on from writer-of-old, and {shipped.version} is shipped" in capsys.readouterr().err
     (shipped.path / "manifest.json").write_text("{}")
-    assert parent_of() is None
+    assert parent_of({}) is None
 
 
 def test_bad_input_is_refused(configs: Path, tmp_path: Path) -> None:

@@ -34,13 +34,15 @@ from trainers.eval.text_page import write_page
 from trainers.rlhf.corpus import PARTS, make_corpus
 from trainers.rlhf.corpus import briefs as briefs_of
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
-from trainers.rlhf.language_model import adapter_files, open_base
+from trainers.rlhf.language_model import adapter_files, load_adapter, open_base
 from trainers.rlhf.lora import LoraSettings, new_adapter
 from trainers.rlhf.ppo_text_run import Task, open_policy, read_task, train_text_policy
 from trainers.rlhf.ppo_text_settings import Preset
+from trainers.rlhf.sft import examples_of
 from trainers.rlhf.text_reward import ShieldFilter
 from trainers.rlhf.training_report import training_folder
 from trainers.rlhf.writers import BASE, PPO, SFT, Writers
+from trainers.rlhf.writing_figures import mean_log_probs
 
 GOOD = "Hi {first_name}, thank you. We would like to offer you {offer}, until {expiry}. {opt_out}"
 MESSAGE = WrittenMessage(brief=BRIEF, text=GOOD)
@@ -91,7 +93,7 @@ def subject(brief: Brief) -> str:
 # -- train ---------------------------------------------------------------------------------------------
 
 
-def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(ppo: Checkpoint, sft: Checkpoint) -> None:
+def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(base: Path, ppo: Checkpoint, sft: Checkpoint) -> None:
     """A trained adapter of the same shape, parents, golden log-probabilities, a card, curves and events."""
     assert ppo.manifest.parents == {WRITER: sft.version, "reward_adapters": "reward-1"}
     assert ppo.contents.keys() == sft.contents.keys()
@@ -99,7 +101,9 @@ def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(ppo: Checkpoin
     assert ppo.manifest.metrics["iterations"] == 3
     assert ppo.manifest.gate is not None
     (golden,) = ppo.read_json(GOLDEN)
-    assert golden["mean_log_prob"] < 0
+    loaded = open_base(base)
+    found = mean_log_probs(load_adapter(loaded, ppo), examples_of([MESSAGE], loaded, load_world()), 0)
+    assert found == pytest.approx([golden["mean_log_prob"]], abs=2e-6)  # of the rounded weights, as they are kept
     assert "`reward-1`" in ppo.read(MODEL_CARD).decode()
     training = training_folder(ppo.path)
     report = json.loads((training / "report.json").read_text())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput, CheckpointError
@@ -114,6 +115,20 @@ def test_an_adapter_comes_back_as_it_was_saved(base: LoadedModel, tmp_path: Path
     torch.testing.assert_close(found, logits, rtol=0, atol=0)
     assert not torch.allclose(plain, logits, atol=1e-3)
     assert not any(weight.requires_grad for weight in restored.parameters())
+
+
+def test_an_adapter_is_kept_in_half_the_bytes_and_what_diverged_not_at_all(base: LoadedModel, tmp_path: Path) -> None:
+    """As float16, which ends at 65,504; a weight beyond would be kept as infinity."""
+    checkpoint, _ = trained(base, tmp_path / "adapter")
+    assert {weight.dtype for weight in load(checkpoint.read(ADAPTER)).values()} == {torch.float16}
+    restored = load_adapter(open_base(tmp_path / "base"), checkpoint, trainable=True)
+    weight = next(weight for weight in restored.parameters() if weight.requires_grad)
+    for diverged in (70_000.0, float("nan")):
+        weight.data[0, 0] = diverged
+        with pytest.raises(
+            BadInput, match=r"training diverged: .*lora_A.* has a weight beyond 65504.*lower learning_rate"
+        ):
+            round_adapter(restored)
 
 
 def test_an_adapter_can_be_trained_on(base: LoadedModel, tmp_path: Path) -> None:

@@ -199,10 +199,23 @@ def prompt_ids(tokenizer: Any, brief: Brief, world: World) -> list[int]:
 
 @torch.no_grad()
 def round_adapter(model: PeftModel) -> None:
-    """Rounds what was trained to what `adapter_files` keeps, so that what is measured is what is kept."""
-    for parameter in model.parameters():
+    """Rounds what was trained to what `adapter_files` keeps.
+
+    Golden values are then of what is kept, and so are all figures of SFT and the reward model; PPO's were measured on
+    the way, before rounding.
+
+    Raises:
+        BadInput: a weight is beyond what can be kept.
+    """
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.copy_(parameter.to(KEPT))
+            rounded = parameter.to(KEPT)
+            if not rounded.isfinite().all():
+                raise BadInput(
+                    f"training diverged: {name} has a weight beyond {torch.finfo(KEPT).max:g}, or that is no number; "
+                    "lower learning_rate and train again"
+                )
+            parameter.copy_(rounded)
 
 
 def adapter_files(model: PeftModel, base: Base) -> dict[str, bytes]:
