@@ -141,7 +141,7 @@ $(RLHF)/reports/rm/report.json: $(RLHF)/rm/manifest.json
 	$(RUN) eval rm --checkpoint $(<D) --data $(RLHF)/preferences $(if $(REVIEWERS),--reviewers $(REVIEWERS)) --out $(@D)
 
 $(RLHF)/reports/text/report.json: $(RLHF)/ppo_text/manifest.json
-	$(RUN) eval text --checkpoint $(<D) --sft $(RLHF)/sft --data $(RLHF)/messages --out $(@D) $(if $(PUBLIC),--public $(PUBLIC))
+	$(RUN) eval text --checkpoint $(<D) --sft $(RLHF)/sft --data $(RLHF)/messages --out $(@D) $(if $(and $(PUBLIC),$(wildcard $(PUBLIC)/sms_spam.csv)),--public $(PUBLIC))
 
 BUNDLED := trainers/rlhf/bundled
 bundle-rlhf: $(RLHF)/ppo_text/manifest.json  ## ship what train-rlhf made, in the repository

@@ -141,6 +141,7 @@ def eval_text(
     unseen, approved = held_out(data, seed, world)
     briefs = unseen * drafts
     reference = references(briefs, approved, world)
+    judge = Judge.train(seed, public, world)
     base = prepare_base(load_serve_settings(), load_section("sft", SftSettings).base, say=_say)
     writers = Writers(open_base(base), fine_tuned, tuned, world, settings)
     written = writers.write(briefs, seed, _say)
@@ -148,11 +149,10 @@ def eval_text(
     rules = ShieldFilter.of(world)
     _say(f"writing drafts to audit, until {audit} pass the shield's rules")
     audited = drafts_to_audit(partial(writers.write_ppo, seed), everything, audit, rules)
-    judge = Judge.train(seed, public, world)
     kl_target = tuned.manifest.metrics.get("kl_target")  # what SFT alone trained has none
     went_on = WRITER in tuned.manifest.parents
     result = evaluate_text(written, reference, audited, judge, rules, world, kl_target, seed, went_on=went_on)
-    result = {"checkpoint": tuned.version, "sft": fine_tuned and fine_tuned.version, **result}
+    result = {"checkpoint": tuned.version, "sft": fine_tuned and fine_tuned.version, "spam": public is not None, **result}
     if out is not None:
         texts = {**written.texts, REFERENCE: reference}
         passed = {
