@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import resource
 import shutil
@@ -220,6 +221,15 @@ def multiplies_bfloat16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return any(torch.cpu.get_capabilities().get(units) for units in ("avx512_bf16", "amx_bf16"))
+
+
+def check_one_device() -> None:
+    """BadInput where several GPUs or processes would train: SFT's own loss is not gathered over them."""
+    if torch.cuda.device_count() > 1 or os.environ.get("WORLD_SIZE", "1") != "1":
+        raise BadInput(
+            "training is on one GPU and in one process, and several are visible or started here; set "
+            "CUDA_VISIBLE_DEVICES to one GPU, such as 0, and leave out torchrun or accelerate launch"
+        )
 
 
 def arguments(training: Path, seed: int, save_every: int) -> dict[str, Any]:

@@ -27,7 +27,16 @@ from trainers.rlhf.checks import check_apart, read_approved
 from trainers.rlhf.examples import WrittenMessage, sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files, open_base, prompt_ids, round_adapter
 from trainers.rlhf.lora import LoraSettings, new_adapter
-from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
+from trainers.rlhf.resumable import (
+    OnStep,
+    StateAsData,
+    arguments,
+    begin,
+    check_one_device,
+    fingerprints,
+    latest_state,
+    run,
+)
 from trainers.rlhf.training_report import training_folder, write_loss_report
 from trainers.rlhf.writing_figures import Example, mean_log_probs, perplexity, slot_accuracy
 
@@ -202,6 +211,7 @@ def train_sft(
         data: the folder that `data messages` wrote.
         command: what was typed, for the model card.
     """
+    check_one_device()
     quantization = quantized(settings)
     say("reading the messages")
     everything, held_out = messages(data, world)
