@@ -113,22 +113,30 @@ def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(base: Path, pp
     assert list((training / "tensorboard").glob("events.out.tfevents.*"))
 
 
-def test_a_training_that_was_cut_off_ends_as_one_that_was_not(base: Path, sft: Checkpoint, tmp_path: Path) -> None:
-    """The adapter's bytes are the same, and so the same seed makes the same one; another setting is refused."""
+def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
+    base: Path, sft: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter's bytes are the same, and so the same seed makes the same one; another setting is refused.
+
+    The memory is that of the run that held more.
+    """
 
     def cut_off(iteration: Any) -> None:
         if iteration.number == 2:
             raise KeyboardInterrupt
 
     train(base, sft, tmp_path / "whole")
+    monkeypatch.setattr("trainers.rlhf.ppo_text_run.peak_memory_gb", lambda: 9.0)
     with pytest.raises(KeyboardInterrupt):
         train(base, sft, tmp_path / "parts", on_iteration=cut_off)
+    monkeypatch.setattr("trainers.rlhf.ppo_text_run.peak_memory_gb", lambda: 1.0)
     said = rf"differs in the settings \(ppo_text.yaml\); restore .*, or delete {tmp_path / 'parts-training'}$"
     with pytest.raises(BadInput, match=said):
         train(base, sft, tmp_path / "parts", resume=True, settings=short_settings(epochs=1))
     train(base, sft, tmp_path / "parts", resume=True)
     whole, parts = (open_checkpoint(tmp_path / name, WRITER) for name in ("whole", "parts"))
     assert whole.read("adapter_model.safetensors") == parts.read("adapter_model.safetensors")
+    assert parts.manifest.metrics["peak_memory_gb"] == 9.0
 
 
 def test_what_cannot_be_trained_is_refused_before_it_starts(base: Path, sft: Checkpoint, tmp_path: Path) -> None:

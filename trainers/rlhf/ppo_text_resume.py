@@ -20,7 +20,7 @@ from trainers.rlhf.ppo_text import Iteration, Learner
 from trainers.rlhf.resumable import anew, damaged, read_state
 
 STATE = "state.safetensors"
-HEADER = ("follows_from", "rng", "kl_coefficient", "history", "checks", "stopped", "seconds")
+HEADER = ("follows_from", "rng", "kl_coefficient", "history", "checks", "stopped", "seconds", "peak_memory_gb")
 
 
 def save_learner(path: Path, learner: Learner, follows_from: Mapping[str, str]) -> None:
@@ -33,6 +33,7 @@ def save_learner(path: Path, learner: Learner, follows_from: Mapping[str, str]) 
         "checks": [asdict(check) for check in learner.checks],
         "stopped": learner.stopped,
         "seconds": learner.seconds,
+        "peak_memory_gb": learner.peak_memory_gb,
     }
     staged = path.with_suffix(".partial")
     try:
@@ -69,6 +70,7 @@ def restore_learner(path: Path, learner: Learner, follows_from: Mapping[str, str
         raise damaged(path) from None
     learner.controller.coefficient = header["kl_coefficient"]
     learner.stopped, learner.seconds = header["stopped"], header["seconds"]
+    learner.peak_memory_gb = header["peak_memory_gb"]
 
 
 def _tensors(learner: Learner) -> dict[str, torch.Tensor]:

@@ -184,6 +184,7 @@ def train_text_policy(
     board = TextTensorBoard(training, len(learner.history))
 
     def keep(learner: Learner) -> None:
+        learner.peak_memory_gb = max(learner.peak_memory_gb, peak_memory_gb())
         board.write(learner)
         if len(learner.history) % settings.save_every == 0:
             save_learner(training / STATE, learner, follows_from)
@@ -250,7 +251,7 @@ def measured(learner: Learner, settings: PpoTextSettings) -> tuple[dict[str, flo
         "iterations": float(len(learner.history)),
         "stopped": float(learner.stopped),
         "hours": learner.seconds / 3600.0,
-        "peak_memory_gb": peak_memory_gb(),
+        "peak_memory_gb": learner.peak_memory_gb,
     }
     gate = Gate.of(
         (kept.proxy > first.proxy, f"reward on held-out briefs {kept.proxy:.3f}, the SFT writer has {first.proxy:.3f}"),
