@@ -152,7 +152,12 @@ def eval_text(
     kl_target = tuned.manifest.metrics.get("kl_target")  # what SFT alone trained has none
     went_on = WRITER in tuned.manifest.parents
     result = evaluate_text(written, reference, audited, judge, rules, world, kl_target, seed, went_on=went_on)
-    result = {"checkpoint": tuned.version, "sft": fine_tuned and fine_tuned.version, "spam": public is not None, **result}
+    result = {
+        "checkpoint": tuned.version,
+        "sft": fine_tuned and fine_tuned.version,
+        "spam": public is not None,
+        **result,
+    }
     if out is not None:
         texts = {**written.texts, REFERENCE: reference}
         passed = {
