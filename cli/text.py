@@ -183,7 +183,10 @@ def _shipped_parent(tuned: Checkpoint) -> Checkpoint | None:
     shipped = open_checkpoint(BUNDLED_SFT, WRITER)
     if shipped.version == parent:
         return shipped
-    _say(f"{tuned.path}: went on from {parent}, and {shipped.version} is shipped: compared with neither")
+    _say(
+        f"{tuned.path}: went on from {parent}, and {shipped.version} is what is shipped: compared with neither; name "
+        "the writer before PPO with --sft"
+    )
     return None
 
 

@@ -79,7 +79,7 @@ def test_what_is_shipped_is_compared_with_where_it_fits(
     assert found is not None
     assert found.version == shipped.version
     assert parent_of({WRITER: "writer-of-old"}) is None
-    assert f"went on from writer-of-old, and {shipped.version} is shipped" in capsys.readouterr().err
+    assert f"went on from writer-of-old, and {shipped.version} is what is shipped" in capsys.readouterr().err
     (shipped.path / "manifest.json").write_text("{}")
     assert parent_of({}) is None
 
