@@ -29,7 +29,8 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree("configs", tmp_path / "configs")
     monkeypatch.setenv("CHURN_SAVER_CONFIGS", str(tmp_path / "configs"))
     monkeypatch.setenv("CHURN_SAVER_MODELS", str(tmp_path / "models"))
-    small = {"max_tokens": {"email": 4, "sms": 40, "push": 3}, "threads": 1, "learning_rate": 0.01}
+    unreached = {"coefficient": 0.15, "target": 99.0, "horizon": 240}
+    small = {"max_tokens": {"email": 4, "sms": 40, "push": 3}, "threads": 1, "learning_rate": 0.01, "kl": unreached}
     changed(tmp_path / "configs" / "ppo_text.yaml", **small)
     changed(tmp_path / "configs" / "sft.yaml", base=str(tiny_model(tmp_path / "base")))
     fine_tuned(tmp_path / "sft", tmp_path / "base")
@@ -51,10 +52,10 @@ def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeyp
         write_jsonl(tmp_path / "data" / f"{part}.jsonl", [WrittenMessage(brief=b, text=TEXTS[0]) for b in those])
     tuning = ("train", "ppo-text", "--sft", tmp_path / "sft", "--rm", tmp_path / "rm", "--out", tmp_path / "ppo",
               "--data", tmp_path / "data")  # fmt: skip
-    trained = run_json(*tuning, "--quick", missed="reward on held-out briefs")
+    trained = run_json(*tuning, "--quick", missed="nats a text")
     assert trained["iterations"] == 3
     assert trained["version"] == open_checkpoint(tmp_path / "ppo", WRITER).version
-    again = run_json(*tuning, "--quick", "--resume", missed="reward on held-out briefs")
+    again = run_json(*tuning, "--quick", "--resume", missed="nats a text")
     assert again["version"] == trained["version"]
     monkeypatch.setattr("trainers.rlhf.bundled.BUNDLED_SFT", tmp_path / "sft")  # as if it were shipped
     comparing = ("eval", "text", "--checkpoint", tmp_path / "ppo", "--drafts", 1)
