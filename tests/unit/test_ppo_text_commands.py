@@ -44,7 +44,8 @@ def changed(path: Path, **values: Any) -> None:
 @pytest.mark.stack
 def test_a_writer_is_trained_and_compared(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quick preset, then the comparison with its page; random texts miss their targets, and --gate says so."""
-    monkeypatch.setattr("cli.text._reward", lambda _: SimpleNamespace(version="reward-1"))
+    reward = SimpleNamespace(manifest=SimpleNamespace(parents={"reward_adapters": "reward-1"}))
+    monkeypatch.setattr("cli.text._reward", lambda _: reward)
     monkeypatch.setattr("churnsaver.reward.RewardModel.load", lambda _, world: Vowels())
     monkeypatch.setattr("trainers.rlhf.judge.Judge.train", lambda *_, **__: Judge())
     for part in ("train", "valid"):
