@@ -141,10 +141,12 @@ $(RLHF)/reports/rm/report.json: $(RLHF)/rm/manifest.json
 	$(RUN) eval rm --checkpoint $(<D) --data $(RLHF)/preferences $(if $(REVIEWERS),--reviewers $(REVIEWERS)) --out $(@D)
 
 $(RLHF)/reports/text/report.json: $(RLHF)/ppo_text/manifest.json
-	$(RUN) eval text --checkpoint $(<D) --sft $(RLHF)/sft --data $(RLHF)/messages --out $(@D) $(if $(PUBLIC),--public $(PUBLIC))
+	$(RUN) eval text --checkpoint $(<D) --sft $(RLHF)/sft --data $(RLHF)/messages --out $(@D) $(if $(and $(PUBLIC),$(wildcard $(PUBLIC)/sms_spam.csv)),--public $(PUBLIC))
 
 BUNDLED := trainers/rlhf/bundled
 bundle-rlhf: $(RLHF)/ppo_text/manifest.json  ## ship what train-rlhf made, in the repository
+	@missed=$$(grep -L '"passed": true' $(foreach made,sft rm ppo_text,$(RLHF)/$(made)/manifest.json) | xargs); \
+	[ -z "$$missed" ] || { echo "$$missed: missed the gate, and is not shipped; train it again until it passes" >&2; exit 1; }
 	rm -rf $(BUNDLED)/sft $(BUNDLED)/writer $(BUNDLED)/reward
 	cp -r $(RLHF)/sft $(BUNDLED)/sft
 	cp -r $(RLHF)/ppo_text $(BUNDLED)/writer

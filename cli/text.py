@@ -141,6 +141,7 @@ def eval_text(
     unseen, approved = held_out(data, seed, world)
     briefs = unseen * drafts
     reference = references(briefs, approved, world)
+    judge = Judge.train(seed, public, world)
     base = prepare_base(load_serve_settings(), load_section("sft", SftSettings).base, say=_say)
     writers = Writers(open_base(base), fine_tuned, tuned, world, settings)
     written = writers.write(briefs, seed, _say)
@@ -148,10 +149,15 @@ def eval_text(
     rules = ShieldFilter.of(world)
     _say(f"writing drafts to audit, until {audit} pass the shield's rules")
     audited = drafts_to_audit(partial(writers.write_ppo, seed), everything, audit, rules)
-    judge = Judge.train(seed, public, world)
     kl_target = tuned.manifest.metrics.get("kl_target")  # what SFT alone trained has none
-    result = evaluate_text(written, reference, audited, judge, rules, world, kl_target, seed)
-    result = {"checkpoint": tuned.version, "sft": fine_tuned and fine_tuned.version, **result}
+    went_on = WRITER in tuned.manifest.parents
+    result = evaluate_text(written, reference, audited, judge, rules, world, kl_target, seed, went_on=went_on)
+    result = {
+        "checkpoint": tuned.version,
+        "sft": fine_tuned and fine_tuned.version,
+        "spam": public is not None,
+        **result,
+    }
     if out is not None:
         texts = {**written.texts, REFERENCE: reference}
         passed = {
@@ -171,10 +177,17 @@ def _shipped_parent(tuned: Checkpoint) -> Checkpoint | None:
     from churnsaver.models.adapters import WRITER
     from trainers.rlhf.bundled import BUNDLED_SFT
 
-    if not (BUNDLED_SFT / MANIFEST).is_file():
+    parent = tuned.manifest.parents.get(WRITER)
+    if parent is None or not (BUNDLED_SFT / MANIFEST).is_file():
         return None
     shipped = open_checkpoint(BUNDLED_SFT, WRITER)
-    return shipped if tuned.manifest.parents.get(WRITER) == shipped.version else None
+    if shipped.version == parent:
+        return shipped
+    _say(
+        f"{tuned.path}: went on from {parent}, and {shipped.version} is what is shipped: compared with neither; name "
+        "the writer before PPO with --sft"
+    )
+    return None
 
 
 def _reward(path: Path) -> Checkpoint:

@@ -100,7 +100,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
                 if "lora_B" in each:
                     weight.normal_(std=0.05)
         message = WrittenMessage(brief=BRIEF, text=TEXTS[0])
-        examples = examples_of([message], loaded, WORLD, 400)
+        examples = examples_of([message], loaded, WORLD)
         golden = golden_messages(model.eval(), [message], examples, loaded.tokenizer.pad_token_id)
         folder = tmp_path_factory.mktemp("writers") / name
         write_checkpoint(folder, WRITER, adapter_files(model, loaded.base) | {GOLDEN: golden}, seed=seed, metrics={})

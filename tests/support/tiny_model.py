@@ -43,6 +43,17 @@ def tiny_tokenizer(**changes: Any) -> Any:
     return make(tokenizer_object=tokenizer, **named)
 
 
+def tiny_model_of(kind: str, folder: Path, **changes: Any) -> Path:
+    """Like `tiny_model`, of another architecture of transformers; `changes` are its config's."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    old = AutoConfig.from_pretrained(tiny_model(folder))
+    tokens = {name: getattr(old, name) for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes | tokens | changes)).save_pretrained(folder)
+    return folder
+
+
 def tiny_model(folder: Path, seed: int = 42, **changes: Any) -> Path:
     """Writes the model to `folder` as transformers keeps one; `changes` as `tiny_tokenizer` takes them."""
     import torch

@@ -74,6 +74,33 @@ def test_a_training_that_missed_its_gate_is_kept(tmp_path: Path) -> None:
     assert "told: eval text" in second.stdout
 
 
+def test_what_missed_its_gate_is_not_shipped(tmp_path: Path) -> None:
+    """It is named, and what was shipped before stays; with all gates passed, the three are copied."""
+    state, bundled = tmp_path / "state" / "rlhf", tmp_path / "bundled"
+    (tmp_path / "setup").touch()
+    for name in ("messages/train.jsonl", "preferences/train.jsonl", "sft/manifest.json", "rm/manifest.json",
+                 "ppo_text/manifest.json"):  # fmt: skip
+        (state / name).parent.mkdir(parents=True)
+        (state / name).write_text('{"metrics": {"passed": 1.0}, "gate": {"passed": true, "missed": []}}')
+    (bundled / "writer").mkdir(parents=True)
+    words = ["make", "--no-print-directory", "bundle-rlhf", "RUN=false", f"STATE={tmp_path / 'state'}"]
+    words += [f"SETUP={tmp_path / 'setup'}", f"BUNDLED={bundled}"]
+
+    def bundle() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+    passed = (state / "ppo_text" / "manifest.json").read_text()
+    (state / "ppo_text" / "manifest.json").write_text(passed.replace("true", "false"))
+    done = bundle()
+    assert done.returncode == 2
+    assert f"{state}/ppo_text/manifest.json: missed the gate, and is not shipped" in done.stderr
+    assert [path.name for path in bundled.iterdir()] == ["writer"]
+    (state / "ppo_text" / "manifest.json").write_text(passed)
+    done = bundle()
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.parent.name for path in bundled.glob("*/manifest.json")) == ["reward", "sft", "writer"]
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     words = ["make", "train-rlhf", f"STATE={tmp_path}", "APPROVED=nowhere.jsonl"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

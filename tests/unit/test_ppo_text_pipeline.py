@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN, MODEL_CARD
@@ -19,7 +18,7 @@ from churnsaver.errors import BadInput, CheckpointError, SettingsError
 from churnsaver.models.adapters import WRITER
 from churnsaver.settings import load_world
 from tests.support.text_training import BRIEFS, Judge, Vowels, short_settings
-from tests.support.tiny_model import BRIEF, tiny_model
+from tests.support.tiny_model import BRIEF, tiny_model, tiny_model_of
 from trainers.eval.text import (
     REFERENCE,
     distinct,
@@ -35,17 +34,19 @@ from trainers.eval.text_page import write_page
 from trainers.rlhf.corpus import PARTS, make_corpus
 from trainers.rlhf.corpus import briefs as briefs_of
 from trainers.rlhf.examples import WrittenMessage, write_jsonl
-from trainers.rlhf.language_model import adapter_files, open_base
+from trainers.rlhf.language_model import adapter_files, load_adapter, open_base
 from trainers.rlhf.lora import LoraSettings, new_adapter
 from trainers.rlhf.ppo_text_run import Task, open_policy, read_task, train_text_policy
 from trainers.rlhf.ppo_text_settings import Preset
+from trainers.rlhf.sft import examples_of
 from trainers.rlhf.text_reward import ShieldFilter
 from trainers.rlhf.training_report import training_folder
 from trainers.rlhf.writers import BASE, PPO, SFT, Writers
+from trainers.rlhf.writing_figures import mean_log_probs
 
 GOOD = "Hi {first_name}, thank you. We would like to offer you {offer}, until {expiry}. {opt_out}"
 MESSAGE = WrittenMessage(brief=BRIEF, text=GOOD)
-TASK = Task(BRIEFS, BRIEFS[:4], [MESSAGE], [MESSAGE])
+TASK = Task(BRIEFS, BRIEFS[:4], [WrittenMessage(brief=BRIEF, text="{")], [MESSAGE])
 SETTINGS = short_settings(learning_rate=0.01)
 
 
@@ -92,7 +93,7 @@ def subject(brief: Brief) -> str:
 # -- train ---------------------------------------------------------------------------------------------
 
 
-def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(ppo: Checkpoint, sft: Checkpoint) -> None:
+def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(base: Path, ppo: Checkpoint, sft: Checkpoint) -> None:
     """A trained adapter of the same shape, parents, golden log-probabilities, a card, curves and events."""
     assert ppo.manifest.parents == {WRITER: sft.version, "reward_adapters": "reward-1"}
     assert ppo.contents.keys() == sft.contents.keys()
@@ -100,7 +101,9 @@ def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(ppo: Checkpoin
     assert ppo.manifest.metrics["iterations"] == 3
     assert ppo.manifest.gate is not None
     (golden,) = ppo.read_json(GOLDEN)
-    assert golden["mean_log_prob"] < 0
+    loaded = open_base(base)
+    found = mean_log_probs(load_adapter(loaded, ppo), examples_of([MESSAGE], loaded, load_world()), 0)
+    assert found == pytest.approx([golden["mean_log_prob"]], abs=2e-6)  # of the rounded weights, as they are kept
     assert "`reward-1`" in ppo.read(MODEL_CARD).decode()
     training = training_folder(ppo.path)
     report = json.loads((training / "report.json").read_text())
@@ -110,21 +113,30 @@ def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(ppo: Checkpoin
     assert list((training / "tensorboard").glob("events.out.tfevents.*"))
 
 
-def test_a_training_that_was_cut_off_ends_as_one_that_was_not(base: Path, sft: Checkpoint, tmp_path: Path) -> None:
-    """The adapter's bytes are the same, and so the same seed makes the same one; another setting is refused."""
+def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
+    base: Path, sft: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The adapter's bytes are the same, and so the same seed makes the same one; another setting is refused.
+
+    The memory is that of the run that held more.
+    """
 
     def cut_off(iteration: Any) -> None:
         if iteration.number == 2:
             raise KeyboardInterrupt
 
     train(base, sft, tmp_path / "whole")
+    monkeypatch.setattr("trainers.rlhf.ppo_text_run.peak_memory_gb", lambda: 9.0)
     with pytest.raises(KeyboardInterrupt):
         train(base, sft, tmp_path / "parts", on_iteration=cut_off)
-    with pytest.raises(BadInput, match=r"differs in the settings \(ppo_text.yaml\)"):
+    monkeypatch.setattr("trainers.rlhf.ppo_text_run.peak_memory_gb", lambda: 1.0)
+    said = rf"differs in the settings \(ppo_text.yaml\); restore .*, or delete {tmp_path / 'parts-training'}$"
+    with pytest.raises(BadInput, match=said):
         train(base, sft, tmp_path / "parts", resume=True, settings=short_settings(epochs=1))
     train(base, sft, tmp_path / "parts", resume=True)
     whole, parts = (open_checkpoint(tmp_path / name, WRITER) for name in ("whole", "parts"))
     assert whole.read("adapter_model.safetensors") == parts.read("adapter_model.safetensors")
+    assert parts.manifest.metrics["peak_memory_gb"] == 9.0
 
 
 def test_what_cannot_be_trained_is_refused_before_it_starts(base: Path, sft: Checkpoint, tmp_path: Path) -> None:
@@ -133,6 +145,10 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(base: Path, sft: Che
         train(base, other, tmp_path / "out")
     with pytest.raises(SettingsError, match="max_tokens: has no push"):
         train(base, sft, tmp_path / "out", settings=short_settings(max_tokens={"email": 4, "sms": 4}))
+    shorter = {"email": 4, "sms": 1, "push": 4}
+    said = r"longest approved sms text has 2 tokens with its end.*a draft has 1 .*raise max_tokens.sms in ppo_text.yaml"
+    with pytest.raises(BadInput, match=said):
+        train(base, sft, tmp_path / "out", settings=short_settings(max_tokens=shorter))
     with pytest.raises(SettingsError, match="device 'nonsense' cannot be used here"):
         open_policy(open_base(base), sft, short_settings(device="nonsense"))
     assert not (tmp_path / "out").exists()
@@ -144,11 +160,7 @@ def test_a_base_that_does_not_come_apart_is_refused(tmp_path: Path, kind: str) -
     """One names its layers otherwise, one scales what comes in before the first of them, twice where they are two."""
     changes = {"gpt2": {}, "granite": {"embedding_multiplier": 12.0}}[kind]
     modules = {"gpt2": ("c_attn",), "granite": ("q_proj",)}[kind]
-    folder, sizes = tiny_model(tmp_path / "base"), {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    old = AutoConfig.from_pretrained(folder)
-    tokens = {name: getattr(old, name) for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
-    config = AutoConfig.for_model(kind, **sizes, **tokens, **changes)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    folder = tiny_model_of(kind, tmp_path / "base", **changes)
     writer = fine_tuned(tmp_path / "writer", folder, modules)
     with pytest.raises(BadInput, match=rf"^base: layers below the adapter cannot .* of type {kind}; name another base"):
         train(folder, writer, tmp_path / "out")
@@ -219,7 +231,7 @@ def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, pp
     reference = references(briefs, make_corpus(42, world).test, world)
     rules = ShieldFilter.of(world)
     audited = (briefs, [*reference[:10], "Save $5 now, {offer}", *writers.write_ppo(1, briefs[:1], 0)])
-    result = evaluate_text(written, reference, audited, Longer(), rules, world, 6.0, 1)
+    result = evaluate_text(written, reference, audited, Longer(), rules, world, 6.0, 1, went_on=True)
     assert result["writers"][REFERENCE]["required_elements"]["value"] == 1.0
     assert result["writers"][REFERENCE]["shield_pass"]["value"] == 1.0
     assert result["writers"][BASE]["required_elements"]["value"] == 0.0
@@ -240,17 +252,20 @@ def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, pp
 
 @pytest.mark.stack
 def test_a_writer_is_compared_without_the_one_that_it_went_on_from(base: Path, ppo: Checkpoint, tmp_path: Path) -> None:
-    """As what is shipped: its figures, the base's and the approved texts', and no divergence."""
+    """Its figures, the base's and the approved texts', and no divergence: the comparison itself is missed."""
     world, rules, briefs = load_world(), ShieldFilter.of(load_world()), briefs_of(load_world(), "test")[:4]
     writers = Writers(open_base(base), None, ppo, world, SETTINGS)
     written = writers.write(briefs, 1)
     assert list(written.texts) == [BASE, PPO]
     assert written.kl is None
     reference = references(briefs, make_corpus(42, world).test, world)
-    result = evaluate_text(written, reference, (briefs, reference), Longer(), rules, world, None, 1)
+    audited = (briefs, reference)
+    result = evaluate_text(written, reference, audited, Longer(), rules, world, None, 1, went_on=True)
     assert list(result["win_rates"]) == [f"{PPO} against {REFERENCE}", f"{PPO} against {BASE}"]
     assert "kl" not in result
-    assert result["missed"] == ["4 messages were audited, 3000 are demanded"]
+    few = "4 messages were audited, 3000 are demanded"
+    assert result["missed"] == [few, "not compared with the writer before PPO: name it with --sft"]
+    assert missed(result, went_on=False) == [few]  # as of what SFT alone trained
     assert "Audit: 0 violations in 4 messages" in write_page(tmp_path, result, [], {}, {}).read_text()
 
 
@@ -309,14 +324,14 @@ def test_targets_that_are_missed_are_said() -> None:
         "audit": {"violations": 0, "messages": 3000},
         "writers": {PPO: {"shield_pass": share}, SFT: {"shield_pass": share}},
     }
-    assert missed(good) == []
+    assert missed(good, went_on=True) == []
     bad = good | {
         "win_rates": {f"{PPO} against {SFT}": {"length_controlled": 0.6, "length_controlled_low": 0.5}},
         "kl": {"value": 7.3, "target": 6.0},
         "audit": {"violations": 1, "messages": 3000},
         "writers": {PPO: {"shield_pass": share | {"value": 0.8}}, SFT: {"shield_pass": share}},
     }
-    assert len(missed(bad)) == 4
+    assert len(missed(bad, went_on=True)) == 4
 
 
 @pytest.mark.stack

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,12 @@ def test_any_text_is_scored(judge: Judge, corpus: Corpus) -> None:
     assert np.isfinite(scores).all()
     assert scores.argmax() == 2
     assert judge.features.of([], []).shape == (0, len(FEATURES))
+
+
+def test_a_folder_without_spam_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(BadInput, match=rf"^{folder}: has no sms_spam.csv; .*leave out --public"):
+            Judge.train(SEED, folder)
 
 
 @pytest.mark.stack

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.models.adapters import ADAPTER
 from churnsaver.settings import load_serve_settings, load_world
-from tests.support.tiny_model import BRIEF, END, tiny_model
+from tests.support.tiny_model import BRIEF, END, tiny_model, tiny_model_of
 from trainers.rlhf.language_model import (
     LoadedModel,
     adapter_files,
@@ -74,6 +75,24 @@ def test_a_base_that_cannot_be_trained_is_refused(tmp_path: Path, changes: dict[
         open_base(tiny_model(tmp_path / "base", **changes))
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("granite", {"logits_scaling": 8.0}),
+        ("cohere", {"logit_scale": 0.0625, "num_key_value_heads": 2, "intermediate_size": 64}),
+        ("gemma2", {"final_logit_softcapping": 0.1, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64}),
+    ],
+)
+def test_a_base_that_scales_or_caps_its_scores_is_refused(tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
+    """SFT and PPO take what its head says for its logits; without scale and cap it is one to train."""
+    folder = tiny_model_of(kind, tmp_path / "base", **changes)
+    with pytest.raises(BadInput, match=rf"base: a base of type {kind} scales or caps .*name another base in sft.yaml"):
+        open_base(folder)
+    neutral = {"logits_scaling": 1.0, "logit_scale": 1.0, "final_logit_softcapping": None}
+    plain = {name: neutral.get(name, value) for name, value in changes.items()}
+    open_base(tiny_model_of(kind, tmp_path / "plain", **plain))
+
+
 def test_neither_a_name_nor_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"base is '.*nothing'; expected one of smollm2-135m-instruct, or a folder"):
         prepare_base(load_serve_settings(), str(tmp_path / "nothing"))
@@ -96,6 +115,20 @@ def test_an_adapter_comes_back_as_it_was_saved(base: LoadedModel, tmp_path: Path
     torch.testing.assert_close(found, logits, rtol=0, atol=0)
     assert not torch.allclose(plain, logits, atol=1e-3)
     assert not any(weight.requires_grad for weight in restored.parameters())
+
+
+def test_an_adapter_is_kept_in_half_the_bytes_and_what_diverged_not_at_all(base: LoadedModel, tmp_path: Path) -> None:
+    """As float16, which ends at 65,504; a weight beyond would be kept as infinity."""
+    checkpoint, _ = trained(base, tmp_path / "adapter")
+    assert {weight.dtype for weight in load(checkpoint.read(ADAPTER)).values()} == {torch.float16}
+    restored = load_adapter(open_base(tmp_path / "base"), checkpoint, trainable=True)
+    weight = next(weight for weight in restored.parameters() if weight.requires_grad)
+    for diverged in (70_000.0, float("nan")):
+        weight.data[0, 0] = diverged
+        with pytest.raises(
+            BadInput, match=r"training diverged: .*lora_A.* has a weight beyond 65504.*lower learning_rate"
+        ):
+            round_adapter(restored)
 
 
 def test_an_adapter_can_be_trained_on(base: LoadedModel, tmp_path: Path) -> None:

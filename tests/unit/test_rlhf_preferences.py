@@ -148,6 +148,7 @@ def test_a_teams_pairs_are_read(tmp_path: Path, world: World) -> None:
         ([], "holds no lines"),
         ([LINE, LINE], "pairs.jsonl, line 1; keep one of them"),
         ([LINE, LINE | {"chosen": BAD, "rejected": GOOD}], "pairs.jsonl, line 1; keep one of them"),
+        ([LINE, LINE | {"chosen": GOOD.replace(" ", "  "), "rejected": f"{BAD} "}], "line 1; keep one of them"),
         ([LINE | {"rejected": f" {GOOD} "}], "line 1: rejected: is the same text as chosen"),
         ([LINE | {"chosen": ""}], "line 1: chosen: String should have at least 1 character"),
         ([LINE | {"chosen": "  "}], "line 1: chosen: is empty"),

@@ -23,7 +23,7 @@ from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
 from trainers.rlhf.encoders import backend, check_positions, open_encoder, prepare_encoder
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.lora import LoraSettings
-from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, of_like_length, tokenised
+from trainers.rlhf.reward_data import Pairs, bootstrap, of_like_length, tokenised
 from trainers.rlhf.reward_evaluation import connected, evaluate, plots
 from trainers.rlhf.reward_model import REWARD_ADAPTERS, RmPreset, RmSettings, train_rm
 from trainers.rlhf.reward_scores import fitted_temperature, torch_scores
@@ -120,26 +120,10 @@ def test_a_training_that_was_cut_off_goes_on_where_it_was(tmp_path: Path, train:
     assert not list((tmp_path / "cut-training").rglob("*.bin"))
 
 
-@pytest.mark.parametrize(
-    ("pairs", "said"),
-    [
-        ([], "no preferences to train on"),
-        ([PAIRS[0], PAIRS[1], PAIRS[0]], "is there twice.*keep one"),
-        ([PAIRS[0].model_copy(update={"rejected": PAIRS[0].chosen})], "same text as chosen and rejected"),
-    ],
-    ids=["empty", "twice", "same"],
-)
-def test_preferences_that_teach_nothing_are_refused(
-    tmp_path: Path, train: Callable[..., Manifest], pairs: list[Preference], said: str
-) -> None:
-    with pytest.raises(BadInput, match=said):
-        train("rm", Pairs(train=pairs, valid=PAIRS, test=[]))
-    assert not (tmp_path / "rm-training").exists()
-
-
-def test_headlines_of_two_tests_are_two_observations() -> None:
-    headline = Preference(chosen="Ten things", rejected="A thing", kind="headline")
-    check_pairs([headline, headline])
+def test_one_gpu_trains(train: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BadInput, match="set CUDA_VISIBLE_DEVICES to one GPU"):
+        train("rm")
 
 
 def test_a_base_that_would_score_by_its_padding_is_refused(tmp_path: Path) -> None:

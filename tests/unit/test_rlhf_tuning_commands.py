@@ -23,7 +23,7 @@ SMALL = {
     "sft": {
         "lora": {"rank": 2, "alpha": 4, "dropout": 0.0, "modules": ["q_proj"], "upper_layers": 1},
         "batch_size": 4,
-        "draft_tokens": 4,
+        "draft_tokens": 40,
         "presets": {"quick": PRESET, "full": PRESET},
     },
     "rm": {
@@ -38,7 +38,7 @@ SMALL = {
 # Drafts of some tokens, a look after each iteration.
 SMALL_PPO = {
     "threads": 1,
-    "max_tokens": {"email": 6, "sms": 5, "push": 5},
+    "max_tokens": {"email": 6, "sms": 40, "push": 5},
     "stop": {"every": 1, "briefs": 4, "window": 4, "standard_errors": 1.0},
     "presets": {name: {"iterations": 2, "drafts": 6} for name in ("quick", "full")},
 }

@@ -73,12 +73,15 @@ def evaluate_text(
     world: World,
     kl_target: float | None,
     seed: int,
+    *,
+    went_on: bool,
 ) -> dict[str, Any]:
     """All figures, and under "missed" the targets that were missed.
 
     Args:
         reference: an approved text for each brief.
         audited: briefs and drafts of PPO's writer to audit, by `drafts_to_audit`.
+        went_on: whether that writer went on from another, which it has to be compared with then.
     """
     briefs, texts = written.briefs, {**written.texts, REFERENCE: list(reference)}
     figures = {
@@ -101,7 +104,7 @@ def evaluate_text(
         **divergence,
         "audit": audit_figures(*audited, rules, world),
     }
-    return {**result, "missed": missed(result)}
+    return {**result, "missed": missed(result, went_on=went_on)}
 
 
 def writer_figures(briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter, world: World) -> dict[str, Any]:
@@ -174,8 +177,8 @@ def audit_figures(briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter,
     }
 
 
-def missed(result: Mapping[str, Any]) -> list[str]:
-    """A sentence for each target of TARGETS.md, row PPO-text, that these figures miss."""
+def missed(result: Mapping[str, Any], *, went_on: bool) -> list[str]:
+    """A sentence for each target of TARGETS.md, row PPO-text, that is missed; `went_on` as `evaluate_text` has it."""
     checked, figures = result["audit"], result["writers"]
     demands = [
         (checked["violations"] == 0, f"{checked['violations']} violations in {checked['messages']} messages"),
@@ -183,6 +186,7 @@ def missed(result: Mapping[str, Any]) -> list[str]:
             checked["messages"] >= AUDITED_MESSAGES,
             f"{checked['messages']} messages were audited, {AUDITED_MESSAGES} are demanded",
         ),
+        (SFT in figures or not went_on, "not compared with the writer before PPO: name it with --sft"),
     ]
     if SFT in figures:
         low = result["win_rates"][f"{PPO} against {SFT}"]["length_controlled_low"]

@@ -34,7 +34,7 @@ def read_approved(path: Path, world: World) -> list[WrittenMessage]:
             if message.brief.channel not in SUBJECT_CHANNELS:
                 expected = "a text without 'Subject: ', which only e-mails have"
             raise BadInput(f"{where}: text: is no {message.brief.channel} that is ever sent; expected {expected}")
-        key = (message.brief.model_dump_json(), " ".join(message.text.split()))
+        key = (message.brief.model_dump_json(), words(message.text))
         if key in seen:
             raise BadInput(f"{where}: text: is the same as in line {seen[key]}, for the same brief; keep one of them")
         review = Review(message.text, Stage.DRAFT, message.brief.channel, message.brief.language)
@@ -55,7 +55,7 @@ def read_preferences(
     Args:
         public: whether a pair may have no brief, as public ones have none (headlines, polite requests). Such a pair
             may come twice: two headlines in two tests are two observations.
-        seen: where pairs of other files stand, by brief and texts; this file's are added.
+        seen: where pairs of other files stand, as `compared` names them; this file's are added.
 
     Raises:
         BadInput: the file is empty, or a line is no such pair: file, line and field are named.
@@ -70,15 +70,25 @@ def read_preferences(
             raise BadInput(f"{where}: brief: is missing; expected the brief that both texts were written for")
         for field, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             check_text(text, where, field, slotted=pair.brief is not None)
-        if " ".join(pair.chosen.split()) == " ".join(pair.rejected.split()):
+        if words(pair.chosen) == words(pair.rejected):
             raise BadInput(f"{where}: rejected: is the same text as chosen; leave the line out where neither is better")
         if pair.brief is not None:
-            texts = (pair.brief.model_dump_json(), *sorted((pair.chosen, pair.rejected)))
-            if texts in seen:
-                raise BadInput(f"{where}: compares the same two texts as {seen[texts]}; keep one of them")
-            seen[texts] = where
+            key = compared(pair.brief, pair.chosen, pair.rejected)
+            if key in seen:
+                raise BadInput(f"{where}: compares the same two texts as {seen[key]}; keep one of them")
+            seen[key] = where
         pairs.append(pair)
     return pairs
+
+
+def compared(brief: Brief, *texts: str) -> tuple[str, ...]:
+    """What makes a comparison of two texts for a brief another one: neither their order nor whitespace."""
+    return (brief.model_dump_json(), *sorted(map(words, texts)))
+
+
+def words(text: str) -> str:
+    """What makes texts different ones."""
+    return " ".join(text.split())
 
 
 def check_apart(parts: Mapping[str, Iterable[Brief]], data: Path, world: World) -> None:

@@ -60,13 +60,16 @@ class Judge:
         """Fits the judge on the corpus's validation scenarios.
 
         Args:
-            data_dir: folder of public data; where it has SPAM, that is used.
+            data_dir: folder of public data with SPAM; None is a judge that knows no spam.
+
+        Raises:
+            BadInput: `data_dir` has no such file, or it is none.
         """
-        world = world or load_world()
+        spam, world = _spam_odds(data_dir), world or load_world()
         messages = make_corpus(seed, world).valid
         # What the features count and what they are weighed on are different texts, or every text would look familiar.
         counted, weighed = messages[::2], messages[1::2]
-        features = FeatureMaker.learn(counted, weighed, world, _spam_odds(data_dir))
+        features = FeatureMaker.learn(counted, weighed, world, spam)
         pairs = judge_pairs(weighed, world, seed)
         difference = _differences(features, pairs)
         sign = np.where(np.arange(len(pairs)) % 2, 1.0, -1.0)
@@ -115,8 +118,10 @@ def _differences(features: FeatureMaker, pairs: Sequence[Preference]) -> NDArray
 
 
 def _spam_odds(folder: Path | None) -> WordOdds | None:
-    if folder is None or not (folder / SPAM).exists():
+    if folder is None:
         return None
+    if not (folder / SPAM).is_file():
+        raise BadInput(f"{folder}: has no {SPAM}; name a folder that has it, or leave out --public")
     raw = read_csv(folder / SPAM)
     if missing := {"label", "text"} - set(raw.cells.columns):
         raise BadInput(f"{raw.path}: has no column {min(missing)!r}; expected label and text")

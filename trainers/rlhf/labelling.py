@@ -17,7 +17,7 @@ from churnsaver.domain.world import Frozen, World
 from churnsaver.domain.writing import conversation
 from churnsaver.errors import BadInput
 from churnsaver.jsonl import mended
-from trainers.rlhf.checks import check_brief, check_text, read_preferences
+from trainers.rlhf.checks import check_brief, check_text, compared, read_preferences, words
 from trainers.rlhf.examples import Preference, Text, numbered_jsonl
 
 KIND, TIE = "reviewers", "tie"
@@ -37,7 +37,7 @@ class Comparison:
     @property
     def key(self) -> tuple[str, ...]:
         """The same in either order and with other whitespace."""
-        return _key(self.brief, self.first, self.second)
+        return compared(self.brief, self.first, self.second)
 
 
 class Candidate(Frozen):
@@ -66,7 +66,7 @@ def comparisons_of_messages(path: Path, world: World, seed: int) -> list[Compari
         where = f"{path}, line {number}"
         check_brief(message.brief, world, where)
         check_text(message.text, where, "text")
-        by_brief[message.brief.model_dump_json()][_words(message.text)] = message
+        by_brief[message.brief.model_dump_json()][words(message.text)] = message
     rng = Random(seed)  # noqa: S311 - it decides what is compared
     found = []
     for messages in by_brief.values():
@@ -103,7 +103,7 @@ def label(
     for path in (out, ties):
         with mended(path):
             pairs = read_preferences(path, world) if path.exists() and path.stat().st_size else []
-            done |= {_key(pair.brief, pair.chosen, pair.rejected) for pair in pairs if pair.brief}
+            done |= {compared(pair.brief, pair.chosen, pair.rejected) for pair in pairs if pair.brief}
     waiting = list({comparison.key: comparison for comparison in comparisons if comparison.key not in done}.values())
     counts: Counter[str] = Counter()
     for i, comparison in enumerate(waiting, start=1):
@@ -175,15 +175,6 @@ def _shown(brief: Brief, a: str, b: str, seed: int) -> Comparison:
     first, second = sorted((a, b))
     comparison = Comparison(brief, first, second)
     return Comparison(brief, second, first) if _digest(comparison.key, seed)[-1] % 2 else comparison
-
-
-def _key(brief: Brief, *texts: str) -> tuple[str, ...]:
-    return (brief.model_dump_json(), *sorted(map(_words, texts)))
-
-
-def _words(text: str) -> str:
-    """What makes texts different ones, to `train rm` as well."""
-    return " ".join(text.split())
 
 
 def _append(path: Path, pair: Preference) -> None:

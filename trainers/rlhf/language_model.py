@@ -126,7 +126,7 @@ def open_base(folder: Path, quantization: Any = None) -> LoadedModel:
 
     Raises:
         BadInput: it cannot be read, was altered since it was prepared, has no chat template for our conversations,
-            no token to pad with, or pads with its end of text.
+            no token to pad with, pads with its end of text, or scales or caps its scores.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -141,7 +141,21 @@ def open_base(folder: Path, quantization: Any = None) -> LoadedModel:
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BadInput(f"{folder}: cannot be read as a causal language model ({_first_line(error)})") from None
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if not scores_by_its_head(model):
+        raise BadInput(
+            f"{folder}: a base of type {model.config.model_type} scales or caps the scores of its head, which SFT and "
+            "PPO do not; name another base in sft.yaml, such as one of type llama or qwen2"
+        )
     return LoadedModel(model, tokenizer, base.name, base.sha256)
+
+
+@torch.no_grad()
+def scores_by_its_head(model: Any) -> bool:
+    """Whether a model's logits are what its head makes of its decoder's states, as SFT and PPO compute them."""
+    ids = torch.arange(32, device=model.device)[None]
+    logits = model(input_ids=ids, use_cache=False).logits
+    found = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+    return torch.allclose(found.float(), logits.float(), rtol=0.0, atol=1e-3 * float(logits.abs().max()))
 
 
 def check_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -185,10 +199,23 @@ def prompt_ids(tokenizer: Any, brief: Brief, world: World) -> list[int]:
 
 @torch.no_grad()
 def round_adapter(model: PeftModel) -> None:
-    """Rounds what was trained to what `adapter_files` keeps, so that what is measured is what is kept."""
-    for parameter in model.parameters():
+    """Rounds what was trained to what `adapter_files` keeps.
+
+    Golden values are then of what is kept, and so are all figures of SFT and the reward model; PPO's were measured on
+    the way, before rounding.
+
+    Raises:
+        BadInput: a weight is beyond what can be kept.
+    """
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.copy_(parameter.to(KEPT))
+            rounded = parameter.to(KEPT)
+            if not rounded.isfinite().all():
+                raise BadInput(
+                    f"training diverged: {name} has a weight beyond {torch.finfo(KEPT).max:g}, or that is no number; "
+                    "lower learning_rate and train again"
+                )
+            parameter.copy_(rounded)
 
 
 def adapter_files(model: PeftModel, base: Base) -> dict[str, bytes]:

@@ -87,6 +87,7 @@ class Learner:
         snapshots: the adapter at each of the last looks, newest last.
         stopped: whether it was over-optimising; `policy` then is as it was before.
         seconds: that training took so far.
+        peak_memory_gb: the most that it held so far, in 10⁹ bytes.
     """
 
     policy: TextPolicy
@@ -99,6 +100,7 @@ class Learner:
     snapshots: list[dict[str, Tensor]] = field(default_factory=list)
     stopped: bool = False
     seconds: float = 0.0
+    peak_memory_gb: float = 0.0
 
 
 def new_learner(policy: TextPolicy, settings: PpoTextSettings, seed: int) -> Learner:

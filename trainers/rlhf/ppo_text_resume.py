@@ -17,10 +17,10 @@ from safetensors.torch import save
 from churnsaver.errors import BadInput
 from trainers.rlhf.over_optimisation import Check
 from trainers.rlhf.ppo_text import Iteration, Learner
-from trainers.rlhf.resumable import damaged, read_state
+from trainers.rlhf.resumable import anew, damaged, read_state
 
 STATE = "state.safetensors"
-HEADER = ("follows_from", "rng", "kl_coefficient", "history", "checks", "stopped", "seconds")
+HEADER = ("follows_from", "rng", "kl_coefficient", "history", "checks", "stopped", "seconds", "peak_memory_gb")
 
 
 def save_learner(path: Path, learner: Learner, follows_from: Mapping[str, str]) -> None:
@@ -33,6 +33,7 @@ def save_learner(path: Path, learner: Learner, follows_from: Mapping[str, str]) 
         "checks": [asdict(check) for check in learner.checks],
         "stopped": learner.stopped,
         "seconds": learner.seconds,
+        "peak_memory_gb": learner.peak_memory_gb,
     }
     staged = path.with_suffix(".partial")
     try:
@@ -58,7 +59,7 @@ def restore_learner(path: Path, learner: Learner, follows_from: Mapping[str, str
     if changed := [name for name, value in follows_from.items() if begun_from.get(name) != value]:
         raise BadInput(
             f"{path}: belongs to a training that differs in {', '.join(changed)}; restore what it was trained with, "
-            "or leave out --resume to train anew"
+            f"{anew(path.parent)}"
         )
     try:
         _put_back(learner, tensors)
@@ -69,6 +70,7 @@ def restore_learner(path: Path, learner: Learner, follows_from: Mapping[str, str
         raise damaged(path) from None
     learner.controller.coefficient = header["kl_coefficient"]
     learner.stopped, learner.seconds = header["stopped"], header["seconds"]
+    learner.peak_memory_gb = header["peak_memory_gb"]
 
 
 def _tensors(learner: Learner) -> dict[str, torch.Tensor]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +39,6 @@ from trainers.rlhf.training_report import training_folder
 from trainers.rlhf.win_rate import Scorer
 
 KL_TOLERANCE = 0.2  # of the target, for the mean of the last third of iterations
-MAX_MESSAGE_TOKENS = 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,21 @@ def read_task(data: Path | None, seed: int, world: World) -> Task:
 
 def _once(briefs: Sequence[Brief]) -> list[Brief]:
     return list({brief.model_dump_json(): brief for brief in briefs}.values())
+
+
+def check_room(approved: Sequence[WrittenMessage], tokenizer: Any, max_tokens: Mapping[str, int]) -> None:
+    """BadInput where an approved text is longer than a draft of its channel may get: none like it would ever end."""
+    texts = tokenizer([message.text for message in approved], add_special_tokens=False).input_ids
+    longest: Counter[str] = Counter()
+    for message, ids in zip(approved, texts, strict=True):
+        longest[message.brief.channel] = max(longest[message.brief.channel], len(ids) + 1)  # and its end
+    for channel, tokens in sorted(longest.items()):
+        if tokens > max_tokens[channel]:
+            raise BadInput(
+                f"the longest approved {channel} text has {tokens} tokens with its end, and a draft has "
+                f"{max_tokens[channel]} at most, so that none as long would ever end; raise max_tokens.{channel} in "
+                "ppo_text.yaml, or shorten the text"
+            )
 
 
 def open_policy(loaded: LoadedModel, sft: Checkpoint, settings: PpoTextSettings) -> TextPolicy:
@@ -143,6 +159,7 @@ def train_text_policy(
         raise SettingsError(f"ppo_text.yaml: max_tokens: has no {missing[0]}; every channel of env.yaml needs a number")
     say("opening the base model")
     loaded = open_base(base)
+    check_room(task.approved, loaded.tokenizer, settings.max_tokens)
     set_seed(seed)
     policy = open_policy(loaded, sft, settings)
     learner = new_learner(policy, settings, seed)
@@ -151,7 +168,7 @@ def train_text_policy(
     earnings = Earnings(reward, ShieldFilter.of(world), bands, settings.reward)
     training = training_folder(out)
     data_sha256 = sha256_of([*task.briefs, *task.held_out, *task.approved, *task.unseen])
-    unseen = examples_of(task.unseen[:GOLDEN_MESSAGES], loaded, world, MAX_MESSAGE_TOKENS)
+    unseen = examples_of(task.unseen[:GOLDEN_MESSAGES], loaded, world)
     follows_from = fingerprints(
         {"the settings (ppo_text.yaml)": settings, "the preset (ppo_text.yaml)": preset, "the world (env.yaml)": world},
         **{
@@ -167,6 +184,7 @@ def train_text_policy(
     board = TextTensorBoard(training, len(learner.history))
 
     def keep(learner: Learner) -> None:
+        learner.peak_memory_gb = max(learner.peak_memory_gb, peak_memory_gb())
         board.write(learner)
         if len(learner.history) % settings.save_every == 0:
             save_learner(training / STATE, learner, follows_from)
@@ -233,7 +251,7 @@ def measured(learner: Learner, settings: PpoTextSettings) -> tuple[dict[str, flo
         "iterations": float(len(learner.history)),
         "stopped": float(learner.stopped),
         "hours": learner.seconds / 3600.0,
-        "peak_memory_gb": peak_memory_gb(),
+        "peak_memory_gb": learner.peak_memory_gb,
     }
     gate = Gate.of(
         (kept.proxy > first.proxy, f"reward on held-out briefs {kept.proxy:.3f}, the SFT writer has {first.proxy:.3f}"),

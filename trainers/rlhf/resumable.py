@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import resource
 import shutil
@@ -101,7 +102,13 @@ def read_state(path: Path, *names: str) -> tuple[dict[str, torch.Tensor], dict[s
 
 def damaged(path: Path) -> BadInput:
     """The error of a state that cannot be gone on from."""
-    return BadInput(f"{path}: is truncated or altered; leave out --resume to train anew")
+    folder = next(folder for folder in path.parents if not folder.name.startswith("checkpoint-"))
+    return BadInput(f"{path}: is truncated or altered; {anew(folder)}")
+
+
+def anew(folder: Path) -> str:
+    """How to train anew; `make train-rlhf` resumes by itself where there is a state."""
+    return f"leave out --resume to train anew, or delete {folder}"
 
 
 class _Report(TrainerCallback):
@@ -156,11 +163,11 @@ def begin(training: Path, follows_from: Mapping[str, str], *, resume: bool) -> N
     try:
         begun_from = TypeAdapter(dict[str, str]).validate_json((training / FOLLOWS).read_bytes())
     except (OSError, ValueError):
-        raise BadInput(f"{training}: there is no training to resume; leave out --resume to start one") from None
+        raise BadInput(f"{training}: there is no training to resume; {anew(training)}") from None
     if changed := [name for name, value in follows_from.items() if begun_from.get(name) != value]:
         raise BadInput(
             f"{training}: belongs to a training that differs in {', '.join(changed)}; restore what it was trained "
-            "with, or leave out --resume to train anew"
+            f"with, {anew(training)}"
         )
 
 
@@ -214,6 +221,15 @@ def multiplies_bfloat16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
     return any(torch.cpu.get_capabilities().get(units) for units in ("avx512_bf16", "amx_bf16"))
+
+
+def check_one_device() -> None:
+    """BadInput where several GPUs or processes would train: SFT's own loss is not gathered over them."""
+    if torch.cuda.device_count() > 1 or os.environ.get("WORLD_SIZE", "1") != "1":
+        raise BadInput(
+            "training is on one GPU and in one process, and several are visible or started here; set "
+            "CUDA_VISIBLE_DEVICES to one GPU, such as 0, and leave out torchrun or accelerate launch"
+        )
 
 
 def arguments(training: Path, seed: int, save_every: int) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.reward.encoding import PairEncoder
@@ -58,20 +57,6 @@ def preferences(
                 "offer, tone and channel); compare some more"
             )
     return Pairs(**parts)
-
-
-def check_pairs(pairs: Sequence[Preference]) -> None:
-    """BadInput where nothing can be learned from the pairs: none, the same twice, or no difference."""
-    if not pairs:
-        raise BadInput("there are no preferences to train on; expected pairs of a chosen and a rejected text")
-    seen: set[tuple[Brief | None, str, str]] = set()
-    for pair in pairs:
-        if pair.chosen == pair.rejected:
-            raise BadInput(f"a preference has the same text as chosen and rejected: {pair.chosen[:60]!r}; leave it out")
-        key = (pair.brief, pair.chosen, pair.rejected)
-        if key in seen and pair.brief is not None:  # two headlines in two tests are two observations
-            raise BadInput(f"a preference is there twice: {pair.chosen[:60]!r} over {pair.rejected[:60]!r}; keep one")
-        seen.add(key)
 
 
 def bootstrap(pairs: Sequence[Preference], count: int, seed: int) -> list[Preference]:

@@ -32,8 +32,17 @@ from trainers.rlhf.encoders import backend, open_encoder
 from trainers.rlhf.examples import sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files, round_adapter
 from trainers.rlhf.lora import Count, LoraSettings, new_adapter
-from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
-from trainers.rlhf.reward_data import Pairs, bootstrap, check_pairs, of_like_length, tokenised
+from trainers.rlhf.resumable import (
+    OnStep,
+    StateAsData,
+    arguments,
+    begin,
+    check_one_device,
+    fingerprints,
+    latest_state,
+    run,
+)
+from trainers.rlhf.reward_data import Pairs, bootstrap, of_like_length, tokenised
 from trainers.rlhf.reward_scores import Floats, fitted_temperature, golden_cases, pair_scores
 from trainers.rlhf.training_report import training_folder, write_loss_report
 
@@ -128,7 +137,7 @@ def train_rm(
         base: the folder of the encoder.
         command: what was typed, for the model card.
     """
-    check_pairs(pairs.train)
+    check_one_device()
     if not (held_out := [pair for pair in pairs.valid if pair.brief is not None]):
         raise BadInput("no held-out preference has a brief, so scores cannot be calibrated; add pairs with briefs")
     data_sha256 = sha256_of(pairs.train)

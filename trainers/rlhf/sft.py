@@ -27,7 +27,16 @@ from trainers.rlhf.checks import check_apart, read_approved
 from trainers.rlhf.examples import WrittenMessage, sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files, open_base, prompt_ids, round_adapter
 from trainers.rlhf.lora import LoraSettings, new_adapter
-from trainers.rlhf.resumable import OnStep, StateAsData, arguments, begin, fingerprints, latest_state, run
+from trainers.rlhf.resumable import (
+    OnStep,
+    StateAsData,
+    arguments,
+    begin,
+    check_one_device,
+    fingerprints,
+    latest_state,
+    run,
+)
 from trainers.rlhf.training_report import training_folder, write_loss_report
 from trainers.rlhf.writing_figures import Example, mean_log_probs, perplexity, slot_accuracy
 
@@ -85,7 +94,7 @@ class SftSettings(Frozen):
     max_tokens: Count
     batch_size: Count
     learning_rate: Annotated[float, Field(gt=0)]
-    warmup_share: Fraction
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
     save_every: Count
     draft_tokens: Count
     min_slot_accuracy: Fraction
@@ -98,16 +107,16 @@ class _Trainer(StateAsData, SFTTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Mean cross-entropy of the texts' tokens, in nats.
 
-        TRL's own also measures entropies, computes all logits again on the way back, and a gradient of the frozen
-        vocabulary: more than half of a step on two cores.
+        On a CPU, TRL's own also computes the logits of prompts and padding, all of them again on the way back, and
+        entropies (docs/adr/0021 has its time and ours).
         """
         base = self.model.get_base_model()
         follows = inputs["labels"][:, 1:]
         of_text = follows != IGNORED
+        # Packed texts have positions in place of a mask: each attends to itself alone.
+        read = {name: value for name, value in inputs.items() if name != "labels"}
         with self.accelerator.autocast():
-            states = base.get_decoder()(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-            ).last_hidden_state
+            states = base.get_decoder()(**read, use_cache=False).last_hidden_state
             logits = base.get_output_embeddings()(states[:, :-1][of_text])
         nats = torch.nn.functional.cross_entropy(logits.float(), follows[of_text], reduction="sum")
         loss: torch.Tensor = nats / (of_text.sum() if num_items_in_batch is None else num_items_in_batch)
@@ -146,11 +155,11 @@ def quantized(settings: SftSettings) -> Any:
     )
 
 
-def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: World, limit: int) -> list[Example]:
+def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: World) -> list[Example]:
     """Token ids of each message's brief, and of its text with the end of text.
 
     Raises:
-        BadInput: one is longer than `limit` tokens, so that its end would be lost, or holds what ends a text.
+        BadInput: a text holds what ends one.
     """
     examples = []
     for message in messages:
@@ -161,13 +170,24 @@ def examples_of(messages: Sequence[WrittenMessage], loaded: LoadedModel, world: 
                 f"the message {message.text[:40]!r}… holds {loaded.tokenizer.decode(min(special))!r}, which is no text "
                 "to this base model but an end or a turn; take it out"
             )
-        if len(prompt) + len(text) > limit:
-            raise BadInput(
-                f"the message {message.text[:40]!r}… has {len(prompt) + len(text)} tokens with its brief, and would "
-                f"lose its end; shorten it or raise max_tokens ({limit}) in sft.yaml"
-            )
         examples.append(Example(prompt, text))
     return examples
+
+
+def check_lengths(messages: Sequence[WrittenMessage], examples: Sequence[Example], settings: SftSettings) -> None:
+    """BadInput names a message that is longer than what is trained on, or than a draft may get."""
+    for message, example in zip(messages, examples, strict=True):
+        tokens, whole = len(example.text), len(example.prompt) + len(example.text)
+        if whole > settings.max_tokens:
+            raise BadInput(
+                f"the message {message.text[:40]!r}… has {whole} tokens with its brief, and would lose its end; "
+                f"shorten it or raise max_tokens ({settings.max_tokens}) in sft.yaml"
+            )
+        if tokens > settings.draft_tokens:
+            raise BadInput(
+                f"the message {message.text[:40]!r}… has {tokens} tokens, and a draft as long would be cut off where "
+                f"its slots are counted; shorten it or raise draft_tokens ({settings.draft_tokens}) in sft.yaml"
+            )
 
 
 def train_sft(
@@ -191,13 +211,15 @@ def train_sft(
         data: the folder that `data messages` wrote.
         command: what was typed, for the model card.
     """
+    check_one_device()
     quantization = quantized(settings)
     say("reading the messages")
     everything, held_out = messages(data, world)
     read, held_out = sample(everything, preset.texts, seed), sample(held_out, preset.held_out, seed)
     say("opening the base model")
     loaded = open_base(base, quantization)
-    rows, unseen = (examples_of(part, loaded, world, settings.max_tokens) for part in (read, held_out))
+    rows, unseen = (examples_of(part, loaded, world) for part in (read, held_out))
+    check_lengths([*read, *held_out], [*rows, *unseen], settings)
     data_sha256 = sha256_of(read)
     training = training_folder(out)
     follows_from = fingerprints(
@@ -289,7 +311,7 @@ def _trainer(
         num_train_epochs=preset.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup_share * steps),
+        warmup_steps=settings.warmup_share,  # transformers takes less than 1 as a share, of packed rows as well
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, min(10, steps // 20)),
     )

@@ -3,8 +3,9 @@
 - The ensemble's mean less k standard deviations: where its members disagree, drafts are unlike what they were trained
   on, and that is where a policy finds what only looks good (Coste et al. 2023, "Reward Model Ensembles Help Mitigate
   Overoptimization", https://arxiv.org/abs/2310.02743; their uncertainty-weighted optimisation, with its square root).
-- The shield's rules are no preference: a draft that they stop earns the floor, and no other draft less than that.
-- A draft that never ended loses a fixed penalty besides (Ziegler et al. 2019; TRL's `missing_eos_penalty`).
+- The shield's rules are no preference: a draft that they stop earns the floor, and no draft that ended less.
+- A draft that never ended loses a fixed penalty besides, stopped or not (Ziegler et al. 2019; `missing_eos_penalty` of
+  TRL).
 - Length has a band by channel, from the texts that people approved, and words outside it cost. A band, not the
   residual of the reward on length: with some dozen drafts an iteration that slope is noise, and a band says to a
   person what is wanted.
