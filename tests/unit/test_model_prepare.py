@@ -182,12 +182,14 @@ def shipped() -> dict[str, Checkpoint]:
 
 
 def test_what_is_shipped_is_small_and_good_enough() -> None:
-    """In the repository, adapters may take 10 MB together; each passed its trainer's gate."""
-    for checkpoint in shipped().values():
+    """In the repository, what serves may take 10 MB together, and what it is compared with 2; each passed its gate."""
+    sizes = {}
+    for name, checkpoint in shipped().items():
         assert checkpoint.manifest.gate is not None
         assert checkpoint.manifest.gate.passed
-    files = [path for checkpoint in shipped().values() for path in checkpoint.path.rglob("*")]
-    assert sum(path.stat().st_size for path in files) <= 10_000_000
+        sizes[name] = sum(path.stat().st_size for path in checkpoint.path.rglob("*"))
+    assert sizes["writer"] + sizes["reward"] <= 10_000_000
+    assert sizes.get("sft", 0) <= 2_000_000
 
 
 def test_what_is_shipped_belongs_together() -> None:
