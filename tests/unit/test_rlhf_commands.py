@@ -245,14 +245,17 @@ def test_nothing_of_another_file_is_lost(tmp_path: Path, last: str) -> None:
 
 
 def test_texts_that_differ_by_whitespace_alone_are_not_compared(tmp_path: Path) -> None:
-    """Such a pair could be read by nothing; two pairs that differ so are one."""
+    """Such a pair could be read by nothing; two pairs that differ so are one, in one file and in two."""
     brief, file, out = briefs(load_world(), "test")[0], tmp_path / "texts.jsonl", tmp_path / "o.jsonl"
     write_jsonl(file, [WrittenMessage(brief=brief, text=text) for text in (TEXT, TEXT.replace(" ", "  "))])
     with pytest.raises(BadInput, match="no two different texts for one brief"):
         run("label", "--messages", file, "--out", out)
     pairs = [Preference(brief=brief, chosen=chosen, rejected="Act now!") for chosen in (TEXT, f"{TEXT}\n")]
     write_jsonl(file, pairs)
-    assert run("label", "--pairs", file, "--out", out, stdin="1\n1\n")["labelled"] == 1
+    with pytest.raises(BadInput, match="line 2: compares the same two texts as .*line 1"):
+        run("label", "--pairs", file, "--out", out)
+    write_jsonl(file, pairs[:1])
+    assert run("label", "--pairs", file, "--out", out, stdin="1\n")["labelled"] == 1
     write_jsonl(file, pairs[1:])
     assert run("label", "--pairs", file, "--out", out, stdin="1\n")["labelled"] == 0
     assert len(read_preferences(out, load_world())) == 1
