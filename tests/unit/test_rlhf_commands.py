@@ -252,7 +252,7 @@ def test_texts_that_differ_by_whitespace_alone_are_not_compared(tmp_path: Path) 
         run("label", "--messages", file, "--out", out)
     pairs = [Preference(brief=brief, chosen=chosen, rejected="Act now!") for chosen in (TEXT, f"{TEXT}\n")]
     write_jsonl(file, pairs)
-    with pytest.raises(BadInput, match="line 2: compares the same two texts as .*line 1"):
+    with pytest.raises(BadInput, match=r"line 2: compares the same two texts as .*line 1"):
         run("label", "--pairs", file, "--out", out)
     write_jsonl(file, pairs[:1])
     assert run("label", "--pairs", file, "--out", out, stdin="1\n")["labelled"] == 1
