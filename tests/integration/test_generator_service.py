@@ -187,7 +187,7 @@ async def test_the_real_engine_writes_drafts_that_the_rules_pass(real_engine: In
     for channel in ("email", "sms", "push"):
         brief = domain_brief().model_copy(update={"channel": channel})
         texts = await real_engine.write(asked(channel), 12, 42)
-        # Of a hundred, 88 do (README); int8 says something else on each kind of processor.
+        # Most do, and int8 says something else on each kind of processor: no exact count would hold.
         assert sum(each.ended and rules.passes(brief, each.text) for each in texts) >= 8
         assert len({each.text for each in texts}) >= 8
         assert all(each.text.startswith(SUBJECT) == (channel == "email") for each in texts)
