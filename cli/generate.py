@@ -176,4 +176,5 @@ def _written(address: str, path: Path, wanted: list[tuple[int, Brief]], done: in
                 bar.advance(task)
                 yield message
         finally:
+            channel.close()  # ends what is still asked for
             pool.shutdown(cancel_futures=True)

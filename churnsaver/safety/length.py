@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from churnsaver.domain.message import SLOT_PATTERN
@@ -67,14 +66,25 @@ def subject_length(subject: Subject) -> Iterator[Finding]:
 def segments(text: str) -> int:
     """SMS that carry `text`: 160 places of GSM-7 or 70 UTF-16 units, 153 or 67 where several are joined (TS 23.040).
 
+    No character is split between two of them.
+
     >>> segments("x" * 160), segments("x" * 161), segments("ł" + "x" * 69), segments("€" * 80)
     (1, 2, 1, 1)
+    >>> segments("x" * 152 + "€" + "x" * 152)
+    3
     """
     if all(ch in _GSM_7 or ch in _GSM_7_EXTENSION for ch in text):
-        places, alone, joined = len(text) + sum(ch in _GSM_7_EXTENSION for ch in text), 160, 153
+        sizes, alone, joined = [1 + (ch in _GSM_7_EXTENSION) for ch in text], 160, 153
     else:
-        places, alone, joined = len(text.encode("utf-16-le")) // 2, 70, 67
-    return 1 if places <= alone else math.ceil(places / joined)
+        sizes, alone, joined = [1 + (ord(ch) > 0xFFFF) for ch in text], 70, 67
+    if sum(sizes) <= alone:
+        return 1
+    needed, places = 1, 0
+    for size in sizes:
+        if places + size > joined:
+            needed, places = needed + 1, 0
+        places += size
+    return needed
 
 
 def _as_filled(subject: Subject) -> str:

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
-from churnsaver.message_counts import OPTED_OUT, USES
+from churnsaver.message_counts import OPTED_OUT, USES, MessageCounts
 from churnsaver.settings import GeneratorSettings
 from churnsaver.tasks import stop_tasks
 from services.generator import metrics
@@ -79,7 +79,9 @@ class Bank:
         self._own = self._new_shelf()
         self._former = former._serving if former else None
         self._store = Store(redis, self.version)
-        self._evidence, self._weighed = Evidence(), 0
+        # What was weighed before is forgotten with this process: one look more than GROWTH allows is little.
+        self._evidence: Evidence = former._evidence if former else Evidence()
+        self._weighed = 0
         self._filler = Filler(
             settings.bank, self.prompts, engine, reward, review, self._judgements, seed=seed, clock=clock
         )
@@ -126,8 +128,8 @@ class Bank:
         new = self._own if self._former is not None else None
         return list_entries(self.wanted, self._serving, new, self._judgements)
 
-    async def counts(self, message_ids: list[str]) -> list[dict[str, int]]:
-        """What is counted of messages, see `churnsaver.message_counts`; StoreUnavailable while Redis is away."""
+    async def counts(self, message_ids: list[str]) -> list[MessageCounts]:
+        """What is counted of messages; StoreUnavailable while Redis is away."""
         return await self._store.counts(message_ids)
 
     async def judge(self, message_id: str, verdict: Verdict, *, by: str, reason: str) -> bool:
@@ -139,7 +141,7 @@ class Bank:
         for field, value in (("by", by), ("reason", reason)):
             if not value.strip():
                 raise BadInput(f"{field} is empty; say who decides and why, everyone who asks is told")
-        brief, draft = self._brief_and_draft(message_id)
+        brief, draft = await self._brief_and_draft(message_id, verdict)
         if (before := self._judgements.get(message_id)) and before.verdict is Verdict.RETIRED:
             if verdict is Verdict.APPROVED:
                 raise BadInput(f"{message_id} was retired by {before.by} ({before.reason}), and stays so")
@@ -147,13 +149,20 @@ class Bank:
         self._decide(Judgement(message_id, verdict, by, reason, self._clock(), brief, draft), why="person")
         return await self._tell()
 
-    def _brief_and_draft(self, message_id: str) -> tuple[str, str]:
+    async def _brief_and_draft(self, message_id: str, verdict: Verdict) -> tuple[str, str]:
         for shelf in (self._own, self._serving):
             if (found := shelf.find(message_id)) is not None:
                 return found[0], found[1].draft
         if (before := self._judgements.get(message_id)) is not None:
             return before.brief, before.draft
+        if verdict is Verdict.RETIRED and await self._was_used(message_id):
+            return "", ""  # nobody knows its words any more, but contacts may be booked with it
         raise BadInput(f"the bank has no message {message_id[:40]!r}; `churn-saver bank list` shows them")
+
+    async def _was_used(self, message_id: str) -> bool:
+        with contextlib.suppress(StoreUnavailable):
+            return any(counts.total for counts in await self._store.counts([message_id]))
+        return False
 
     def _decide(self, judgement: Judgement, *, why: str) -> None:
         self._hear(judgement)
@@ -192,10 +201,15 @@ class Bank:
             await self._follow()
         self._show()
 
-    async def run(self) -> None:
-        """Follows the other replicas, and fills the bank when it is this one's turn; until cancelled."""
+    async def run(self, may_write: asyncio.Event) -> None:
+        """Follows the other replicas, and once it may write fills the bank in its turns; until cancelled."""
         await self._take_turns()
-        steps = ((self._follow, NEWS_S), (self._keep_up, UPKEEP_S), (self._fill, 0.0))
+
+        async def fill() -> None:
+            await may_write.wait()
+            await self._fill()
+
+        steps = ((self._follow, NEWS_S), (self._keep_up, UPKEEP_S), (fill, 0.0))
         tasks = [asyncio.create_task(_forever(step, pause_s)) for step, pause_s in steps]
         try:
             await asyncio.gather(*tasks)
@@ -291,8 +305,8 @@ class Bank:
         self._weighed = self._weighed + BATCH if some else 0
         counted = iter(await self._store.counts([each.message_id for _, messages in some for each in messages]))
         for key, messages in some:
-            counts = {each.message_id: _opt_outs(next(counted)) for each in messages}
-            if (found := self._evidence.against(key, counts)) is not None:
+            by_day = {each.message_id: _opt_outs(next(counted)) for each in messages}
+            if (found := self._evidence.against(key, by_day)) is not None:
                 draft = next(each.draft for each in messages if each.message_id == found.message_id)
                 judgement = Judgement(
                     found.message_id, Verdict.RETIRED, EVIDENCE, found.reason, self._clock(), key, draft
@@ -376,5 +390,5 @@ async def _forever(step: Callable[[], Awaitable[None]], pause_s: float) -> None:
         await asyncio.sleep(pause_s)
 
 
-def _opt_outs(counted: dict[str, int]) -> Counts:
-    return Counts(counted.get(USES, 0), counted.get(OPTED_OUT, 0))
+def _opt_outs(counted: MessageCounts) -> dict[int, Counts]:
+    return {day: Counts(counts.get(USES, 0), counts.get(OPTED_OUT, 0)) for day, counts in counted.by_day.items()}

@@ -147,11 +147,14 @@ class Shift:
         former, self._on_duty = self._on_duty, self._prepared
         if self._filling is not None:
             await stop_tasks([self._filling])
-        if former is not None:
-            # First, for CTranslate2 has one seed for all engines of a process.
-            await former.engine.close()
+        may_write = asyncio.Event()
         if self._on_duty is not None:
-            self._filling = asyncio.create_task(_keep_bank(self._on_duty))
+            self._filling = asyncio.create_task(_keep_bank(self._on_duty, may_write))
+        try:
+            if former is not None:
+                await former.engine.close()
+        finally:
+            may_write.set()
 
     async def end(self) -> None:
         """Nobody writes any more."""
@@ -176,10 +179,20 @@ def check_books(books: Mapping[str, MessageBook], languages: Iterable[str]) -> N
             )
 
 
-async def _keep_bank(writer: Writer) -> None:
+async def _keep_bank(writer: Writer, may_write: asyncio.Event) -> None:
+    """Follows what is decided about messages at once, and writes some when it may.
+
+    Args:
+        may_write: set when the former engine has ended, for CTranslate2 has one seed for all engines of a process.
+    """
+
+    async def warm_up() -> None:
+        await may_write.wait()
+        await writer.warm_up()
+
     try:
         await writer.bank.load()
-        tasks = [asyncio.create_task(each) for each in (writer.warm_up(), writer.bank.run())]
+        tasks = [asyncio.create_task(each) for each in (warm_up(), writer.bank.run(may_write))]
         try:
             await asyncio.gather(*tasks)
         finally:

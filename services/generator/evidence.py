@@ -50,8 +50,13 @@ class Evidence:
         # By brief: between which messages was weighed, and how many opt-outs they had drawn.
         self._weighed: dict[str, tuple[frozenset[str], int]] = {}
 
-    def against(self, brief: str, counts: Mapping[str, Counts]) -> Finding | None:
-        """The message of a brief that draws more opt-outs than its siblings, where that is probable enough."""
+    def against(self, brief: str, by_day: Mapping[str, Mapping[int, Counts]]) -> Finding | None:
+        """The message of a brief that draws more opt-outs than its siblings, where that is probable enough.
+
+        Args:
+            by_day: for each message, of the contacts that were booked on a day.
+        """
+        counts = since_all_were_used(by_day)
         everybody = sum(counts.values(), Counts())
         if everybody.opted_out < max(GROWTH * self._weighed_before(brief, counts, everybody), 1):
             return None
@@ -75,6 +80,22 @@ class Evidence:
         weighed = min(opted_out, everybody.opted_out) if messages == counts.keys() else 0  # less: Redis lost counts
         self._weighed[brief] = frozenset(counts), weighed
         return weighed
+
+
+def since_all_were_used(by_day: Mapping[str, Mapping[int, Counts]]) -> dict[str, Counts]:
+    """What is counted of the contacts since the last of the messages came into use, but for those never used.
+
+    Opt-outs come days after their contacts: of two equals, the one that was used before the other would look worse.
+    """
+    began = {
+        message: min(used)
+        for message, days in by_day.items()
+        if (used := [day for day, counts in days.items() if counts.uses > 0])
+    }
+    since = max(began.values(), default=0)
+    return {
+        message: sum((counts for day, counts in by_day[message].items() if day >= since), Counts()) for message in began
+    }
 
 
 def p_more_opt_outs(own: Counts, siblings: Counts) -> float:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -30,6 +32,27 @@ REVIEW_TIMEOUT_S = 0.05
 QUOTED = 40  # characters of what a caller sent: an answer has no room for all of it
 # Of the time left, at least: a machine that is busy for seconds is late by more than one that is for milliseconds.
 ANSWER_S, ANSWER_SHARE = 0.02, 0.05
+FORGET_S = 5.0
+
+
+class Lately:
+    """How long something took when it was last done; nothing where that is long ago, so that somebody finds out."""
+
+    def __init__(self) -> None:
+        self._took_s, self._at = 0.0, -math.inf
+
+    @property
+    def took_s(self) -> float:
+        return self._took_s if time.monotonic() - self._at < FORGET_S else 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._at = time.monotonic()
+            self._took_s = self._at - started
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +65,7 @@ class Writer:
     engine: Engine
     reward: Reward
     review: DraftReview
+    judging: Lately = field(default_factory=Lately)
 
     async def write(self, brief: Brief, seed: int, time_left_s: float) -> pb.GenerateResponse:
         """A slotted draft for `brief` within `time_left_s`, in the language of the answer.
@@ -80,14 +104,15 @@ class Writer:
         """Writes once for nobody, so that the engine's speed is known before the first request."""
         try:
             await self.engine.write(next(iter(self.bank.prompts)), SMALL_WRITE, seed=0)
-        except EngineFailed as error:
-            log.warning("engine.cold", reason=str(error))
+        except Exception as error:  # the bank's work goes on beside it
+            log.warning("engine.cold", reason=repr(error))
 
     async def _write_now(self, brief: Brief, seed: int, time_left_s: float) -> str | None:
         """A draft that the model writes for this request, or None where the time or the text is not enough."""
         if brief.language not in self.bank.languages or self.bank.needs_approval:  # nobody has seen what it would write
             return None
-        if (expected_s := self.engine.expected_s) * MARGIN > time_left_s:
+        # Judging has no queue of its own that could be looked into: where too much is judged at once, it takes longer.
+        if (expected_s := self.engine.expected_s + self.judging.took_s) * MARGIN > time_left_s:
             metrics.ENGINE_FAILURES.labels(AWAY if math.isinf(expected_s) else "busy").inc()
             return None
         try:
@@ -107,18 +132,19 @@ class Writer:
         """The best of a small write that the shield passes."""
         with metrics.QUEUE_DEPTH.track_inprogress():
             candidates = await self.engine.write(prompt(brief, self.world), SMALL_WRITE, seed % 2**31)
-        for draft in await ranked_drafts(candidates, brief, self.reward):
-            if self.bank.is_retired(message_id(brief, draft)):
-                metrics.REJECTED.labels("retired").inc()
-                continue
-            if await self.review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S):
-                return draft
-            metrics.REJECTED.labels("shield").inc()
+        with self.judging.timed():
+            for draft in await ranked_drafts(candidates, brief, self.reward):
+                if self.bank.is_retired(message_id(brief, draft)):
+                    metrics.REJECTED.labels("retired").inc()
+                    continue
+                if await self.review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S):
+                    return draft
+                metrics.REJECTED.labels("shield").inc()
         return None
 
     def _known(self, brief: Brief) -> Brief:
         """The brief in a language that has approved texts; BadInput names what does not exist."""
-        for field, value, known in (
+        for name, value, known in (
             ("segment", brief.segment, SEGMENTS),
             ("offer", brief.offer, tuple(offer.id for offer in self.world.offers)),
             ("channel", brief.channel, tuple(self.world.channels)),
@@ -126,7 +152,7 @@ class Writer:
             ("reason", brief.reason, tuple(REASONS)),
         ):
             if value not in known:
-                raise BadInput(f"brief.{field} is {value[:QUOTED]!r}; expected one of {', '.join(known)}")
+                raise BadInput(f"brief.{name} is {value[:QUOTED]!r}; expected one of {', '.join(known)}")
         if (spoken := spoken_language(brief.language, self.books)) is None:
             metrics.LANGUAGE_FALLBACKS.inc()
         return brief.model_copy(update={"language": spoken or FALLBACK_LANGUAGE})

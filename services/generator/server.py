@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
 
 from churnsaver.domain.message import Brief
-from churnsaver.message_counts import USES
+from churnsaver.message_counts import USES, MessageCounts
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from services.generator.bank import Bank
@@ -65,12 +65,12 @@ async def _entries(bank: Bank, entries: Sequence[Entry]) -> list[pb.BankEntry]:
     try:
         counts = await bank.counts([entry.message_id for entry in entries])
     except StoreUnavailable:
-        counts = [{} for _ in entries]  # the messages can be shown all the same
+        counts = [MessageCounts() for _ in entries]  # the messages can be shown all the same
     return [_entry(*each) for each in zip(entries, counts, strict=True)]
 
 
-def _entry(entry: Entry, counts: Mapping[str, int]) -> pb.BankEntry:
-    message, judgement = entry.message, entry.judgement
+def _entry(entry: Entry, counted: MessageCounts) -> pb.BankEntry:
+    message, judgement, counts = entry.message, entry.judgement, counted.total
     return pb.BankEntry(
         message_id=entry.message_id,
         brief=pb.Brief(**entry.brief.model_dump()),

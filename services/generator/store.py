@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from churnsaver.message_counts import JUDGEMENTS, message_counts_key
+from churnsaver.message_counts import JUDGEMENTS, MessageCounts, message_counts_key, split_counts
 from services.generator import metrics
 from services.generator.message import BankMessage, Judgement, Verdict, id_of
 
@@ -27,6 +27,13 @@ log = structlog.get_logger()
 SERVED = "cs:bank:served"
 NEWS = "cs:bank:news"
 KEPT_NEWS = 10_000
+# Stores an approval, whatever is there, but for a retirement.
+APPROVE = """
+local there = redis.call('HGET', KEYS[1], ARGV[1])
+local read, judgement = pcall(cjson.decode, there or '')
+if read and type(judgement) == 'table' and judgement.verdict == 'retired' then return end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+"""
 # A version that no generator has looked at for so long is not coming back.
 KEPT_S = 30 * 24 * 3600
 LEASE_MS = 20_000
@@ -129,8 +136,11 @@ class Store:
         try:
             async with self._redis.pipeline(transaction=True) as pipe:
                 for judgement in judgements:
-                    set_field = pipe.hset if judgement.verdict is Verdict.RETIRED else pipe.hsetnx
-                    set_field(JUDGEMENTS, judgement.message_id, json.dumps(asdict(judgement)))
+                    said = judgement.message_id, json.dumps(asdict(judgement))
+                    if judgement.verdict is Verdict.RETIRED:
+                        pipe.hset(JUDGEMENTS, *said)
+                    else:
+                        pipe.eval(APPROVE, 1, JUDGEMENTS, *said)
                     pipe.xadd(NEWS, {"judged": judgement.message_id}, maxlen=KEPT_NEWS)
                 await pipe.execute()
         except OUTAGES as error:
@@ -172,16 +182,18 @@ class Store:
         there = set(found)
         return [name for name in names if name.encode() not in there]
 
-    async def counts(self, message_ids: Sequence[str]) -> list[dict[str, int]]:
-        """What is counted of each message, see `churnsaver.message_counts`; (message_ids,)."""
-        found: list[dict[str, int]] = []
+    async def counts(self, message_ids: Sequence[str]) -> list[MessageCounts]:
+        """What is counted of each message; (message_ids,)."""
+        found: list[MessageCounts] = []
         try:
             for some in _batches(message_ids):
                 async with self._redis.pipeline(transaction=False) as pipe:
                     for message_id in some:
                         pipe.hgetall(message_counts_key(message_id))
                     answers: list[dict[bytes, bytes]] = await pipe.execute()
-                found += [{_text(name): _count(count) for name, count in each.items()} for each in answers]
+                found += [
+                    split_counts({_text(name): _count(count) for name, count in each.items()}) for each in answers
+                ]
         except OUTAGES as error:
             raise _unavailable(error) from None
         return found

@@ -111,6 +111,8 @@ class VllmEngine:
 
     @property
     def expected_s(self) -> float:
+        if self._loading is not None and not self._loading.done():
+            return math.inf  # a server that was started anew gets the adapter first
         return self._server.expected_s
 
     async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:

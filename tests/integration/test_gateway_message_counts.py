@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from churnsaver.message_counts import message_counts_key
+from churnsaver.message_counts import message_counts_key, split_counts
 from services.gateway.ledger import Unsent
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body, serving_gateway
@@ -22,8 +23,13 @@ async def gateway(redis_instance: RedisServer, tmp_path: Path) -> AsyncIterator[
 
 
 async def counts(gateway: Gateway, message_id: str = "m-1") -> dict[str, int]:
+    """In all, which in these tests are those of today or yesterday."""
     found = await gateway.redis.hgetall(message_counts_key(message_id))
-    return {name.decode(): int(count) for name, count in found.items()}
+    counted = split_counts({name.decode(): int(count) for name, count in found.items()})
+    assert all(abs(day - time.time() // 86_400) <= 1 for day in counted.by_day)
+    by_name = [name for of_day in counted.by_day.values() for name in of_day]
+    assert counted.total == {name: sum(of_day.get(name, 0) for of_day in counted.by_day.values()) for name in by_name}
+    return counted.total
 
 
 async def retain(gateway: Gateway, customer: str = "c1", request_id: str = "r1") -> str:

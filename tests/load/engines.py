@@ -4,7 +4,8 @@ Each engine runs in a process of its own: how long it takes to load, how much me
 it writes for one prompt, alone and in batches; and, for our own, whether several requests are better written one after
 the other or together. Beside speed stands what the engine's arithmetic costs: the perplexity of held-out texts, and for
 our own how often a reward model prefers its drafts to those of the same model in float32, in pairs of drafts for one
-brief (ties count half; the interval is over briefs).
+brief (ties count half; the interval is over briefs). What vLLM's fp8 costs on a GPU is measured without one: its
+rounding is done in float32 here, which tells the perplexity and no speed.
 """
 
 from __future__ import annotations
@@ -40,8 +41,7 @@ from trainers.rlhf.language_model import load_adapter, open_base, prepare_base
 from trainers.rlhf.reward_model import RmSettings
 from trainers.rlhf.reward_serving import served_reward
 
-REFERENCE = "ctranslate2 float32"
-ENGINES = {"transformers float32": None, REFERENCE: "none", "ctranslate2 int8": "int8"}
+REFERENCE, ROUNDED = "ctranslate2 float32", "vllm fp8, its rounding alone"
 BATCHES = (1, 4, 16)
 ROUNDS, REQUESTS = 3, 8
 TEXTS, DRAFTS_PER_BRIEF = 128, 4
@@ -101,7 +101,8 @@ class CTranslate2:
 class Transformers:
     """The trainers' model, with the adapter merged."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fp8: bool = False) -> None:
+        """`fp8`: the base's linear layers are rounded, and the adapter is beside them, as a vLLM server has it."""
         import torch
 
         self._torch = torch
@@ -112,7 +113,11 @@ class Transformers:
         writer = bundled_writer(PACKAGED[settings.generator.model])
         started = time.perf_counter()
         loaded = open_base(folder)
-        self._model = loaded.model if writer is None else load_adapter(loaded, writer).merge_and_unload()
+        if fp8:
+            round_to_fp8(loaded.model)
+        self._model = loaded.model if writer is None else load_adapter(loaded, writer)
+        if writer is not None and not fp8:
+            self._model = self._model.merge_and_unload()
         self._tokenizer = loaded.tokenizer
         self.load_s = time.perf_counter() - started
 
@@ -143,14 +148,54 @@ class Transformers:
         return found
 
 
+def round_to_fp8(model: Any) -> None:
+    """Rounds to E4M3 what `vllm serve --quantization fp8` rounds on a GPU: the linear layers of the decoder.
+
+    Weights have one scale for each matrix that vLLM fuses, inputs one for each token (`quantization/online` in vLLM
+    0.32).
+    """
+    import torch
+
+    largest = torch.finfo(torch.float8_e4m3fn).max
+
+    def rounded(values: torch.Tensor, amax: torch.Tensor) -> torch.Tensor:
+        scale = (amax / largest).clamp_min(torch.finfo(torch.float32).tiny)
+        return (values / scale).clamp(-largest, largest).to(torch.float8_e4m3fn).to(values.dtype) * scale
+
+    def round_input(_: Any, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return rounded(inputs[0], inputs[0].abs().amax(-1, keepdim=True))
+
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for fused in (
+            (attention.q_proj, attention.k_proj, attention.v_proj),
+            (attention.o_proj,),
+            (mlp.gate_proj, mlp.up_proj),
+            (mlp.down_proj,),
+        ):
+            amax = torch.stack([each.weight.detach().abs().max() for each in fused]).max()
+            for each in fused:
+                each.weight.data = rounded(each.weight.data, amax)
+                each.register_forward_pre_hook(round_input)
+
+
+ENGINES: dict[str, Callable[[], Any]] = {
+    "transformers float32": Transformers,
+    REFERENCE: partial(CTranslate2, "none"),
+    "ctranslate2 int8": partial(CTranslate2, "int8"),
+    ROUNDED: partial(Transformers, fp8=True),
+}
+
+
 def measure(name: str) -> dict[str, Any]:
     """One engine in this process: its figures, and the drafts that it wrote for the briefs of the held-out texts."""
-    quantization = ENGINES[name]
-    subject: Any = Transformers() if quantization is None else CTranslate2(quantization)
+    subject = ENGINES[name]()
     world, held_out = load_world(), held_out_texts()
     told = prompt(held_out[0].brief, world)
-    subject.write(told, 1, seed=0)  # first use
-    speed = {str(count): _tokens_per_s(subject, partial(subject.write, told, count)) for count in BATCHES}
+    speed: dict[str, float] = {}
+    if name != ROUNDED:
+        subject.write(told, 1, seed=0)  # first use
+        speed = {str(count): _tokens_per_s(subject, partial(subject.write, told, count)) for count in BATCHES}
     several = [prompt(brief, world) for brief in briefs_of(held_out)[:REQUESTS]]
     together: dict[str, float] = {}
     if isinstance(subject, CTranslate2):
@@ -173,7 +218,7 @@ def measure(name: str) -> dict[str, Any]:
         "drafts": [
             subject.write(prompt(brief, world), DRAFTS_PER_BRIEF, seed=number)
             for number, brief in enumerate(briefs_of(held_out))
-            if quantization is not None  # half an hour with Transformers
+            if isinstance(subject, CTranslate2)  # half an hour with Transformers
         ],
     }
 

@@ -113,7 +113,9 @@ async def running(*banks: Bank) -> AsyncIterator[None]:
     """Banks that are loaded and run, as in as many replicas."""
     for bank in banks:
         await bank.load()
-    tasks = [asyncio.create_task(bank.run()) for bank in banks]
+    may_write = asyncio.Event()
+    may_write.set()
+    tasks = [asyncio.create_task(bank.run(may_write)) for bank in banks]
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from churnsaver.errors import BadInput
 from churnsaver.message_counts import message_counts_key
+from churnsaver.tasks import stop_tasks
 from services.generator import bank as bank_module
 from services.generator.bank import Bank
 from services.generator.filling import SECONDS_PER_DAY
@@ -246,6 +247,49 @@ async def test_approved_messages_stay_until_new_ones_are_approved(build: Build) 
         assert {each.message.written_at for each in entries if each.message} == {now[0]}
 
 
+async def test_an_approval_that_was_damaged_can_be_given_again(build: Build, redis: Redis) -> None:
+    """It takes the place of what cannot be read, and never that of a retirement."""
+    bank = build(ScriptedEngine(), approval="person")
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        one, other = (entry.message_id for entry in bank.entries()[:2])
+        redis.hset("cs:bank:judgements", mapping={one: "{not json", other: '{"verdict": "retired"}'})
+        for each in (one, other):
+            assert await bank.judge(each, Verdict.APPROVED, by="Ana", reason="read it")
+        assert json.loads(redis.hget("cs:bank:judgements", one))["verdict"] == "approved"  # type: ignore[arg-type]
+        assert redis.hget("cs:bank:judgements", other) == b'{"verdict": "retired"}'
+
+
+async def test_a_message_that_left_the_bank_can_be_retired(build: Build, redis: Redis) -> None:
+    """Contacts may still be booked with it. There is nothing about it to approve."""
+    bank = await filled(build(ScriptedEngine()))
+    redis.hset(message_counts_key("gone"), "uses", 3)
+    with pytest.raises(BadInput, match="bank list"):
+        await bank.judge("gone", Verdict.APPROVED, by="Ana", reason="fine")
+    assert await bank.judge("gone", Verdict.RETIRED, by="Ana", reason="rude")
+    assert json.loads(redis.hget("cs:bank:judgements", "gone"))["verdict"] == "retired"  # type: ignore[arg-type]
+    again = build(ScriptedEngine())
+    await again.load()
+    assert again.is_retired("gone")
+    assert len(again.entries()) == len(bank.entries()) == 90
+
+
+async def test_what_is_decided_is_heard_before_anything_may_be_written(build: Build) -> None:
+    """At a swap the former engine ends first, which may take minutes."""
+    bank = await filled(build(ScriptedEngine()))
+    engine = ScriptedEngine(texts=NEW_TEXTS, version="scripted@2")
+    later = build(engine, former=bank)
+    await later.load()
+    running_later = asyncio.create_task(later.run(asyncio.Event()))
+    other = build(ScriptedEngine())
+    await other.load()
+    retired = other.entries()[0].message_id
+    assert await other.judge(retired, Verdict.RETIRED, by="Ana", reason="rude")
+    await until(lambda: later.is_retired(retired))
+    assert engine.seeds == []
+    await stop_tasks([running_later])
+
+
 async def test_two_versions_do_not_argue_about_who_serves(build: Build, redis: Redis) -> None:
     """As in a canary's days: each says so once, and a restart of either changes nothing that the other gives out."""
     banks = [build(ScriptedEngine()), build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"))]
@@ -276,8 +320,8 @@ async def test_outcomes_retire_a_message_on_every_replica(build: Build, redis: R
         bad, good = banks[0].entries()[:2]
         assert bad.brief == good.brief
         with grows("generator_bank_retired_total", why="evidence"):
-            redis.hset(message_counts_key(good.message_id), mapping={"uses": 300, "opted_out": 3})
-            redis.hset(message_counts_key(bad.message_id), mapping={"uses": 300, "opted_out": 30})
+            redis.hset(message_counts_key(good.message_id), mapping={"20000:uses": 300, "20000:opted_out": 3})
+            redis.hset(message_counts_key(bad.message_id), mapping={"20000:uses": 300, "20000:opted_out": 30})
             await until(lambda: all(bank.is_retired(bad.message_id) for bank in banks))
         assert not any(bank.is_retired(good.message_id) for bank in banks)
         [entry] = [each for each in banks[1].entries() if each.message_id == bad.message_id]

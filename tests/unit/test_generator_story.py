@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,25 +116,62 @@ async def test_a_draft_that_the_shield_cannot_be_asked_about_is_blocked(code: st
 
 
 async def test_nothing_goes_on_where_the_bank_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bank that nobody waits for any more would go on writing after its engine was replaced."""
+    """What nobody waits for any more would go on writing after its engine was replaced."""
     writer, ended = build_writer(), asyncio.Event()
 
-    async def run(_: Bank) -> None:
+    async def run(*_: Any) -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError("unheard of")
+
+    async def write(*_: Any, **__: Any) -> None:
         try:
             await asyncio.Event().wait()
         finally:
             ended.set()
 
-    async def write(*_: Any, **__: Any) -> None:
-        await asyncio.sleep(0.01)
-        raise ValueError("unheard of")
-
     monkeypatch.setattr(Bank, "run", run)
     monkeypatch.setattr(Bank, "load", AsyncMock())
     monkeypatch.setattr(writer.engine, "write", write)
     with pytest.raises(ValueError, match="unheard of"):
-        await bootstrap._keep_bank(writer)
+        await bootstrap._keep_bank(writer, opened())
     assert ended.is_set()
+
+
+async def test_a_first_write_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it fails with; and it waits until the engine before has ended."""
+    writer, may_write = build_writer(), asyncio.Event()
+    run, write = AsyncMock(), AsyncMock(side_effect=ValueError("unheard of"))
+    monkeypatch.setattr(Bank, "run", run)
+    monkeypatch.setattr(Bank, "load", AsyncMock())
+    monkeypatch.setattr(writer.engine, "write", write)
+    kept = asyncio.create_task(bootstrap._keep_bank(writer, may_write))
+    await asyncio.sleep(0.05)
+    run.assert_awaited_once()
+    write.assert_not_awaited()
+    may_write.set()
+    await kept
+    write.assert_awaited_once()
+
+
+def opened() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
+
+
+async def test_what_judging_takes_is_reckoned_with() -> None:
+    """It has no queue to look into: where it took too long for the time left, nothing is written."""
+
+    class SlowReward(ScriptedReward):
+        def scores(self, briefs: Any, drafts: Any) -> Any:
+            time.sleep(0.3)
+            return super().scores(briefs, drafts)
+
+    engine = ScriptedEngine()
+    writer = replace(build_writer(engine), reward=SlowReward())
+    assert (await writer.write(BRIEF, 0, 10.0)).source == pb.MESSAGE_SOURCE_MODEL
+    assert (await writer.write(BRIEF, 0, 0.3)).source == pb.MESSAGE_SOURCE_TEMPLATE
+    assert len(engine.seeds) == 1
 
 
 class Files:

@@ -104,7 +104,9 @@ def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(base: Path, pp
     loaded = open_base(base)
     found = mean_log_probs(load_adapter(loaded, ppo), examples_of([MESSAGE], loaded, load_world()), 0)
     assert found == pytest.approx([golden["mean_log_prob"]], abs=2e-6)  # of the rounded weights, as they are kept
-    assert "`reward-1`" in ppo.read(MODEL_CARD).decode()
+    card = ppo.read(MODEL_CARD).decode()
+    assert "`reward-1`" in card
+    assert "too few looks to stop it" in card
     training = training_folder(ppo.path)
     report = json.loads((training / "report.json").read_text())
     assert [one["number"] for one in report["history"]] == [1, 2, 3]

@@ -153,6 +153,17 @@ def test_a_teams_pairs_are_read(tmp_path: Path, world: World) -> None:
         ([LINE | {"chosen": ""}], "line 1: chosen: String should have at least 1 character"),
         ([LINE | {"chosen": "  "}], "line 1: chosen: is empty"),
         ([LINE | {"chosen": "{price} {offer}"}], "line 1: chosen: has the unknown slot {price}"),
+        ([LINE | {"chosen": "{Price} {offer}"}], "line 1: chosen: has a brace that belongs to no slot, at '{Price'"),
+        ([LINE | {"rejected": "Take { offer }"}], "line 1: rejected: has a brace that belongs to no slot"),
+        ([LINE | {"rejected": "Take {offer"}], "line 1: rejected: has a brace that belongs to no slot"),
+        (
+            [LINE | {"rejected": LINE["chosen"] + "\N{ZERO WIDTH SPACE}"}],
+            "line 1: rejected: is the same text as chosen",
+        ),
+        ([LINE | {"chosen": "\N{ZERO WIDTH SPACE}"}], "line 1: chosen: is empty"),
+        ([LINE | {"kind": "tie"}], "line 1: kind: is tie, and neither text is better"),
+        ([LINE | {"weight": 1e300}], "line 1: weight"),
+        ([LINE | {"margin": 1e300}], "line 1: margin"),
         ([{"chosen": GOOD, "rejected": BAD}], "line 1: brief: is missing"),
         ([LINE | {"brief": {k: v for k, v in BRIEF.items() if k != "offer"}}], "line 1: brief.offer: Field required"),
         (

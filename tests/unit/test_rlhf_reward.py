@@ -22,11 +22,11 @@ from tests.support.tiny_encoder import tiny_encoder
 from tests.support.tiny_model import BRIEF, TEXTS, tiny_model
 from trainers.rlhf.encoders import backend, check_positions, open_encoder, prepare_encoder
 from trainers.rlhf.examples import Preference
-from trainers.rlhf.lora import LoraSettings
+from trainers.rlhf.lora import LoraSettings, new_adapter
 from trainers.rlhf.reward_data import Pairs, bootstrap, of_like_length, tokenised
 from trainers.rlhf.reward_evaluation import connected, evaluate, plots
-from trainers.rlhf.reward_model import REWARD_ADAPTERS, RmPreset, RmSettings, train_rm
-from trainers.rlhf.reward_scores import fitted_temperature, torch_scores
+from trainers.rlhf.reward_model import HEAD, REWARD_ADAPTERS, RmPreset, RmSettings, _trainer, train_rm
+from trainers.rlhf.reward_scores import fitted_temperature, pair_scores, torch_scores
 from trainers.rlhf.reward_serving import load_members, prepare_reward
 
 BRIEFS = [BRIEF.model_copy(update={"offer": offer}) for offer in ("discount_10", "check_in", "bonus_pack")]
@@ -118,6 +118,41 @@ def test_a_training_that_was_cut_off_goes_on_where_it_was(tmp_path: Path, train:
     assert resumed.files == {**whole.files, "MODEL_CARD.md": resumed.files["MODEL_CARD.md"]}
     assert not list((tmp_path / "cut-training").rglob("*.pt"))
     assert not list((tmp_path / "cut-training").rglob("*.bin"))
+
+
+def test_the_loss_is_bradley_terry_s_with_margins_and_centring(
+    tmp_path: Path, base: Path, settings: RmSettings
+) -> None:
+    """-log σ(chosen - rejected - margin), and the square of their sum at the coefficient that rm.yaml names."""
+    settings = settings.model_copy(update={"center_rewards_coefficient": 0.5})
+    loaded, shape = open_encoder(base), (RmPreset(pairs=None, epochs=1), tmp_path, 42)
+    model = new_adapter(loaded, settings.lora, "SEQ_CLS", HEAD)
+    pairs = [pair.model_copy(update={"margin": margin}) for pair, margin in zip(PAIRS, (0.0, 0.5, 2.0), strict=False)]
+    data = tokenised(pairs, encoder_of(base))
+    trainer = _trainer(model, loaded, data, settings, *shape)
+    batch = trainer.data_collator(list(data))
+    loss = float(trainer.compute_loss(trainer.model, batch))
+    scores = torch.tensor(pair_scores(model, encoder_of(base), loaded.tokenizer.pad_token_id, pairs))
+    differences = scores[:, 0] - scores[:, 1] - torch.tensor([pair.margin for pair in pairs])
+    order, centring = -torch.nn.functional.logsigmoid(differences).mean(), scores.sum(-1).square().mean()
+    assert loss == pytest.approx(float(order + 0.5 * centring), rel=1e-4)
+    assert float(0.5 * centring) > 0.01 * loss
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rejected": "Stay with us. " * 60 + "{offer} {expiry} {opt_out}"}, "has more than 192 tokens"),
+        ({"rejected": GOOD[0].upper()}, "alike, as they differ in what it does not see"),
+    ],
+)
+def test_what_the_encoder_would_not_see_is_refused(
+    train: Callable[..., Manifest], changes: dict[str, str], said: str
+) -> None:
+    """Else a text would be judged by its beginning, or a pair would teach nothing."""
+    odd = Preference(brief=BRIEF, chosen=GOOD[0], rejected="x").model_copy(update=changes)
+    with pytest.raises(BadInput, match=said):
+        train("rm", Pairs(train=[*PAIRS[::2], odd], valid=PAIRS[1::2], test=[]))
 
 
 def test_one_gpu_trains(train: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch) -> None:

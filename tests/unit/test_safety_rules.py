@@ -145,6 +145,25 @@ def test_one_odd_character_costs_segments(policy: Policy) -> None:
     assert "sms_segments" not in draft_rules(policy, odd.text, tail="", channel="email")
 
 
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ("x" * 160, 1),
+        ("x" * 161, 2),
+        ("x" * 158 + "€", 1),
+        ("x" * 306, 2),
+        ("x" * 152 + "€" + "x" * 152, 3),
+        ("ł" + "x" * 69, 1),
+        ("ł" + "x" * 133, 2),
+        ("x" * 66 + "\N{GRINNING FACE}" + "x" * 66, 3),
+        ("x" * 66 + "\N{GRINNING FACE}" + "x" * 133, 4),
+    ],
+)
+def test_no_character_is_split_between_two_segments(text: str, needed: int) -> None:
+    """TS 23.040: an escape and its letter, or a pair of UTF-16 units, stand in one of them."""
+    assert segments(text) == needed
+
+
 def test_subjects_that_are_cut_off(policy: Policy) -> None:
     """A subject may have 78 characters, once its slots are filled."""
     for subject, fits in (("x" * 78, True), ("x" * 79, False), ("x" * 60 + "{offer}", False)):

@@ -28,7 +28,6 @@ class Presets(Frozen):
 class PpoSettings(Frozen):
     """The whole section; what each number means stands in the file."""
 
-    seed: Annotated[int, Field(ge=0)]
     threads: PositiveInt
     hidden_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     initial_contact_rate: Annotated[float, Field(gt=0, lt=1)]

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from churnsaver.domain.message import Brief
 from churnsaver.domain.world import World
-from trainers.eval.shield import wilson
-from trainers.eval.text_audit import audit, is_right_offer, missing_elements, told
-from trainers.rlhf.checks import check_apart, read_approved
+from trainers.eval.text_audit import audit, is_right_offer, told
+from trainers.rlhf.checks import check_apart, check_brief, read_approved
 from trainers.rlhf.corpus import briefs as briefs_of
 from trainers.rlhf.corpus import make_corpus, scenario_of
-from trainers.rlhf.examples import WrittenMessage, read_jsonl
+from trainers.rlhf.examples import WrittenMessage, numbered_jsonl
 from trainers.rlhf.text_reward import Filter
-from trainers.rlhf.win_rate import Scorer, win_rate
+from trainers.rlhf.win_rate import Scorer, agreed_bounds, win_rate
 from trainers.rlhf.writers import BASE, PPO, SFT, Written
+from trainers.rlhf.writing_figures import has_exact_slots
 
 REFERENCE = "reference"
 # TRL's PPO example on TL;DR with Pythia 1B, preferred to the reference texts by its judge (TARGETS.md).
@@ -43,8 +43,13 @@ def held_out(data: Path | None, seed: int, world: World) -> tuple[list[Brief], l
     if data is None:
         return briefs_of(world, "test"), make_corpus(seed, world).test
     approved = read_approved(data / "test.jsonl", world)
-    parts = {part: read_jsonl(data / f"{part}.jsonl", WrittenMessage) for part in ("train", "valid")}
-    each = {part: [message.brief for message in found] for part, found in {**parts, "test": approved}.items()}
+    parts = {part: data / f"{part}.jsonl" for part in ("train", "valid")}
+    each = {"test": [message.brief for message in approved]}
+    for part, path in parts.items():
+        found = numbered_jsonl(path, WrittenMessage)
+        for number, message in found:
+            check_brief(message.brief, world, f"{path}, line {number}")
+        each[part] = [message.brief for _, message in found]
     check_apart(each, data, world)
     return list(dict.fromkeys(each["test"])), approved
 
@@ -85,7 +90,7 @@ def evaluate_text(
     """
     briefs, texts = written.briefs, {**written.texts, REFERENCE: list(reference)}
     figures = {
-        name: writer_figures(briefs, drafts, rules, world) | {"ended": written.ended.get(name, 1.0)}
+        name: writer_figures(briefs, drafts, rules, world, seed) | {"ended": written.ended.get(name, 1.0)}
         for name, drafts in texts.items()
     }
     pairs = ((PPO, SFT), (PPO, REFERENCE), (SFT, REFERENCE), (SFT, BASE), (PPO, BASE))
@@ -107,16 +112,19 @@ def evaluate_text(
     return {**result, "missed": missed(result, went_on=went_on)}
 
 
-def writer_figures(briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter, world: World) -> dict[str, Any]:
-    """What can be counted in one writer's drafts; shares with their 95 % intervals (Wilson)."""
-    complete = [not missing_elements(draft) for draft in drafts]
+def writer_figures(
+    briefs: Sequence[Brief], drafts: Sequence[str], rules: Filter, world: World, seed: int
+) -> dict[str, Any]:
+    """What can be counted in one writer's drafts; shares with their 95 % intervals, clustered by brief."""
     claims = [is_right_offer(brief, draft, world) for brief, draft in zip(briefs, drafts, strict=True)]
-    passed = [rules.passes(brief, draft) for brief, draft in zip(briefs, drafts, strict=True)]
+    shares = {
+        "required_elements": [has_exact_slots(draft) for draft in drafts],
+        "names_its_offer": [claim is True for claim in claims],
+        "names_another_offer": [claim is False for claim in claims],
+        "shield_pass": [rules.passes(brief, draft) for brief, draft in zip(briefs, drafts, strict=True)],
+    }
     return {
-        "required_elements": wilson(sum(complete), len(drafts)).as_dict(),
-        "names_its_offer": wilson(claims.count(True), len(drafts)).as_dict(),
-        "names_another_offer": wilson(claims.count(False), len(drafts)).as_dict(),
-        "shield_pass": wilson(sum(passed), len(drafts)).as_dict(),
+        **{name: interval(np.array(each, dtype=np.float64), briefs, seed) for name, each in shares.items()},
         "words": float(np.mean([len(draft.split()) for draft in drafts])),
         "distinct_1": distinct(drafts, 1),
         "distinct_2": distinct(drafts, 2),
@@ -133,13 +141,15 @@ def distinct(texts: Sequence[str], n: int) -> float:
 def interval(
     values: NDArray[np.float64], briefs: Sequence[Brief], seed: int, resamples: int = 1000
 ) -> dict[str, float]:
-    """A mean and its 95 % interval, by a bootstrap over briefs."""
+    """A mean and its 95 % interval, by a bootstrap over briefs; of shares on which all agree, by the exact bound."""
     _, cluster = np.unique([brief.model_dump_json(exclude={"offer"}) for brief in briefs], return_inverse=True)
     n = int(cluster.max()) + 1
     sums, counts = np.bincount(cluster, weights=values, minlength=n), np.bincount(cluster, minlength=n)
     drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
     means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
+    if set(values.tolist()) in ({0.0}, {1.0}):
+        low, high = agreed_bounds(values[0], n)
     return {"value": float(values.mean()), "low": float(low), "high": float(high)}
 
 

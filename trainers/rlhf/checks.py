@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from churnsaver.domain.message import SLOTS, Brief, slots_in
+from churnsaver.domain.message import SLOT_PATTERN, SLOTS, Brief, slots_in
 from churnsaver.domain.world import World
 from churnsaver.domain.writing import CUSTOMERS, REASONS, SUBJECT_CHANNELS, TONES, form_fault
 from churnsaver.errors import BadInput
@@ -13,7 +15,9 @@ from churnsaver.safety.lexicon import lexicon
 from churnsaver.safety.review import Policy, Review, Stage
 from churnsaver.safety.rules import review_with_rules
 from trainers.rlhf.corpus import Scenario, scenario_of
-from trainers.rlhf.examples import Preference, WrittenMessage, numbered_jsonl
+from trainers.rlhf.examples import TIE, Preference, WrittenMessage, numbered_jsonl
+
+_BRACE = re.compile(r"[{}][^{}\s]{0,20}")
 
 
 def read_approved(path: Path, world: World) -> list[WrittenMessage]:
@@ -48,13 +52,19 @@ def read_approved(path: Path, world: World) -> list[WrittenMessage]:
 
 
 def read_preferences(
-    path: Path, world: World, *, public: bool = False, seen: dict[tuple[str, ...], str] | None = None
+    path: Path,
+    world: World,
+    *,
+    public: bool = False,
+    ties: bool = False,
+    seen: dict[tuple[str, ...], str] | None = None,
 ) -> list[Preference]:
     """Pairs of two texts, one JSON object a line: `chosen`, `rejected` and the `brief` of both.
 
     Args:
         public: whether a pair may have no brief, as public ones have none (headlines, polite requests). Such a pair
             may come twice: two headlines in two tests are two observations.
+        ties: whether neither text may be the better one.
         seen: where pairs of other files stand, as `compared` names them; this file's are added.
 
     Raises:
@@ -70,6 +80,8 @@ def read_preferences(
             raise BadInput(f"{where}: brief: is missing; expected the brief that both texts were written for")
         for field, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             check_text(text, where, field, slotted=pair.brief is not None)
+        if pair.kind == TIE and not ties:
+            raise BadInput(f"{where}: kind: is {TIE}, and neither text is better; leave ties out")
         if words(pair.chosen) == words(pair.rejected):
             raise BadInput(f"{where}: rejected: is the same text as chosen; leave the line out where neither is better")
         if pair.brief is not None:
@@ -87,8 +99,8 @@ def compared(brief: Brief, *texts: str) -> tuple[str, ...]:
 
 
 def words(text: str) -> str:
-    """What makes texts different ones."""
-    return " ".join(text.split())
+    """What makes texts different ones: neither whitespace nor characters that nobody sees."""
+    return " ".join("".join(ch for ch in text if unicodedata.category(ch) != "Cf").split())
 
 
 def check_apart(parts: Mapping[str, Iterable[Brief]], data: Path, world: World) -> None:
@@ -125,7 +137,14 @@ def check_brief(brief: Brief, world: World, where: str) -> None:
 
 def check_text(text: str, where: str, field: str, *, slotted: bool = True) -> None:
     """BadInput where `text` says nothing, or has a slot that nothing fills (braces of public texts are no slots)."""
-    if not text.strip():
+    if not words(text):
         raise BadInput(f"{where}: {field}: is empty; expected a slotted text")
-    if slotted and (unknown := [name for name in slots_in(text) if name not in SLOTS]):
+    if not slotted:
+        return
+    if unknown := [name for name in slots_in(text) if name not in SLOTS]:
         raise BadInput(f"{where}: {field}: has the unknown slot {{{unknown[0]}}}; the slots are {', '.join(SLOTS)}")
+    if (brace := _BRACE.search(SLOT_PATTERN.sub("", text))) is not None:
+        raise BadInput(
+            f"{where}: {field}: has a brace that belongs to no slot, at {brace.group()!r}; the slots are "
+            f"{', '.join(f'{{{name}}}' for name in SLOTS)}, written so"
+        )

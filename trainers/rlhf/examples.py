@@ -16,6 +16,9 @@ from churnsaver.jsonl import read_lines
 from churnsaver.settings import explain
 
 Text = Annotated[str, Field(min_length=1)]
+TIE = "tie"  # the kind of two texts of which neither is better
+# Rewards are log-odds: beyond, one text would always be preferred. A weight says how often a pair is drawn.
+MOST_MARGIN, MOST_WEIGHT = 20.0, 1e6
 
 
 class WrittenMessage(Frozen):
@@ -38,9 +41,9 @@ class Preference(Frozen):
     brief: Brief | None = None
     chosen: Text
     rejected: Text
-    margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    margin: Annotated[float, Field(ge=0, le=MOST_MARGIN)] = 0.0
     kind: str = "reviewers"
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=MOST_WEIGHT)] = 1.0
 
 
 Line = TypeVar("Line", bound=Frozen)

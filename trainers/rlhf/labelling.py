@@ -18,9 +18,9 @@ from churnsaver.domain.writing import conversation
 from churnsaver.errors import BadInput
 from churnsaver.jsonl import mended
 from trainers.rlhf.checks import check_brief, check_text, compared, read_preferences, words
-from trainers.rlhf.examples import Preference, Text, numbered_jsonl
+from trainers.rlhf.examples import TIE, Preference, Text, numbered_jsonl
 
-KIND, TIE = "reviewers", "tie"
+KIND = "reviewers"
 PROMPT = "better: 1, 2, t tie, s skip (asked again next time), q quit > "
 ANSWERS = {"1": "1", "2": "2", "t": "t", "tie": "t", "s": "s", "skip": "s", "q": "q", "quit": "q"}
 _EXAMPLE_NAME, _EXAMPLE_DATE = "Ana", "24 Dec 2026"
@@ -102,7 +102,7 @@ def label(
     done: set[tuple[str, ...]] = set()
     for path in (out, ties):
         with mended(path):
-            pairs = read_preferences(path, world) if path.exists() and path.stat().st_size else []
+            pairs = read_preferences(path, world, ties=path == ties) if path.exists() and path.stat().st_size else []
             done |= {compared(pair.brief, pair.chosen, pair.rejected) for pair in pairs if pair.brief}
     waiting = list({comparison.key: comparison for comparison in comparisons if comparison.key not in done}.values())
     counts: Counter[str] = Counter()

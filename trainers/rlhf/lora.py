@@ -7,11 +7,12 @@ from typing import Annotated, Any
 from peft import LoraConfig, get_peft_model
 from pydantic import Field
 
-from churnsaver.domain.world import Fraction, Frozen
+from churnsaver.domain.world import Frozen
 from churnsaver.errors import BadInput
 from trainers.rlhf.language_model import LoadedModel
 
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class LoraSettings(Frozen):
@@ -23,8 +24,8 @@ class LoraSettings(Frozen):
     """
 
     rank: Count
-    alpha: Annotated[float, Field(gt=0)]
-    dropout: Fraction
+    alpha: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     modules: Annotated[tuple[str, ...], Field(min_length=1)]
     upper_layers: Count | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -190,6 +191,8 @@ def train_text_policy(
             save_learner(training / STATE, learner, follows_from)
         on_iteration(learner.history[-1])
 
+    if not (may_stop := looks(settings, preset) >= settings.stop.window):
+        say(f"too few iterations for {settings.stop.window} looks at held-out briefs: the judge cannot stop it")
     say("training")
     train_ppo_text(learner, writer, task.briefs, task.held_out, earnings, judge, settings, preset, seed, keep)
     board.close()
@@ -213,7 +216,9 @@ def train_text_policy(
         target=settings.kl.target,
         stopped_said=f"The judge stopped it as over-optimising; what is here is of iteration {kept.iteration}."
         if learner.stopped
-        else "The judge raised no veto.",
+        else "The judge raised no veto."
+        if may_stop
+        else "The judge had too few looks to stop it.",
         missed="; ".join(gate.missed) or "met",
     )
     return write_checkpoint(
@@ -226,6 +231,11 @@ def train_text_policy(
         data_sha256=data_sha256,
         gate=gate,
     )
+
+
+def looks(settings: PpoTextSettings, preset: Preset) -> int:
+    """How often a training that runs to its end is looked at on held-out briefs, before and after it included."""
+    return 1 + math.ceil(preset.iterations / settings.stop.every)
 
 
 def kept_check(learner: Learner, settings: PpoTextSettings) -> Check:

@@ -30,7 +30,6 @@ class Presets(Frozen):
 class PpoTextSettings(Frozen):
     """`configs/ppo_text.yaml`; what each number means stands there."""
 
-    seed: Annotated[int, Field(ge=0)]
     threads: PositiveInt
     device: str
     dtype: Literal["float32", "bfloat16"]

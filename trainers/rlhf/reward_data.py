@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+from tokenizers import Tokenizer
 
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
-from churnsaver.reward.encoding import PairEncoder
+from churnsaver.reward.encoding import PairEncoder, RewardShape
 from trainers.rlhf.checks import check_apart, read_preferences
 from trainers.rlhf.corpus import PARTS, split_of
 from trainers.rlhf.examples import Preference
@@ -82,6 +83,27 @@ def of_like_length(data: Dataset, batch_size: int, epochs: int, seed: int) -> Da
         order += rng.permutation(batches).ravel().tolist()
         over += rest.tolist()
     return data.select(order + over)
+
+
+def check_read_whole(pairs: Sequence[Preference], tokenizer: Tokenizer, shape: RewardShape) -> None:
+    """BadInput where the encoder would not see a text of ours to its end, or would read both of a pair alike."""
+    longer = PairEncoder(tokenizer, shape.model_copy(update={"max_tokens": shape.max_tokens + 1}))
+    ours = [pair for pair in pairs if pair.brief is not None]
+    briefs = [pair.brief for pair in ours]
+    all_chosen = longer.encode(briefs, [pair.chosen for pair in ours])
+    all_rejected = longer.encode(briefs, [pair.rejected for pair in ours])
+    for pair, chosen, rejected in zip(ours, all_chosen, all_rejected, strict=True):
+        for text, each in ((pair.chosen, chosen), (pair.rejected, rejected)):
+            if len(each.ids) > shape.max_tokens:
+                raise BadInput(
+                    f"preferences: with its brief, {text[:40]!r}… has more than {shape.max_tokens} tokens, so that its "
+                    "end would not be read; shorten the text, or allow more by max_tokens in rm.yaml"
+                )
+        if chosen.ids == rejected.ids:
+            raise BadInput(
+                f"preferences: the encoder reads {pair.chosen[:40]!r}… and {pair.rejected[:40]!r}… alike, as they "
+                "differ in what it does not see, such as capitals; leave the pair out"
+            )
 
 
 def tokenised(pairs: Sequence[Preference], encoder: PairEncoder) -> Dataset:

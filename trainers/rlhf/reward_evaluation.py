@@ -25,11 +25,13 @@ from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.reward import RewardModel
 from trainers.eval.figures import new_axes, svg
+from trainers.eval.metrics import Interval
 from trainers.eval.resample import TwoWayBootstrap, percentile_interval
 from trainers.rlhf.corpus import scenario_of
 from trainers.rlhf.examples import Preference
 from trainers.rlhf.reward_data import Pairs
 from trainers.rlhf.reward_model import RmSettings
+from trainers.rlhf.win_rate import agreed_bounds
 
 Floats = NDArray[np.float64]
 HEADLINE = "headline"
@@ -132,13 +134,19 @@ def right(differences: Floats) -> Floats:
 
 
 def accuracy(differences: Floats, clusters: NDArray[np.int64], seed: int) -> dict[str, float]:
-    """The share of pairs in the right order, with an interval of a bootstrap over clusters."""
+    """The share of pairs in the right order, with an interval of a bootstrap over clusters.
+
+    Where all are right, or all wrong, a bootstrap knows no doubt, and the exact bound takes over.
+    """
     count = int(clusters.max()) + 1
     sums = [np.bincount(clusters, right(differences), count), np.bincount(clusters, minlength=count)]
     totals = np.stack(sums, axis=-1).astype(np.float64)
     totals = totals[totals[:, 1] > 0]
     means = TwoWayBootstrap(1, len(totals), seed).means(totals[None])
-    return percentile_interval(float(right(differences).mean()), means[:, 0] / means[:, 1]).as_dict()
+    share = float(right(differences).mean())
+    if share in (0.0, 1.0):
+        return Interval(share, *agreed_bounds(share, len(totals))).as_dict()
+    return percentile_interval(share, means[:, 0] / means[:, 1]).as_dict()
 
 
 def by_kind(

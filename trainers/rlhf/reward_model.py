@@ -31,7 +31,7 @@ from churnsaver.reward.model import SHAPE
 from trainers.rlhf.encoders import backend, open_encoder
 from trainers.rlhf.examples import sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files, round_adapter
-from trainers.rlhf.lora import Count, LoraSettings, new_adapter
+from trainers.rlhf.lora import Count, LoraSettings, Positive, new_adapter
 from trainers.rlhf.resumable import (
     OnStep,
     StateAsData,
@@ -42,7 +42,7 @@ from trainers.rlhf.resumable import (
     latest_state,
     run,
 )
-from trainers.rlhf.reward_data import Pairs, bootstrap, of_like_length, tokenised
+from trainers.rlhf.reward_data import Pairs, bootstrap, check_read_whole, of_like_length, tokenised
 from trainers.rlhf.reward_scores import Floats, fitted_temperature, golden_cases, pair_scores
 from trainers.rlhf.training_report import training_folder, write_loss_report
 
@@ -54,8 +54,8 @@ GOLDEN_PAIRS = 4
 CARD = """# Reward model
 
 Says how good a draft is for its brief: {members} LoRA adapters of rank {rank}, each with a pooler and a score head, on
-the sentence encoder `{base}` (sha256 `{sha256}`). Each was trained on its own bootstrap of {pairs:,} pairs (sha256
-`{data}`) with its own seed, from {seed} on, by the Bradley-Terry loss with margins: `{command}`.
+the sentence encoder `{base}` (sha256 `{sha256}`). Each was trained on {drawn:,} pairs, drawn with replacement from
+{pairs:,} (sha256 `{data}`) with its own seed, from {seed} on, by the Bradley-Terry loss with margins: `{command}`.
 
 What it calls good is what these pairs say: {kinds}. Pairs of our own making come from a grammar in English, so it
 judges other texts at its own risk; it is a proxy, and tuning against it is stopped where an independent judge
@@ -82,13 +82,12 @@ class RmPresets(Frozen):
 class RmSettings(Frozen):
     """`configs/rm.yaml`, which says what each is."""
 
-    seed: int
     base: str
     members: Annotated[int, Field(ge=3)]
     lora: LoraSettings
     max_tokens: Annotated[int, Field(ge=16)]
     batch_size: Count
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Positive
     warmup_share: Fraction
     center_rewards_coefficient: Annotated[float, Field(ge=0)]
     save_every: Count
@@ -150,12 +149,13 @@ def train_rm(
             "--seed": str(seed),
         },
     )
-    begin(training, follows_from, resume=resume)
     shape = RewardShape(
         members=settings.members,
         max_tokens=settings.max_tokens,
         purposes={offer.id: offer.purpose for offer in world.offers},
     )
+    check_read_whole([*pairs.train, *held_out], backend(first.tokenizer), shape)
+    begin(training, follows_from, resume=resume)
     encoder = PairEncoder(backend(first.tokenizer), shape)
     files: dict[str, bytes] = {}
     histories, raw, golden_raw = {}, [], []
@@ -194,6 +194,7 @@ def train_rm(
         rank=settings.lora.rank,
         base=first.name,
         sha256=first.sha256,
+        drawn=preset.pairs or len(pairs.train),
         pairs=len(pairs.train),
         data=data_sha256,
         seed=seed,

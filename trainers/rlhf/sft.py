@@ -26,7 +26,7 @@ from churnsaver.models.adapters import WRITER
 from trainers.rlhf.checks import check_apart, read_approved
 from trainers.rlhf.examples import WrittenMessage, sha256_of
 from trainers.rlhf.language_model import LoadedModel, adapter_files, open_base, prompt_ids, round_adapter
-from trainers.rlhf.lora import LoraSettings, new_adapter
+from trainers.rlhf.lora import LoraSettings, Positive, new_adapter
 from trainers.rlhf.resumable import (
     OnStep,
     StateAsData,
@@ -73,7 +73,7 @@ class SftPreset(Frozen):
     """
 
     texts: Count | None
-    epochs: Annotated[float, Field(gt=0)]
+    epochs: Positive
     held_out: Count
     drafts: Count
 
@@ -86,14 +86,13 @@ class SftPresets(Frozen):
 class SftSettings(Frozen):
     """`configs/sft.yaml`, which says what each is."""
 
-    seed: int
     base: str | None
     quantization: Literal["none", "nf4"]
     lora: LoraSettings
     packing: bool
     max_tokens: Count
     batch_size: Count
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: Positive
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     save_every: Count
     draft_tokens: Count

@@ -11,7 +11,7 @@ a brief that says otherwise may be as likely as 1 - 0.025^(1/n) and never be amo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +69,8 @@ def win_rate(
         resampled[i] = np.average(wins, weights=drawn), _controlled(wins, length, drawn)
     low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
     if np.ptp(np.bincount(cluster, wins) / np.bincount(cluster)) == 0.0:
-        values, same = np.array(list(found.values())), 0.025 ** (1 / n_briefs)
-        low, high = np.minimum(low, same * values), np.maximum(high, 1 - same * (1 - values))
+        bounds = agreed_bounds(np.array(list(found.values())), n_briefs)
+        low, high = np.minimum(low, bounds[0]), np.maximum(high, bounds[1])
     for i, name in enumerate(tuple(found)):
         found |= {f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
     return found | {
@@ -80,6 +80,12 @@ def win_rate(
         "pairs": len(wins),
         "briefs": n_briefs,
     }
+
+
+def agreed_bounds(share: Any, clusters: int) -> tuple[Any, Any]:
+    """95 % bounds of a share, or several, that is the same in all of so many clusters (Clopper & Pearson)."""
+    same = 0.025 ** (1 / clusters)
+    return same * share, 1 - same * (1 - share)
 
 
 def _preferences(

@@ -71,8 +71,9 @@ end
 redis.call('HSET', KEYS[7], 'record', ARGV[10], 'answer', answer, 'booking', status, 'reserved_cents', ARGV[3],
   'arm', ARGV[17], 'standing', KEYS[3])
 if status == 'booked' and KEYS[11] then
-  redis.call('HSET', KEYS[7], 'counts', KEYS[11])
-  redis.call('HINCRBY', KEYS[11], 'uses', 1)
+  local day = math.floor(redis.call('TIME')[1] / 86400)
+  redis.call('HSET', KEYS[7], 'counts', KEYS[11], 'day', day)
+  add_count(KEYS[11], day, 'uses', 1)
   redis.call('EXPIRE', KEYS[11], ARGV[15])
 end
 redis.call('EXPIRE', KEYS[7], ARGV[15])

@@ -37,10 +37,16 @@ local function stands(decision, opt_out_key)
   return booking ~= 'booked' and booking ~= 'released'
 end
 
+-- Adds to what is counted of a message of the bank, in all and of the contacts that were booked on that day.
+local function add_count(counts, day, name, by)
+  redis.call('HINCRBY', counts, name, by)
+  redis.call('HINCRBY', counts, day .. ':' .. name, by)
+end
+
 -- Adds to what is counted of the bank's message of a decision, if it has one whose counts are still kept.
 local function count_message(decision, name, by)
-  local counts = redis.call('HGET', decision, 'counts')
-  if counts and redis.call('EXISTS', counts) == 1 then redis.call('HINCRBY', counts, name, by) end
+  local counts, day = unpack(redis.call('HMGET', decision, 'counts', 'day'))
+  if counts and day and redis.call('EXISTS', counts) == 1 then add_count(counts, day, name, by) end
 end
 
 -- Whether a person or the evidence has retired a decision's message of the bank since.

@@ -110,7 +110,8 @@ def _write(out: Path, parts: Mapping[str, Sequence[Frozen]], notes: str, figures
     for name, value in figures.items():
         each = {f"{name}, {key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
         rows += [f"| {key} | {one} |" for key, one in each.items()]
-    for part in PARTS:
+    # The first part, which is the largest, comes last: where it is (make looks for it), all are.
+    for part in reversed(PARTS):
         write_jsonl(out / f"{part}.jsonl", parts[part])
         rows.append(
             f"| sha256 of {part}.jsonl | `{hashlib.sha256((out / f'{part}.jsonl').read_bytes()).hexdigest()}` |"
