@@ -303,6 +303,10 @@ def test_writers_are_compared_on_a_teams_own_texts(tmp_path: Path) -> None:
     briefs, approved = held_out(tmp_path, 42, world)
     assert briefs == briefs_of(world, "test")[:3]
     assert references(briefs * 2, approved, world)[::3] == [parts["test"][0].text, again.text]
+    unknown = again.model_copy(update={"brief": again.brief.model_copy(update={"offer": "gone"})})
+    write_jsonl(tmp_path / "train.jsonl", [*parts["train"], unknown])
+    with pytest.raises(BadInput, match=r"train\.jsonl, line 4: brief.offer: is 'gone'"):
+        held_out(tmp_path, 42, world)
     write_jsonl(tmp_path / "train.jsonl", [*parts["train"], again])
     with pytest.raises(BadInput, match=r"stands in train.jsonl and in test.jsonl"):
         held_out(tmp_path, 42, world)

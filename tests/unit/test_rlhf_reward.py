@@ -131,7 +131,7 @@ def test_the_loss_is_bradley_terry_s_with_margins_and_centring(
     data = tokenised(pairs, encoder_of(base))
     trainer = _trainer(model, loaded, data, settings, *shape)
     batch = trainer.data_collator(list(data))
-    loss = float(trainer.compute_loss(trainer.model, batch))
+    loss = trainer.compute_loss(trainer.model, batch).item()
     scores = torch.tensor(pair_scores(model, encoder_of(base), loaded.tokenizer.pad_token_id, pairs))
     differences = scores[:, 0] - scores[:, 1] - torch.tensor([pair.margin for pair in pairs])
     order, centring = -torch.nn.functional.logsigmoid(differences).mean(), scores.sum(-1).square().mean()

@@ -43,13 +43,13 @@ def held_out(data: Path | None, seed: int, world: World) -> tuple[list[Brief], l
     if data is None:
         return briefs_of(world, "test"), make_corpus(seed, world).test
     approved = read_approved(data / "test.jsonl", world)
-    parts = {part: data / f"{part}.jsonl" for part in ("train", "valid")}
-    each = {"test": [message.brief for message in approved]}
-    for part, path in parts.items():
-        found = numbered_jsonl(path, WrittenMessage)
+    each: dict[str, list[Brief]] = {}
+    for part in ("train", "valid"):
+        found = numbered_jsonl(path := data / f"{part}.jsonl", WrittenMessage)
         for number, message in found:
             check_brief(message.brief, world, f"{path}, line {number}")
         each[part] = [message.brief for _, message in found]
+    each["test"] = [message.brief for message in approved]
     check_apart(each, data, world)
     return list(dict.fromkeys(each["test"])), approved
 

@@ -2,7 +2,7 @@
 reward model. Weights only, no data.
 
 `make bundle-rlhf` puts here what `make train-rlhf` made. Each may be missing; without a writer, the base model writes
-as it is. Today's writer went on from an older SFT than the one here, which the next PPO goes on from.
+as it is.
 """
 
 from __future__ import annotations
