@@ -74,6 +74,7 @@ def test_every_approved_text_passes_as_draft_and_filled(world: World, policy: Po
         ("phrase", "Only a fool would leave."),
         ("phrase", "Please verify your account details."),
         ("toxicity", "You are an idiot."),
+        ("toxicity", "We make up for a pathetic price."),
         ("toxicity", "This is bullshit."),
         ("toxicity", "We will find a way to sue, and I will kill you."),
         ("price", "Enjoy 40% off on top."),
