@@ -152,7 +152,7 @@ def test_labelling_is_resumed_and_read_by_training(tmp_path: Path) -> None:
     labelled = read_preferences(out, load_world())
     assert len(labelled) == 11
     assert {pair.kind for pair in labelled} == {"reviewers"}
-    assert len(read_preferences(ties_beside(out), load_world())) == 1
+    assert len(read_preferences(ties_beside(out), load_world(), ties=True)) == 1
 
 
 def test_the_order_shown_gives_nothing_away(tmp_path: Path) -> None:
