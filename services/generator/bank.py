@@ -155,14 +155,14 @@ class Bank:
                 return found[0], found[1].draft
         if (before := self._judgements.get(message_id)) is not None:
             return before.brief, before.draft
-        if verdict is Verdict.RETIRED and await self._was_used(message_id):
-            return "", ""  # nobody knows its words any more, but contacts may be booked with it
+        if verdict is Verdict.RETIRED:
+            try:
+                counted = await self._store.counts([message_id])
+            except StoreUnavailable:
+                raise BadInput(f"{message_id[:40]!r} is not held, and Redis cannot be asked; try again") from None
+            if counted[0].total:
+                return "", ""  # nobody knows its words any more, but contacts may be booked with it
         raise BadInput(f"the bank has no message {message_id[:40]!r}; `churn-saver bank list` shows them")
-
-    async def _was_used(self, message_id: str) -> bool:
-        with contextlib.suppress(StoreUnavailable):
-            return any(counts.total for counts in await self._store.counts([message_id]))
-        return False
 
     def _decide(self, judgement: Judgement, *, why: str) -> None:
         self._hear(judgement)
