@@ -91,6 +91,7 @@ class Shift:
         self._review, self._redis, self._server = review, redis, server
         self._loop = asyncio.get_running_loop()
         self.kinds = (MODEL_KINDS[settings.generator.engine], REWARD)
+        self._reward: tuple[str, RewardModel] | None = None  # the last one, and its checkpoint's sha256
         self._prepared: Writer | None = None
         self._on_duty: Writer | None = None
         self._filling: asyncio.Task[None] | None = None
@@ -99,7 +100,7 @@ class Shift:
     def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
         """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
         chosen, seed = self._settings.generator, self._settings.seed
-        reward = giving_way(partial(RewardModel.load, checkpoints[REWARD], chosen.threads, world=self._world))
+        reward = self._reward_model(checkpoints[REWARD])
         engine = self._engine(checkpoints, opened=serving is not None and not is_unopened(serving))
         version = "+".join(checkpoints[kind].version for kind in self.kinds)
         bank = Bank(
@@ -115,6 +116,13 @@ class Shift:
         )
         self._prepared = Writer(self._world, self._books, bank, engine, reward, self._review)
         return self._prepared
+
+    def _reward_model(self, checkpoint: Checkpoint) -> RewardModel:
+        """A new one only where the checkpoint is: a swap of the language model is a second shorter without."""
+        if self._reward is None or self._reward[0] != checkpoint.sha256:
+            load = partial(RewardModel.load, checkpoint, self._settings.generator.threads, world=self._world)
+            self._reward = checkpoint.sha256, giving_way(load)
+        return self._reward[1]
 
     def _engine(self, checkpoints: Mapping[str, Checkpoint], *, opened: bool) -> Engine:
         """`opened`: whether another one writes already, so that a server that is away makes this one wait."""
