@@ -175,7 +175,7 @@ coverage: | $(SETUP)  ## the same without lint: tests, and which lines they ran;
 	.venv/bin/coverage report
 
 test-stack: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## the slow suites, against real processes
-	.venv/bin/pytest -m stack
+	.venv/bin/pytest -m stack --durations=20 --durations-min=20
 
 bench: $(PUBLISHED)/generator.json $(PUBLISHED)/policy.json  ## latency, saturation, kill switch, failures, hot swaps under load and the bank, into reports/
 	$(WITH_REGISTRY) .venv/bin/python -m tests.load.bench

@@ -109,8 +109,8 @@ class Follower(Generic[Served]):
             CHAMPION_REFUSED.labels(kind)
 
     def serving(self) -> list[Checkpoint]:
-        """The checkpoints that serve now."""
-        return list(self.checkpoints.values())
+        """The checkpoints that serve now: none as long as they are put off."""
+        return [] if self._is_put_off(self.served) else list(self.checkpoints.values())
 
     def hint(self) -> None:
         """Something may have changed: looks at once. Any number of hints, in any order, do no harm."""

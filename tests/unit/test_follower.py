@@ -152,6 +152,7 @@ async def test_what_was_put_off_at_the_start_is_loaded_later(
     service.put_off = True
     follower = await service.started()
     assert [report.version for report in service.reports] == [one]
+    assert follower.serving() == []
     service.put_off, real = False, service.load
 
     def load(found: Mapping[str, Checkpoint], serving: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -164,6 +165,7 @@ async def test_what_was_put_off_at_the_start_is_loaded_later(
     follower.begin_again()
     await until(lambda: service.retired == [("late",)])
     assert follower.served == (served,)
+    assert [each.version for each in follower.serving()] == [late if then == "late" else one]
     assert sample("model_info", kind=KIND, version=late) == (1 if then == "late" else None)
     assert sample("champion_refused", kind=KIND) == (then == "failing")
     assert service.refusals == (["golden case 0 differs by 0.5"] if then == "failing" else [])
