@@ -37,6 +37,7 @@ def prepare(
     alone. --publish publishes the writer's adapter too, with which a vLLM server writes.
     """
     from churnsaver.checkpoints import open_checkpoint
+    from churnsaver.errors import GateFailed
     from churnsaver.models.adapters import WRITER
     from churnsaver.models.language_model import model_folder
     from churnsaver.settings import load_section
@@ -54,9 +55,13 @@ def prepare(
             reward or BUNDLED_REWARD, settings.models, load_section("rm", RmSettings), say=line.update
         )
     if publish:
-        publish_checkpoint(served.path)
-        if (adapter := adapter or bundled_writer(PACKAGED[name])) is not None:
-            publish_checkpoint(adapter.path)
+        adapter = adapter or bundled_writer(PACKAGED[name])
+        published = [each for each in (served, adapter) if each is not None]
+        for each in published:  # all or none: a new reward model is not to serve beside the former writer
+            if missed := each.manifest.gate and each.manifest.gate.missed:
+                raise GateFailed(f"{each.path}: {'; '.join(missed)}; nothing is published")
+        for each in published:
+            publish_checkpoint(each.path)
     folder = model_folder(settings.models, name, quantization)
     told = {"folder": str(folder), "reward": served.version, "reward_folder": str(served.path)}
     tell_trained(manifest, folder, publish=publish, as_json=as_json, title="Language model", **told)

@@ -76,7 +76,7 @@ def preferences(
 def label(
     *,
     pairs: Annotated[
-        Path | None, typer.Option("--pairs", help="JSONL of brief, chosen and rejected; which is which is not shown.")
+        Path | None, typer.Option("--pairs", help="JSONL of brief, chosen and rejected, as `data preferences` writes.")
     ] = None,
     texts: Annotated[
         Path | None,
@@ -90,8 +90,9 @@ def label(
 
     Answer 1 or 2 for the better one, t for a tie, s to skip, q to quit; every answer is written at once, and the same
     command goes on where you stopped. Messages are shown with an example name and date in their slots. `generate`
-    writes some to compare where its file has each brief a few times. `train rm` reads what you prefer; ties are kept
-    beside it and nothing is learned from them.
+    writes some to compare where its file has each brief a few times. Which text of a pair was the chosen one is not
+    shown. `train rm` reads what you prefer, also in the place of the same pair in its --data; ties are kept beside it
+    and nothing is learned from them.
     """
     from churnsaver.errors import BadInput
     from churnsaver.settings import load_message_books, load_world

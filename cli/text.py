@@ -10,8 +10,8 @@ import typer
 
 from cli.apps import eval_app, train_app
 from cli.common import SEED, CheckpointOutOption, JsonOption, SeedOption, command_line, emit, flatten, progress, stderr
-from cli.registry import PublishOption, tell_trained
-from cli.tuning import QuickOption, ResumeOption
+from cli.registry import tell_trained
+from cli.tuning import PublishWriterOption, QuickOption, ResumeOption
 
 if TYPE_CHECKING:
     from churnsaver.checkpoints import Checkpoint
@@ -31,7 +31,7 @@ def train_ppo_text(
     out: CheckpointOutOption,
     quick: QuickOption = False,
     resume: ResumeOption = False,
-    publish: PublishOption = False,
+    publish: PublishWriterOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
@@ -141,14 +141,15 @@ def eval_text(
     unseen, approved = held_out(data, seed, world)
     briefs = unseen * drafts
     reference = references(briefs, approved, world)
-    judge = Judge.train(seed, public, world)
     base = prepare_base(load_serve_settings(), load_section("sft", SftSettings).base, say=_say)
     writers = Writers(open_base(base), fine_tuned, tuned, world, settings)
+    _say("training the judge")
+    judge = Judge.train(seed, public, world)
     written = writers.write(briefs, seed, _say)
     everything = [brief for part in PARTS for brief in briefs_of(world, part)]
     rules = ShieldFilter.of(world)
     _say(f"writing drafts to audit, until {audit} pass the shield's rules")
-    audited = drafts_to_audit(partial(writers.write_ppo, seed), everything, audit, rules)
+    audited = drafts_to_audit(partial(writers.write_tuned, seed), everything, audit, rules)
     kl_target = tuned.manifest.metrics.get("kl_target")  # what SFT alone trained has none
     went_on = WRITER in tuned.manifest.parents
     result = evaluate_text(written, reference, audited, judge, rules, world, kl_target, seed, went_on=went_on)

@@ -9,12 +9,20 @@ import typer
 
 from cli.apps import eval_app, train_app
 from cli.common import SEED, CheckpointOutOption, JsonOption, SeedOption, command_line, emit, flatten, progress, stderr
-from cli.registry import PublishOption, tell_trained
+from cli.registry import tell_trained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 QuickOption = Annotated[bool, typer.Option("--quick", help="The quick preset of the settings.")]
+PublishWriterOption = Annotated[
+    bool,
+    typer.Option(
+        "--publish",
+        help="Publish the adapter as the champion, with which a vLLM server writes. For the embedded engine, merge it: "
+        "`model prepare --writer OUT --publish`.",
+    ),
+]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a training that was cut off.")]
 
 
@@ -25,7 +33,7 @@ def train_sft(
     out: CheckpointOutOption,
     quick: QuickOption = False,
     resume: ResumeOption = False,
-    publish: PublishOption = False,
+    publish: PublishWriterOption = False,
     seed: SeedOption = SEED,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,7 +90,7 @@ def train_rm(
     from trainers.rlhf.training_report import training_folder
 
     settings, world = load_section("rm", RmSettings), load_world()
-    pairs = preferences(data, reviewers, world, say=_say)
+    pairs = preferences(data, reviewers, world, say=_say, to_train=True)
     base = prepare_encoder(load_serve_settings().models, settings.base, say=_say)
     check_positions(base, settings.max_tokens)
     with progress() as bar:
@@ -128,7 +136,7 @@ def eval_rm(
     from trainers.rlhf.reward_serving import served_reward
 
     settings, world = load_section("rm", RmSettings), load_world()
-    pairs = preferences(data, reviewers, world, "test")
+    pairs = preferences(data, reviewers, world, say=_say, to_train=False)
     served = served_reward(checkpoint, load_serve_settings().models, settings, say=_say)
     result = evaluate(RewardModel.load(served, world=world), served, pairs, world, settings, seed)
     if out is not None:

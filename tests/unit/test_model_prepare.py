@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from churnsaver.checkpoints import Checkpoint, Manifest, open_checkpoint, write_checkpoint
+from churnsaver.checkpoints import Checkpoint, Gate, Manifest, open_checkpoint, write_checkpoint
 from churnsaver.errors import BadInput, CheckpointError
 from churnsaver.models.language_model import GENERATOR, GoldenText, Source
 from trainers.language_model import prepare
@@ -168,9 +168,11 @@ def test_a_bundled_adapter_is_merged_and_made_again_where_it_changes(
     write_checkpoint(tmp_path / "writer", "writer", other, seed=42, metrics={})
     assert prepare_model(tmp_path, NAME, "none", 42).files["model.bin"] == plain.files["model.bin"]
 
-    own = write_checkpoint(tmp_path / "own", "writer", adapter_files(model, base), seed=42, metrics={})
+    missed = Gate.of((False, "KL 9 nats"))
+    own = write_checkpoint(tmp_path / "own", "writer", adapter_files(model, base), seed=42, metrics={}, gate=missed)
     made = prepare_model(tmp_path, NAME, "none", 42, writer=open_checkpoint(tmp_path / "own"))
     assert (made.parents, made.files["model.bin"]) == ({"writer": own.version}, tuned.files["model.bin"])
+    assert made.gate == missed  # merging makes no better writer of it
     with pytest.raises(CheckpointError, match="the adapter is for another "):
         prepare_model(tmp_path, NAME, "none", 42, writer=open_checkpoint(tmp_path / "writer"))
 

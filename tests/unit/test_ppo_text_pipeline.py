@@ -48,6 +48,17 @@ GOOD = "Hi {first_name}, thank you. We would like to offer you {offer}, until {e
 MESSAGE = WrittenMessage(brief=BRIEF, text=GOOD)
 TASK = Task(BRIEFS, BRIEFS[:4], [WrittenMessage(brief=BRIEF, text="{")], [MESSAGE])
 SETTINGS = short_settings(learning_rate=0.01)
+# What three iterations came to on 2026-11-27; recorded anew only where the algorithm is meant to be another.
+TRAJECTORY = {
+    "conservative": (1.554665, 2.301918, 2.681743),
+    "tokens": (3.625, 3.5, 3.5),
+    "kl": (0.0, 0.139195, 0.111839),
+    "kl_coefficient": (0.15, 0.149003, 0.148013),
+    "entropy": (5.513010, 5.483228, 5.486397),
+    "policy_loss": (-0.997565, -0.031727, 0.009486),
+    "value_loss": (2.467332, 2.342571, 2.309005),
+    "grad_norm": (0.782438, 0.886744, 0.801185),
+}
 
 
 def fine_tuned(folder: Path, base: Path, modules: tuple[str, ...] = ("q_proj", "v_proj")) -> Checkpoint:
@@ -113,6 +124,14 @@ def test_training_writes_a_checkpoint_with_all_that_belongs_to_it(base: Path, pp
     assert report["history"][0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert "KL from the reference" in (training / "report.html").read_text()
     assert list((training / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_training_takes_the_recorded_steps(ppo: Checkpoint) -> None:
+    """One that repeats itself might still be another algorithm than before."""
+    history = json.loads((training_folder(ppo.path) / "report.json").read_text())["history"]
+    for name, recorded in TRAJECTORY.items():
+        # Other processors round otherwise, and three updates carry that on.
+        assert [one[name] for one in history] == pytest.approx(recorded, rel=0.01, abs=1e-3), name
 
 
 def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
@@ -232,7 +251,7 @@ def test_writers_are_compared_on_the_same_briefs(base: Path, sft: Checkpoint, pp
     assert again.texts == written.texts
     reference = references(briefs, make_corpus(42, world).test, world)
     rules = ShieldFilter.of(world)
-    audited = (briefs, [*reference[:10], "Save $5 now, {offer}", *writers.write_ppo(1, briefs[:1], 0)])
+    audited = (briefs, [*reference[:10], "Save $5 now, {offer}", *writers.write_tuned(1, briefs[:1], 0)])
     result = evaluate_text(written, reference, audited, Longer(), rules, world, 6.0, 1, went_on=True)
     assert result["writers"][REFERENCE]["required_elements"]["value"] == 1.0
     assert result["writers"][REFERENCE]["shield_pass"]["value"] == 1.0
@@ -269,6 +288,21 @@ def test_a_writer_is_compared_without_the_one_that_it_went_on_from(base: Path, p
     assert result["missed"] == [few, "not compared with the writer before PPO: name it with --sft"]
     assert missed(result, went_on=False) == [few]  # as of what SFT alone trained
     assert "Audit: 0 violations in 4 messages" in write_page(tmp_path, result, [], {}, {}).read_text()
+
+
+@pytest.mark.stack
+def test_a_writer_that_went_on_from_none_is_called_fine_tuned(base: Path, sft: Checkpoint) -> None:
+    """And is compared with the base and the approved texts."""
+    world, briefs = load_world(), briefs_of(load_world(), "test")[:2]
+    writers = Writers(open_base(base), None, sft, world, SETTINGS)
+    written = writers.write(briefs, 1)
+    assert list(written.texts) == [BASE, SFT]
+    reference = references(briefs, make_corpus(42, world).test, world)
+    audited = (briefs, writers.write_tuned(1, briefs, 0))
+    rules = ShieldFilter.of(world)
+    result = evaluate_text(written, reference, audited, Longer(), rules, world, None, 1, went_on=False)
+    assert list(result["win_rates"]) == [f"{SFT} against {REFERENCE}", f"{SFT} against {BASE}"]
+    assert result["missed"] == ["0 messages were audited, 3000 are demanded"]
 
 
 def test_drafts_are_written_until_enough_messages_can_be_audited() -> None:

@@ -195,12 +195,22 @@ def test_messages_of_one_brief_are_compared(tmp_path: Path) -> None:
 def test_messages_of_the_generator_are_compared(tmp_path: Path) -> None:
     """What `generate --out` writes; where neither name of the text is there, the line says so."""
     brief = briefs(load_world(), "test")[0].model_dump()
-    lines = [{"brief": brief, "draft": f"{TEXT} {i}", "source": "model", "message_id": i} for i in "ab"]
+    lines = [
+        {
+            "brief": brief | {"language": "fr"},
+            "language": "en",
+            "draft": f"{TEXT} {i}",
+            "source": "model",
+            "message_id": i,
+        }
+        for i in "ab"
+    ]
     file, out = tmp_path / "messages.jsonl", tmp_path / "o.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run("label", "--messages", file, "--out", out, stdin="1\n")["labelled"] == 1
     (pair,) = read_preferences(out, load_world())
     assert {pair.chosen, pair.rejected} == {line["draft"] for line in lines}
+    assert pair.brief == Brief(**brief)  # what was written for a French brief is English
     file.write_text(json.dumps({"brief": brief}) + "\n")
     with pytest.raises(BadInput, match="line 1: text: Field required"):
         run("label", "--messages", file, "--out", out)

@@ -107,12 +107,12 @@ def test_pairs_in_a_folder_are_checked_as_a_teams_are(tmp_path: Path, world: Wor
     for part in PARTS:
         line = LINE | {"brief": next(b.model_dump() for b in briefs(world, part))}
         (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (headline, headline, line)))
-    read = preferences(tmp_path, None, world)
+    read = preferences(tmp_path, None, world, to_train=True)
     assert [len(part) for part in (read.train, read.valid, read.test)] == [3, 3, 3]
     with (tmp_path / "test.jsonl").open("a") as file:
         file.write(json.dumps(line | {"chosen": "{price} {offer}"}) + "\n")
     with pytest.raises(BadInput, match=r"test\.jsonl, line 4: chosen: has the unknown slot \{price\}"):
-        preferences(tmp_path, None, world)
+        preferences(tmp_path, None, world, to_train=True)
 
 
 def test_reviewers_pairs_that_cannot_be_learned_from_are_refused(tmp_path: Path, world: World) -> None:
@@ -124,15 +124,17 @@ def test_reviewers_pairs_that_cannot_be_learned_from_are_refused(tmp_path: Path,
         (tmp_path / f"own_{part}.jsonl").write_text(own + "\n")
     said: list[str] = []
     with pytest.raises(BadInput, match=r"test\.jsonl: has no pair of a train scenario"):
-        preferences(tmp_path, tmp_path / "own_test.jsonl", world, say=said.append)
-    preferences(tmp_path, tmp_path / "own_train.jsonl", world, say=said.append)
-    preferences(tmp_path, tmp_path / "own_test.jsonl", world, "test")  # to measure with
+        preferences(tmp_path, tmp_path / "own_test.jsonl", world, say=said.append, to_train=True)
+    preferences(tmp_path, tmp_path / "own_train.jsonl", world, say=said.append, to_train=True)
+    for part in PARTS:  # to measure with, whatever there is of the test part
+        preferences(tmp_path, tmp_path / f"own_{part}.jsonl", world, to_train=False)
     assert said[1].endswith("1 pairs to train on, 0 to calibrate with, 0 to test")
     turned = json.loads((tmp_path / "train.jsonl").read_text())
     turned["chosen"], turned["rejected"] = turned["rejected"], turned["chosen"]
     (tmp_path / "turned.jsonl").write_text(json.dumps(turned))
-    with pytest.raises(BadInput, match=r"turned\.jsonl, line 1: compares the same two texts as .*train\.jsonl, line 1"):
-        preferences(tmp_path, tmp_path / "turned.jsonl", world)
+    (pair,) = preferences(tmp_path, tmp_path / "turned.jsonl", world, say=said.append, to_train=True).train
+    assert pair.chosen == turned["chosen"]  # a person's word stands
+    assert said[-1].endswith(f"0 to test; 1 of them in the place of {tmp_path}'s")
 
 
 def test_a_teams_pairs_are_read(tmp_path: Path, world: World) -> None:

@@ -85,7 +85,7 @@ def evaluate_text(
 
     Args:
         reference: an approved text for each brief.
-        audited: briefs and drafts of PPO's writer to audit, by `drafts_to_audit`.
+        audited: briefs and drafts of the tuned writer to audit, by `drafts_to_audit`.
         went_on: whether that writer went on from another, which it has to be compared with then.
     """
     briefs, texts = written.briefs, {**written.texts, REFERENCE: list(reference)}
@@ -198,7 +198,7 @@ def missed(result: Mapping[str, Any], *, went_on: bool) -> list[str]:
         ),
         (SFT in figures or not went_on, "not compared with the writer before PPO: name it with --sft"),
     ]
-    if SFT in figures:
+    if SFT in figures and PPO in figures:
         low = result["win_rates"][f"{PPO} against {SFT}"]["length_controlled_low"]
         kl, target = result["kl"]["value"], result["kl"]["target"]
         passed = figures[PPO]["shield_pass"]["value"]

@@ -11,7 +11,7 @@ from churnsaver.domain.message import Brief
 from trainers.eval.report import Section, paragraph, table, write_report
 
 NOTE = (
-    "Each writer wrote one draft at temperature 1; nothing was chosen. Slots are filled by the gateway. A draft with a "
+    "Writers' drafts are as they came, at temperature 1; nothing was chosen. The gateway fills slots. A draft with a "
     "red edge is one that the shield's rules stop."
 )
 

@@ -146,7 +146,8 @@ def _make(
             MODEL_CARD: card.encode(),
         }
         parents = {} if writer is None else {writer.manifest.kind: writer.version}
-        return write_checkpoint(folder, GENERATOR, files, seed=seed, metrics={}, parents=parents)
+        gate = writer and writer.manifest.gate  # what missed it must not serve by being merged
+        return write_checkpoint(folder, GENERATOR, files, seed=seed, metrics={}, parents=parents, gate=gate)
 
 
 def _golden(folder: Path) -> list[GoldenText]:

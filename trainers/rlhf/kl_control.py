@@ -42,7 +42,7 @@ class KlSettings(Frozen):
         float,
         _above_zero(
             "a target KL",
-            "leaves nothing to change (the controller divides by it); expected nats a text above 0, such as 6",
+            "leaves nothing to change (the controller divides by it); expected nats a text above 0, such as 3",
         ),
     ]
     horizon: Annotated[

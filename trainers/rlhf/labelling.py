@@ -45,13 +45,27 @@ class Candidate(Frozen):
 
     brief: Brief
     text: Text = Field(validation_alias=AliasChoices("text", "draft"))
+    language: str = ""
     source: str = ""
     message_id: str = ""
 
+    @property
+    def written_for(self) -> Brief:
+        """The brief, in the language of the text: another one where the brief's has no approved texts."""
+        return self.brief.model_copy(update={"language": self.language}) if self.language else self.brief
+
 
 def comparisons_of_pairs(path: Path, world: World, seed: int) -> list[Comparison]:
-    """The pairs of a preferences file, each in an order that the seed decides and that does not give them away."""
-    pairs = read_preferences(path, world)
+    """The pairs of a preferences file, each in an order that the seed decides and that does not give them away.
+
+    Public pairs (headlines, polite requests) were written for no brief, and nobody is asked about them.
+
+    Raises:
+        BadInput: a line cannot be used, or no pair has a brief.
+    """
+    pairs = read_preferences(path, world, public=True)
+    if not any(pair.brief for pair in pairs):
+        raise BadInput(f"{path}: has no pair with a brief; expected the brief that both texts were written for")
     return _mixed([_shown(pair.brief, pair.chosen, pair.rejected, seed) for pair in pairs if pair.brief], seed)
 
 
@@ -64,16 +78,16 @@ def comparisons_of_messages(path: Path, world: World, seed: int) -> list[Compari
     by_brief: defaultdict[str, dict[str, Candidate]] = defaultdict(dict)
     for number, message in numbered_jsonl(path, Candidate):
         where = f"{path}, line {number}"
-        check_brief(message.brief, world, where)
+        check_brief(message.written_for, world, where)
         check_text(message.text, where, "text")
-        by_brief[message.brief.model_dump_json()][words(message.text)] = message
+        by_brief[message.written_for.model_dump_json()][words(message.text)] = message
     rng = Random(seed)  # noqa: S311 - it decides what is compared
     found = []
     for messages in by_brief.values():
         shuffled = list(messages.values())
         rng.shuffle(shuffled)
         pairs = zip(shuffled[::2], shuffled[1::2], strict=False)
-        found += [_shown(a.brief, a.text, b.text, seed) for a, b in pairs]
+        found += [_shown(a.written_for, a.text, b.text, seed) for a, b in pairs]
     if not found:
         raise BadInput(f"{path}: has no two different texts for one brief; expected at least one such pair")
     return _mixed(found, seed)

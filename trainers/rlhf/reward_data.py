@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from churnsaver.domain.world import World
 from churnsaver.errors import BadInput
 from churnsaver.reward.encoding import PairEncoder, RewardShape
-from trainers.rlhf.checks import check_apart, read_preferences
+from trainers.rlhf.checks import check_apart, compared, read_preferences
 from trainers.rlhf.corpus import PARTS, split_of
 from trainers.rlhf.examples import Preference
 
@@ -29,13 +29,15 @@ class Pairs:
 
 
 def preferences(
-    data: Path, reviewers: Path | None, world: World, part: str = "train", say: Callable[[str], None] = lambda _: None
+    data: Path, reviewers: Path | None, world: World, say: Callable[[str], None] = lambda _: None, *, to_train: bool
 ) -> Pairs:
     """The pairs in a folder that `data preferences` wrote, and a team's own reviewers' pairs of a file.
 
+    Where both compare the same two texts, what a person preferred stands.
+
     Args:
-        part: that the reviewers' pairs are read for; one of them has to be of it.
         say: told how many went where.
+        to_train: whether the reviewers' pairs are to be learned from, so that one of them has to be of that part.
 
     Raises:
         BadInput: a file is missing or empty, or a line of it is no pair; or a scenario stands in two parts.
@@ -45,19 +47,32 @@ def preferences(
     briefs = {part: [pair.brief for pair in pairs if pair.brief is not None] for part, pairs in parts.items()}
     check_apart(briefs, data, world)
     if reviewers:
+        preferred: dict[tuple[str, ...], str] = {}
+        theirs = read_preferences(reviewers, world, seen=preferred)
+        parts = {
+            part: [pair for pair in pairs if pair.brief is None or _key(pair) not in preferred]
+            for part, pairs in parts.items()
+        }
         own = Counter[str]()
-        for pair in read_preferences(reviewers, world, seen=seen):
+        for pair in theirs:
             assert pair.brief is not None  # read_preferences asks for it
             where = split_of(pair.brief, world)
             parts[where].append(pair)
             own[where] += 1
-        say(f"{reviewers}: {own['train']} pairs to train on, {own['valid']} to calibrate with, {own['test']} to test")
-        if not own[part]:
+        said = f"{own['train']} pairs to train on, {own['valid']} to calibrate with, {own['test']} to test"
+        replaced = len(preferred.keys() & seen.keys())
+        say(f"{reviewers}: {said}" + (f"; {replaced} of them in the place of {data}'s" if replaced else ""))
+        if to_train and not own["train"]:
             raise BadInput(
-                f"{reviewers}: has no pair of a {part} scenario (briefs are split by segment, reason, purpose of the "
+                f"{reviewers}: has no pair of a train scenario (briefs are split by segment, reason, purpose of the "
                 "offer, tone and channel); compare some more"
             )
     return Pairs(**parts)
+
+
+def _key(pair: Preference) -> tuple[str, ...]:
+    assert pair.brief is not None
+    return compared(pair.brief, pair.chosen, pair.rejected)
 
 
 def bootstrap(pairs: Sequence[Preference], count: int, seed: int) -> list[Preference]:
