@@ -86,7 +86,10 @@ def _judge(message_id: str, *, retire: bool, reason: str, by: str, as_json: bool
             "[yellow]Redis could not store it: the generator that answered knows, and tells the others when it can. "
             "Where it is restarted before that, say it again.[/yellow]"
         )
-    _show({**_document(answer.entry), "stored": answer.stored}, as_json=as_json)
+    # What has left the bank can be retired, and is known by its counts alone.
+    gone = {"message_id": message_id, "state": "retired", "judged_by": by, "judged_because": reason}
+    shown = _document(answer.entry) if answer.HasField("entry") else gone
+    _show({**shown, "stored": answer.stored}, as_json=as_json)
 
 
 def _show(entry: dict[str, Any], *, as_json: bool) -> None:

@@ -149,10 +149,9 @@ class Transformers:
 
 
 def round_to_fp8(model: Any) -> None:
-    """Rounds to E4M3 what `vllm serve --quantization fp8` rounds on a GPU: the linear layers of the decoder.
+    """Rounds to E4M3 what `vllm serve --quantization fp8_per_channel` rounds on a GPU: the decoder's linear layers.
 
-    Weights have one scale for each matrix that vLLM fuses, inputs one for each token (`quantization/online` in vLLM
-    0.32).
+    Weights have a scale for each output channel, inputs one for each token (`quantization/online` in vLLM 0.32).
     """
     import torch
 
@@ -165,18 +164,11 @@ def round_to_fp8(model: Any) -> None:
     def round_input(_: Any, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return rounded(inputs[0], inputs[0].abs().amax(-1, keepdim=True))
 
-    for layer in model.model.layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        for fused in (
-            (attention.q_proj, attention.k_proj, attention.v_proj),
-            (attention.o_proj,),
-            (mlp.gate_proj, mlp.up_proj),
-            (mlp.down_proj,),
-        ):
-            amax = torch.stack([each.weight.detach().abs().max() for each in fused]).max()
-            for each in fused:
-                each.weight.data = rounded(each.weight.data, amax)
-                each.register_forward_pre_hook(round_input)
+    for layer in model.model.layers.modules():
+        if isinstance(layer, torch.nn.Linear):
+            weight = layer.weight.data
+            layer.weight.data = rounded(weight, weight.abs().amax(-1, keepdim=True))
+            layer.register_forward_pre_hook(round_input)
 
 
 ENGINES: dict[str, Callable[[], Any]] = {

@@ -1,8 +1,9 @@
 """Tokens a second through the generator beside those of its vLLM server alone: the same prompts, several at once.
 
-`churn-saver up --engine vllm` runs already. Briefs have a tone that the bank does not hold, so that each is written
-live, and take turns between the two ways in short blocks. What was written is the server's own count, so texts that
-nobody got are in it, too. Writes `reports/mesh.json`.
+`churn-saver up --engine vllm` runs already, and is waited for until its bank is filled, which takes the same server.
+Briefs have a tone that the bank does not hold, so that each is written live, and take turns between the two ways in
+short blocks, each way first in half of them. What was written is the server's own count, so texts that nobody got are
+in it, too. Writes `reports/mesh.json`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ CONCURRENCIES = (1, 8, 32)
 WAYS = ("vllm", "generator")
 BLOCKS = 2
 DEADLINE_S = 120.0
+FILLED_S = 1_200.0
 
 Ask = Callable[[Brief, int], Awaitable[bool]]
 
@@ -63,6 +65,15 @@ async def written_tokens(client: httpx.AsyncClient) -> float:
         for sample in family.samples
         if sample.name == "vllm:generation_tokens_total"
     )
+
+
+async def wait_until_filled(channel: grpc.aio.Channel) -> None:
+    """BadInput where the bank is still being filled after FILLED_S."""
+    stub, ends = generator_grpc.GeneratorServiceStub(channel), time.monotonic() + FILLED_S
+    while (await stub.GetBank(pb.GetBankRequest(without_entries=True), timeout=DEADLINE_S)).filling:
+        if time.monotonic() > ends:
+            raise BadInput(f"the bank is being filled for over {FILLED_S:.0f} s; see the log of the generator")
+        await asyncio.sleep(1.0)
 
 
 async def adapter(client: httpx.AsyncClient) -> str:
@@ -161,15 +172,18 @@ async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dic
         httpx.AsyncClient(base_url=str(settings.generator.vllm.url), timeout=DEADLINE_S, limits=limits) as client,
         grpc.aio.insecure_channel(settings.addresses.generator) as channel,
     ):
+        stderr.print("waiting until the bank is filled")
+        await wait_until_filled(channel)
         ways = {"vllm": alone(client, settings, await adapter(client)), "generator": through(channel)}
         for concurrency in arguments.concurrency:
             blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-            for block, way in itertools.product(range(BLOCKS), WAYS):
+            for block, way in ((block, way) for block in range(BLOCKS) for way in WAYS[:: -1 if block % 2 else 1]):
                 stderr.print(f"{concurrency} at once, block {block + 1} of {BLOCKS}: {way}")
                 seconds = arguments.seconds / BLOCKS
                 blocks[way].append(await measure_block(client, ways[way], concurrency, seconds, wanted, seeds))
             each = {way: summary(blocks[way]) for way in WAYS}
             each["ratio"] = each["generator"]["tokens_per_s"] / max(each["vllm"]["tokens_per_s"], 1e-9)
+            each["added_p50_s"] = each["generator"]["p50_s"] - each["vllm"]["p50_s"]
             found[str(concurrency)] = each
     return found
 
@@ -196,15 +210,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 def print_table(document: Mapping[str, Any]) -> None:
     """The report for a person, on standard output."""
     table = Table(title="tokens/s, all texts of a request together", title_justify="left")
-    for column in ("at once", "vLLM alone", "through gRPC", "ratio", "p50 s", "p95 s", "written live"):
+    for column in ("at once", "vLLM alone", "through gRPC", "ratio", "p50 s", "added", "p95 s", "written live"):
         table.add_column(column)
     for concurrency, each in document["concurrency"].items():
         ours = each["generator"]
         live = f"{ours['answered_by_model']} of {ours['requests']}"
         speeds = [f"{each[way]['tokens_per_s']:.1f}" for way in WAYS]
-        table.add_row(
-            concurrency, *speeds, f"{each['ratio']:.2f}", f"{ours['p50_s']:.2f}", f"{ours['p95_s']:.2f}", live
-        )
+        seconds = [f"{value:.2f}" for value in (ours["p50_s"], each["added_p50_s"], ours["p95_s"])]
+        table.add_row(concurrency, *speeds, f"{each['ratio']:.2f}", *seconds, live)
     wide_console().print(table)
 
 
