@@ -39,7 +39,7 @@ stderr = Console(stderr=True)
 REPORTS = Path("reports")
 CONCURRENCIES = (1, 8, 32)
 WAYS = ("vllm", "generator")
-BLOCKS = 2
+ORDER = (*WAYS, *reversed(WAYS))  # what drifts meets both alike
 DEADLINE_S = 120.0
 FILLED_S = 1_200.0
 
@@ -177,9 +177,9 @@ async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dic
         ways = {"vllm": alone(client, settings, await adapter(client)), "generator": through(channel)}
         for concurrency in arguments.concurrency:
             blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-            for block, way in ((block, way) for block in range(BLOCKS) for way in WAYS[:: -1 if block % 2 else 1]):
-                stderr.print(f"{concurrency} at once, block {block + 1} of {BLOCKS}: {way}")
-                seconds = arguments.seconds / BLOCKS
+            for number, way in enumerate(ORDER, start=1):
+                stderr.print(f"{concurrency} at once, block {number} of {len(ORDER)}: {way}")
+                seconds = arguments.seconds * len(WAYS) / len(ORDER)
                 blocks[way].append(await measure_block(client, ways[way], concurrency, seconds, wanted, seeds))
             each = {way: summary(blocks[way]) for way in WAYS}
             each["ratio"] = each["generator"]["tokens_per_s"] / max(each["vllm"]["tokens_per_s"], 1e-9)
