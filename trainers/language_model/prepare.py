@@ -146,7 +146,7 @@ def _make(
             MODEL_CARD: card.encode(),
         }
         parents = {} if writer is None else {writer.manifest.kind: writer.version}
-        gate = writer and writer.manifest.gate  # what missed it must not serve by being merged
+        gate = None if writer is None else writer.manifest.gate  # what missed it must not serve by being merged
         return write_checkpoint(folder, GENERATOR, files, seed=seed, metrics={}, parents=parents, gate=gate)
 
 
