@@ -227,8 +227,11 @@ class Bank:
             self._hear(judgement)
         self._mend(news.damaged)
         for key, messages in news.messages.items():
-            # What could not be stored yet is newer than what is stored.
-            if key in self.wanted and key not in self._unkept:
+            if key in self._unkept:
+                # What could not be stored yet comes beside what others have stored, unless it was to make room.
+                own = self._own.held(key)
+                self._own.put(key, self._filler.best((*messages, *own)) if own else ())
+            elif key in self.wanted:
                 self._own.put(key, messages)
         if news.served is not None:
             await self._hear_served(news)
@@ -281,6 +284,8 @@ class Bank:
             self._untold = {key: each for key, each in self._untold.items() if told.get(key) is not each}
 
     async def _store_messages(self) -> None:
+        if not self._store.is_read:
+            return  # a replica that began while Redis was away would write over what others have stored
         if unkept := {key: self._own.held(key) for key in self._unkept}:
             await self._store.keep(unkept)
             self._unkept -= {key for key, messages in unkept.items() if self._own.held(key) == messages}

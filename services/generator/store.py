@@ -72,6 +72,11 @@ class Store:
         self._seen: bytes | None = None  # the last news; None where everything must be read
         self._lease, self._holder = f"cs:bank:lease:{version}", uuid.uuid4().hex
 
+    @property
+    def is_read(self) -> bool:
+        """Whether what it holds was read, since the start and since the last outage that `news` met."""
+        return self._seen is not None
+
     async def news(self) -> News:
         """What changed since the last call; all there is at the first call, and at the first after an outage."""
         try:

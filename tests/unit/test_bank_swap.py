@@ -247,6 +247,30 @@ async def test_approved_messages_stay_until_new_ones_are_approved(build: Build) 
         assert {each.message.written_at for each in entries if each.message} == {now[0]}
 
 
+async def test_what_was_approved_survives_a_replica_that_starts_while_redis_is_away(
+    build: Build, redis_instance: RedisServer
+) -> None:
+    """It fills an empty bank with other words, which then wait beside those that everybody else gives out."""
+    bank = build(ScriptedEngine(), approval="person")
+    replica = build(ScriptedEngine(texts=NEW_TEXTS), approval="person")
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        one, *others = bank.entries()
+        await bank.judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude")
+        for entry in others:
+            await bank.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
+        redis_instance.kill()
+        async with running(replica):
+            await until(lambda: replica.briefs_filled == 45)
+            assert replica._own.briefs_served == 0
+            redis_instance.start()
+            await until(lambda: replica._own.briefs_served == 45 and not replica._unkept)
+            await until(lambda: dict(bank._own) == dict(replica._own))
+            assert bank._own.briefs_served == 45
+            waiting = [each for each in bank.entries() if each.state.value == "waiting"]
+            assert [each.brief for each in waiting] == [one.brief], "in the place of what was retired"
+
+
 async def test_an_approval_that_was_damaged_can_be_given_again(build: Build, redis: Redis) -> None:
     """It takes the place of what cannot be read, and never that of a retirement."""
     bank = build(ScriptedEngine(), approval="person")
