@@ -225,7 +225,7 @@ class Bank:
         news = await self._store.news()
         for judgement in news.judgements:
             self._hear(judgement)
-        self._mend(news.damaged)
+        self._mend(news.damaged, news.judgements)
         for key, messages in news.messages.items():
             if key in self._unkept:
                 # What could not be stored yet comes beside what others have stored, unless it was to make room.
@@ -237,10 +237,14 @@ class Bank:
             await self._hear_served(news)
         self._show()
 
-    def _mend(self, damaged: Iterable[str]) -> None:
-        """What memory has in place of what is damaged in Redis is stored again, but for approvals: people say anew."""
+    def _mend(self, damaged: Iterable[str], heard: Iterable[Judgement]) -> None:
+        """What memory has in place of what is damaged in Redis is stored again, but for approvals: people say anew.
+
+        So is a retirement where Redis came back from a snapshot with the approval from before.
+        """
         self._unkept |= {name for name in damaged if self._own.held(name)}
-        for name in damaged:
+        approved = {each.message_id for each in heard if each.verdict is Verdict.APPROVED}
+        for name in approved.union(damaged):
             if (known := self._judgements.get(name)) is not None and known.verdict is Verdict.RETIRED:
                 self._untold[name] = known
 

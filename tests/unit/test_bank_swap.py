@@ -336,6 +336,20 @@ async def test_a_retirement_that_redis_has_not_heard_survives_a_swap(build: Buil
         await until(lambda: redis.hlen("cs:bank:judgements") == 1)
 
 
+async def test_a_retirement_wins_over_an_approval_that_redis_came_back_with(build: Build, redis: Redis) -> None:
+    """From a snapshot; a replica that starts later would give the message out again."""
+    bank = build(ScriptedEngine())
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        one = bank.entries()[0].message_id
+        await bank.judge(one, Verdict.APPROVED, by="Ana", reason="read it")
+        approved = redis.hget("cs:bank:judgements", one)
+        await bank.judge(one, Verdict.RETIRED, by="Ana", reason="rude")
+        redis.hset("cs:bank:judgements", one, approved)  # type: ignore[arg-type]
+        redis.xadd("cs:bank:news", {"judged": one})
+        await until(lambda: json.loads(redis.hget("cs:bank:judgements", one))["verdict"] == "retired")  # type: ignore[arg-type]
+
+
 async def test_outcomes_retire_a_message_on_every_replica(build: Build, redis: Redis) -> None:
     """What the gateway counts is read by the replica that writes; the others hear of it."""
     banks = [build(ScriptedEngine()), build(ScriptedEngine())]
