@@ -315,6 +315,8 @@ class Bank:
         counted = iter(await self._store.counts([each.message_id for _, messages in some for each in messages]))
         for key, messages in some:
             by_day = {each.message_id: _opt_outs(next(counted)) for each in messages}
+            if self._serving.held(key) != messages:
+                continue  # a person may have retired one while they were counted; who did and why stays written
             if (found := self._evidence.against(key, by_day)) is not None:
                 draft = next(each.draft for each in messages if each.message_id == found.message_id)
                 judgement = Judgement(

@@ -365,3 +365,23 @@ async def test_outcomes_retire_a_message_on_every_replica(build: Build, redis: R
         [entry] = [each for each in banks[1].entries() if each.message_id == bad.message_id]
         assert entry.judgement is not None
         assert (entry.judgement.by, "30 of 300 against 3 of 300" in entry.judgement.reason) == ("evidence", True)
+
+
+async def test_outcomes_do_not_judge_again_what_a_person_retires_meanwhile(
+    build: Build, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks is told the person's name and reason."""
+    bank = await filled(build(ScriptedEngine()))
+    bad, good = bank.entries()[:2]
+    redis.hset(message_counts_key(good.message_id), mapping={"20000:uses": 300, "20000:opted_out": 3})
+    redis.hset(message_counts_key(bad.message_id), mapping={"20000:uses": 300, "20000:opted_out": 30})
+    counts = bank._store.counts
+
+    async def and_meanwhile(message_ids: list[str]) -> Any:
+        counted = await counts(message_ids)
+        await bank.judge(bad.message_id, Verdict.RETIRED, by="Ana", reason="rude")
+        return counted
+
+    monkeypatch.setattr(bank._store, "counts", and_meanwhile)
+    await bank._weigh()
+    assert json.loads(redis.hget("cs:bank:judgements", bad.message_id))["by"] == "Ana"  # type: ignore[arg-type]
