@@ -77,7 +77,8 @@ class Bank:
         self.version = bank_version(version, settings, seed, self.prompts)
         self._judgements: Judgements = former._judgements if former else Judgements(settings.bank.approval)
         self._own = self._new_shelf()
-        self._former = former._serving if former else None
+        self._predecessor = former  # until this bank is on duty, for it may settle and judge until then
+        self._former: Shelf | None = None
         self._store = Store(redis, self.version)
         # What was weighed before is forgotten with this process: one look more than GROWTH allows is little.
         self._evidence: Evidence = former._evidence if former else Evidence()
@@ -88,7 +89,7 @@ class Bank:
         if former:
             self._filler.asked = former._filler.asked
         self._unkept: set[str] = set()
-        self._untold: dict[str, Judgement] = dict(former._untold) if former else {}
+        self._untold: dict[str, Judgement] = {}
         self._served: str | None = None  # the version that Redis says serves; None before it was asked
         self._said = False  # that this version serves; once, for two versions may share a Redis
         self._writes = False
@@ -119,6 +120,8 @@ class Bank:
 
     @property
     def _serving(self) -> Shelf:
+        if self._predecessor is not None:
+            return self._predecessor._serving
         return self._own if self._former is None else self._former
 
     # -- people --------------------------------------------------------------------------------------
@@ -138,6 +141,7 @@ class Bank:
         Raises:
             BadInput: nobody is named, no reason is given, there is no such message, or it was retired before.
         """
+        self._take_over()
         for field, value in (("by", by), ("reason", reason)):
             if not value.strip():
                 raise BadInput(f"{field} is empty; say who decides and why, everyone who asks is told")
@@ -196,10 +200,18 @@ class Bank:
 
     async def load(self) -> None:
         """Takes what Redis keeps of this version; nothing where it is away."""
+        self._take_over()
         metrics.BRIEFS_WANTED.set(len(self.wanted))
         with contextlib.suppress(StoreUnavailable):
             await self._follow()
         self._show()
+
+    def _take_over(self) -> None:
+        """This bank is on duty: what the former one gives out and has not told yet is its own now."""
+        if (former := self._predecessor) is not None:
+            former._take_over()  # where that one never came on duty itself
+            self._former, self._untold = former._serving, dict(former._untold)
+            self._predecessor = None
 
     async def run(self, may_write: asyncio.Event) -> None:
         """Follows the other replicas, and once it may write fills the bank in its turns; until cancelled."""

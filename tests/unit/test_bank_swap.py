@@ -124,6 +124,28 @@ async def test_a_restart_in_the_middle_goes_on_serving_the_former_bank(build: Bu
         await until(lambda: models(bank) == models(replica) == {"scripted@2"})
 
 
+async def test_what_the_former_bank_does_until_the_end_is_taken_over(build: Build, redis: Redis) -> None:
+    """A bank is prepared seconds before it serves; meanwhile the former one may settle, or hear a judgement."""
+    oldest = await filled(build(ScriptedEngine()))
+    engine = Gated()
+    former = build(engine, former=oldest)
+    async with running(former):
+        await until(lambda: former.briefs_filled >= 5)
+        bank = build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@3"), former=former)
+        assert models(bank) == {"scripted@1"}
+        engine.may.set()
+        await until(lambda: models(former) == {"scripted@2"} and not former._unkept)
+        assert models(bank) == {"scripted@2"}
+    redis.config_set("maxmemory", "1")
+    await former.judge(former.entries()[0].message_id, Verdict.RETIRED, by="Ana", reason="rude")
+    await bank.load()
+    assert models(bank) == {"scripted@2"}
+    assert bank._predecessor is None, "or all banks there ever were would stay in memory"
+    redis.config_set("maxmemory", "0")
+    async with running(bank):
+        await until(lambda: redis.hlen("cs:bank:judgements") == 1)
+
+
 async def test_going_back_takes_over_at_once(build: Build) -> None:
     """The bank of the version before is still in Redis."""
     former = await filled(build(ScriptedEngine()))
