@@ -18,6 +18,7 @@ from services.generator import bank as bank_module
 from services.generator.bank import Bank
 from services.generator.filling import SECONDS_PER_DAY
 from services.generator.message import Verdict
+from services.generator.store import FORMER_KEPT_S, KEPT_S
 from tests.conftest import RedisServer
 from tests.support.generator import (
     ScriptedEngine,
@@ -155,6 +156,26 @@ async def test_going_back_takes_over_at_once(build: Build) -> None:
     async with running(again):
         await until(lambda: models(again) == {"scripted@1"})
     assert engine.seeds == []
+
+
+async def test_what_was_superseded_is_kept_for_two_days(build: Build, redis: Redis) -> None:
+    """Though a replica still looks at it. Who goes back to it makes it stay."""
+    old, new = build(ScriptedEngine()), build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"))
+
+    def kept_s(bank: Bank) -> int:
+        return int(redis.ttl(f"cs:bank:{bank.version}"))  # type: ignore[arg-type]
+
+    async with running(old):
+        await until(lambda: old._said)
+        assert FORMER_KEPT_S < kept_s(old) <= KEPT_S
+        async with running(new):
+            await until(lambda: new._said and kept_s(old) <= FORMER_KEPT_S)
+            await asyncio.sleep(0.2)
+            assert kept_s(old) <= FORMER_KEPT_S < kept_s(new)
+    again = build(ScriptedEngine(), former=new)
+    async with running(again):
+        await until(lambda: again._said)
+        assert kept_s(new) <= FORMER_KEPT_S < kept_s(old)
 
 
 async def test_what_is_said_of_a_message_reaches_every_replica(build: Build) -> None:
