@@ -77,7 +77,8 @@ class Bank:
         self.version = bank_version(version, settings, seed, self.prompts)
         self._judgements: Judgements = former._judgements if former else Judgements(settings.bank.approval)
         self._own = self._new_shelf()
-        self._former = former._serving if former else None
+        self._predecessor = former  # until this bank is on duty, for it may settle and judge until then
+        self._former: Shelf | None = None
         self._store = Store(redis, self.version)
         # What was weighed before is forgotten with this process: one look more than GROWTH allows is little.
         self._evidence: Evidence = former._evidence if former else Evidence()
@@ -88,7 +89,7 @@ class Bank:
         if former:
             self._filler.asked = former._filler.asked
         self._unkept: set[str] = set()
-        self._untold: dict[str, Judgement] = dict(former._untold) if former else {}
+        self._untold: dict[str, Judgement] = {}
         self._served: str | None = None  # the version that Redis says serves; None before it was asked
         self._said = False  # that this version serves; once, for two versions may share a Redis
         self._writes = False
@@ -119,6 +120,8 @@ class Bank:
 
     @property
     def _serving(self) -> Shelf:
+        if self._predecessor is not None:
+            return self._predecessor._serving
         return self._own if self._former is None else self._former
 
     # -- people --------------------------------------------------------------------------------------
@@ -138,6 +141,7 @@ class Bank:
         Raises:
             BadInput: nobody is named, no reason is given, there is no such message, or it was retired before.
         """
+        self._take_over()
         for field, value in (("by", by), ("reason", reason)):
             if not value.strip():
                 raise BadInput(f"{field} is empty; say who decides and why, everyone who asks is told")
@@ -196,10 +200,18 @@ class Bank:
 
     async def load(self) -> None:
         """Takes what Redis keeps of this version; nothing where it is away."""
+        self._take_over()
         metrics.BRIEFS_WANTED.set(len(self.wanted))
         with contextlib.suppress(StoreUnavailable):
             await self._follow()
         self._show()
+
+    def _take_over(self) -> None:
+        """This bank is on duty: what the former one gives out and has not told yet is its own now."""
+        if (former := self._predecessor) is not None:
+            former._take_over()  # where that one never came on duty itself
+            self._former, self._untold = former._serving, dict(former._untold)
+            self._predecessor = None
 
     async def run(self, may_write: asyncio.Event) -> None:
         """Follows the other replicas, and once it may write fills the bank in its turns; until cancelled."""
@@ -225,19 +237,26 @@ class Bank:
         news = await self._store.news()
         for judgement in news.judgements:
             self._hear(judgement)
-        self._mend(news.damaged)
+        self._mend(news.damaged, news.judgements)
         for key, messages in news.messages.items():
-            # What could not be stored yet is newer than what is stored.
-            if key in self.wanted and key not in self._unkept:
+            if key in self._unkept:
+                # What could not be stored yet comes beside what others have stored, unless it was to make room.
+                own = self._own.held(key)
+                self._own.put(key, self._filler.best((*messages, *own)) if own else ())
+            elif key in self.wanted:
                 self._own.put(key, messages)
         if news.served is not None:
             await self._hear_served(news)
         self._show()
 
-    def _mend(self, damaged: Iterable[str]) -> None:
-        """What memory has in place of what is damaged in Redis is stored again, but for approvals: people say anew."""
+    def _mend(self, damaged: Iterable[str], heard: Iterable[Judgement]) -> None:
+        """What memory has in place of what is damaged in Redis is stored again, but for approvals: people say anew.
+
+        So is a retirement where Redis came back from a snapshot with the approval from before.
+        """
         self._unkept |= {name for name in damaged if self._own.held(name)}
-        for name in damaged:
+        approved = {each.message_id for each in heard if each.verdict is Verdict.APPROVED}
+        for name in approved.union(damaged):
             if (known := self._judgements.get(name)) is not None and known.verdict is Verdict.RETIRED:
                 self._untold[name] = known
 
@@ -281,6 +300,8 @@ class Bank:
             self._untold = {key: each for key, each in self._untold.items() if told.get(key) is not each}
 
     async def _store_messages(self) -> None:
+        if not self._store.is_read:
+            return  # a replica that began while Redis was away would write over what others have stored
         if unkept := {key: self._own.held(key) for key in self._unkept}:
             await self._store.keep(unkept)
             self._unkept -= {key for key, messages in unkept.items() if self._own.held(key) == messages}
@@ -306,6 +327,8 @@ class Bank:
         counted = iter(await self._store.counts([each.message_id for _, messages in some for each in messages]))
         for key, messages in some:
             by_day = {each.message_id: _opt_outs(next(counted)) for each in messages}
+            if self._serving.held(key) != messages:
+                continue  # a person may have retired one while they were counted; who did and why stays written
             if (found := self._evidence.against(key, by_day)) is not None:
                 draft = next(each.draft for each in messages if each.message_id == found.message_id)
                 judgement = Judgement(

@@ -184,7 +184,7 @@ class Filler:
         Those that wait for a person's approval are held beside the ones whose place they are to take.
         """
         wanted = self._settings.messages_per_brief
-        by_id = {message.message_id: message for message in messages}
+        by_id = {each.message_id: each for each in messages if not self._judgements.is_retired(each.message_id)}
         ranked = sorted(by_id.values(), key=lambda each: (not self._is_young(each), -each.score, each.message_id))
         given_out = [each for each in ranked if self._judgements.may_be_given_out(each.message_id)][:wanted]
         waiting = [each for each in ranked if not self._judgements.may_be_given_out(each.message_id)]

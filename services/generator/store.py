@@ -34,8 +34,9 @@ local read, judgement = pcall(cjson.decode, there or '')
 if read and type(judgement) == 'table' and judgement.verdict == 'retired' then return end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 """
-# A version that no generator has looked at for so long is not coming back.
-KEPT_S = 30 * 24 * 3600
+# A version that no generator has looked at for so long is not coming back: one that serves, and one that was superseded
+# or never served. A bad model shows within two days; with one a day and 5 MB each, more would only fill Redis.
+KEPT_S, FORMER_KEPT_S = 30 * 24 * 3600, 2 * 24 * 3600
 LEASE_MS = 20_000
 BATCH = 200  # what Redis does in a few milliseconds, for requests wait meanwhile
 OUTAGES = (RedisError, OSError, TimeoutError)
@@ -71,6 +72,11 @@ class Store:
         self._redis, self.version = redis, version
         self._seen: bytes | None = None  # the last news; None where everything must be read
         self._lease, self._holder = f"cs:bank:lease:{version}", uuid.uuid4().hex
+
+    @property
+    def is_read(self) -> bool:
+        """Whether what it holds was read, since the start and since the last outage that `news` met."""
+        return self._seen is not None
 
     async def news(self) -> News:
         """What changed since the last call; all there is at the first call, and at the first after an outage."""
@@ -147,10 +153,13 @@ class Store:
             raise _unavailable(error) from None
 
     async def serve(self) -> None:
-        """Says that this version serves now."""
+        """Says that this version serves now; the one that did is kept for FORMER_KEPT_S."""
         try:
+            former: Any = await self._redis.get(SERVED)
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.set(SERVED, self.version)
+                pipe.expire(messages_key(_text(former or b"")), FORMER_KEPT_S)
+                pipe.expire(messages_key(self.version), KEPT_S)
                 pipe.xadd(NEWS, {"served": self.version}, maxlen=KEPT_NEWS)
                 await pipe.execute()
         except OUTAGES as error:
@@ -163,11 +172,12 @@ class Store:
         """
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.expire(messages_key(self.version), KEPT_S)
                 pipe.hlen(messages_key(self.version))
                 pipe.hlen(JUDGEMENTS)
-                pipe.exists(SERVED)
-                _, kept_briefs, kept_judgements, served = await pipe.execute()
+                pipe.get(SERVED)
+                kept_briefs, kept_judgements, served = await pipe.execute()
+            serves = served == self.version.encode()
+            await self._redis.expire(messages_key(self.version), KEPT_S if serves else FORMER_KEPT_S)
             lost_briefs, lost_judgements = [], []
             if kept_briefs < len(briefs):
                 lost_briefs = await self._missing(messages_key(self.version), briefs)

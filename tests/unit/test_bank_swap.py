@@ -18,6 +18,7 @@ from services.generator import bank as bank_module
 from services.generator.bank import Bank
 from services.generator.filling import SECONDS_PER_DAY
 from services.generator.message import Verdict
+from services.generator.store import FORMER_KEPT_S, KEPT_S
 from tests.conftest import RedisServer
 from tests.support.generator import (
     ScriptedEngine,
@@ -124,6 +125,28 @@ async def test_a_restart_in_the_middle_goes_on_serving_the_former_bank(build: Bu
         await until(lambda: models(bank) == models(replica) == {"scripted@2"})
 
 
+async def test_what_the_former_bank_does_until_the_end_is_taken_over(build: Build, redis: Redis) -> None:
+    """A bank is prepared seconds before it serves; meanwhile the former one may settle, or hear a judgement."""
+    oldest = await filled(build(ScriptedEngine()))
+    engine = Gated()
+    former = build(engine, former=oldest)
+    async with running(former):
+        await until(lambda: former.briefs_filled >= 5)
+        bank = build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@3"), former=former)
+        assert models(bank) == {"scripted@1"}
+        engine.may.set()
+        await until(lambda: models(former) == {"scripted@2"} and not former._unkept)
+        assert models(bank) == {"scripted@2"}
+    redis.config_set("maxmemory", "1")
+    await former.judge(former.entries()[0].message_id, Verdict.RETIRED, by="Ana", reason="rude")
+    await bank.load()
+    assert models(bank) == {"scripted@2"}
+    assert bank._predecessor is None, "or all banks there ever were would stay in memory"
+    redis.config_set("maxmemory", "0")
+    async with running(bank):
+        await until(lambda: redis.hlen("cs:bank:judgements") == 1)
+
+
 async def test_going_back_takes_over_at_once(build: Build) -> None:
     """The bank of the version before is still in Redis."""
     former = await filled(build(ScriptedEngine()))
@@ -133,6 +156,26 @@ async def test_going_back_takes_over_at_once(build: Build) -> None:
     async with running(again):
         await until(lambda: models(again) == {"scripted@1"})
     assert engine.seeds == []
+
+
+async def test_what_was_superseded_is_kept_for_two_days(build: Build, redis: Redis) -> None:
+    """Though a replica still looks at it. Who goes back to it makes it stay."""
+    old, new = build(ScriptedEngine()), build(ScriptedEngine(texts=NEW_TEXTS, version="scripted@2"))
+
+    def kept_s(bank: Bank) -> int:
+        return int(redis.ttl(f"cs:bank:{bank.version}"))  # type: ignore[arg-type]
+
+    async with running(old):
+        await until(lambda: old._said)
+        assert FORMER_KEPT_S < kept_s(old) <= KEPT_S
+        async with running(new):
+            await until(lambda: new._said and kept_s(old) <= FORMER_KEPT_S)
+            await asyncio.sleep(0.2)
+            assert kept_s(old) <= FORMER_KEPT_S < kept_s(new)
+    again = build(ScriptedEngine(), former=new)
+    async with running(again):
+        await until(lambda: again._said)
+        assert kept_s(new) <= FORMER_KEPT_S < kept_s(old)
 
 
 async def test_what_is_said_of_a_message_reaches_every_replica(build: Build) -> None:
@@ -247,6 +290,30 @@ async def test_approved_messages_stay_until_new_ones_are_approved(build: Build) 
         assert {each.message.written_at for each in entries if each.message} == {now[0]}
 
 
+async def test_what_was_approved_survives_a_replica_that_starts_while_redis_is_away(
+    build: Build, redis_instance: RedisServer
+) -> None:
+    """It fills an empty bank with other words, which then wait beside those that everybody else gives out."""
+    bank = build(ScriptedEngine(), approval="person")
+    replica = build(ScriptedEngine(texts=NEW_TEXTS), approval="person")
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        one, *others = bank.entries()
+        await bank.judge(one.message_id, Verdict.RETIRED, by="Ana", reason="rude")
+        for entry in others:
+            await bank.judge(entry.message_id, Verdict.APPROVED, by="Ana", reason="read it")
+        redis_instance.kill()
+        async with running(replica):
+            await until(lambda: replica.briefs_filled == 45)
+            assert replica._own.briefs_served == 0
+            redis_instance.start()
+            await until(lambda: replica._own.briefs_served == 45 and not replica._unkept)
+            await until(lambda: dict(bank._own) == dict(replica._own))
+            assert bank._own.briefs_served == 45
+            waiting = [each for each in bank.entries() if each.state.value == "waiting"]
+            assert [each.brief for each in waiting] == [one.brief], "in the place of what was retired"
+
+
 async def test_an_approval_that_was_damaged_can_be_given_again(build: Build, redis: Redis) -> None:
     """It takes the place of what cannot be read, and never that of a retirement."""
     bank = build(ScriptedEngine(), approval="person")
@@ -312,6 +379,20 @@ async def test_a_retirement_that_redis_has_not_heard_survives_a_swap(build: Buil
         await until(lambda: redis.hlen("cs:bank:judgements") == 1)
 
 
+async def test_a_retirement_wins_over_an_approval_that_redis_came_back_with(build: Build, redis: Redis) -> None:
+    """From a snapshot; a replica that starts later would give the message out again."""
+    bank = build(ScriptedEngine())
+    async with running(bank):
+        await until(lambda: not bank.filling)
+        one = bank.entries()[0].message_id
+        await bank.judge(one, Verdict.APPROVED, by="Ana", reason="read it")
+        approved = redis.hget("cs:bank:judgements", one)
+        await bank.judge(one, Verdict.RETIRED, by="Ana", reason="rude")
+        redis.hset("cs:bank:judgements", one, approved)  # type: ignore[arg-type]
+        redis.xadd("cs:bank:news", {"judged": one})
+        await until(lambda: json.loads(redis.hget("cs:bank:judgements", one))["verdict"] == "retired")  # type: ignore[arg-type]
+
+
 async def test_outcomes_retire_a_message_on_every_replica(build: Build, redis: Redis) -> None:
     """What the gateway counts is read by the replica that writes; the others hear of it."""
     banks = [build(ScriptedEngine()), build(ScriptedEngine())]
@@ -327,3 +408,23 @@ async def test_outcomes_retire_a_message_on_every_replica(build: Build, redis: R
         [entry] = [each for each in banks[1].entries() if each.message_id == bad.message_id]
         assert entry.judgement is not None
         assert (entry.judgement.by, "30 of 300 against 3 of 300" in entry.judgement.reason) == ("evidence", True)
+
+
+async def test_outcomes_do_not_judge_again_what_a_person_retires_meanwhile(
+    build: Build, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks is told the person's name and reason."""
+    bank = await filled(build(ScriptedEngine()))
+    bad, good = bank.entries()[:2]
+    redis.hset(message_counts_key(good.message_id), mapping={"20000:uses": 300, "20000:opted_out": 3})
+    redis.hset(message_counts_key(bad.message_id), mapping={"20000:uses": 300, "20000:opted_out": 30})
+    counts = bank._store.counts
+
+    async def and_meanwhile(message_ids: list[str]) -> Any:
+        counted = await counts(message_ids)
+        await bank.judge(bad.message_id, Verdict.RETIRED, by="Ana", reason="rude")
+        return counted
+
+    monkeypatch.setattr(bank._store, "counts", and_meanwhile)
+    await bank._weigh()
+    assert json.loads(redis.hget("cs:bank:judgements", bad.message_id))["by"] == "Ana"  # type: ignore[arg-type]
