@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 import uuid
 from collections import Counter
@@ -33,18 +34,21 @@ class AdapterFolder:
         self.path = path
         self._mark = f".used-{uuid.uuid4().hex}"
         self._held: Counter[str] = Counter()
+        self._holding = threading.Lock()  # hold and let_go come from several threads
 
     def hold(self, adapter: str) -> None:
         """Somebody here uses the adapter; until as many have let go of it, it stays."""
-        self._held[adapter] += 1
+        with self._holding:
+            self._held[adapter] += 1
 
     def let_go(self, adapter: str) -> bool:
         """Returns whether nobody uses the adapter any more, here or elsewhere."""
-        self._held[adapter] -= 1
-        if self._held[adapter] > 0:
-            return False
-        del self._held[adapter]
-        (self.path / adapter / self._mark).unlink(missing_ok=True)
+        with self._holding:  # also of the mark: whoever holds the adapter next marks it anew
+            self._held[adapter] -= 1
+            if self._held[adapter] > 0:
+                return False
+            del self._held[adapter]
+            (self.path / adapter / self._mark).unlink(missing_ok=True)
         return not self.is_used(adapter)
 
     def put(self, checkpoint: Checkpoint, base: str) -> None:

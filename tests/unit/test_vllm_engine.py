@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +29,7 @@ from services.generator.bootstrap import Shift
 from services.generator.engine import Candidate, EngineFailed
 from services.generator.generate import Writer
 from services.generator.prompt import prompt
+from services.generator.vllm_adapters import AdapterFolder
 from services.generator.vllm_engine import VllmEngine
 from services.generator.vllm_server import VllmServer
 from tests.support.generator import ScriptedReview, ScriptedReward, build_bank
@@ -216,6 +219,24 @@ async def test_going_back_to_an_adapter_that_is_let_go_of_keeps_it(
     assert list(there.adapters.iterdir()) == []
     if not same:
         await back.close()
+
+
+def test_who_comes_while_another_lets_go_of_an_adapter_keeps_it(tmp_path: Path) -> None:
+    """Engines open on the loop while others are closed in threads."""
+    folder = AdapterFolder(tmp_path)
+    holding = threading.Thread(target=folder.hold, args=("one",))
+
+    class Watched(Counter[str]):
+        def __delitem__(self, adapter: object) -> None:
+            holding.start()
+            holding.join(0.2)
+            super().__delitem__(adapter)
+
+    folder._held = Watched()
+    folder.hold("one")
+    folder.let_go("one")
+    holding.join()
+    assert folder.is_used("one")
 
 
 async def test_watching_goes_on_whatever_fails(server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
