@@ -58,21 +58,27 @@ class AdapterFolder:
             CheckpointError: it cannot be written.
         """
         folder = self.path / checkpoint.version
-        config = checkpoint.read_json(ADAPTER_CONFIG) | {"base_model_name_or_path": base}
+        config = json.dumps(checkpoint.read_json(ADAPTER_CONFIG) | {"base_model_name_or_path": base})
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / self._mark).touch()
-            # The config last: without it the server sees no adapter. What is there may be in use, so it is replaced.
-            weights, described = (folder / f".{name}.{uuid.uuid4().hex}" for name in (ADAPTER, ADAPTER_CONFIG))
-            shutil.copyfile(checkpoint.path / ADAPTER, weights)
-            weights.replace(folder / ADAPTER)
-            described.write_text(json.dumps(config))
-            described.replace(folder / ADAPTER_CONFIG)
+            try:
+                self._write(folder, checkpoint.path / ADAPTER, config)
+            except FileNotFoundError:  # another generator, its last user until now, took the folder away meanwhile
+                self._write(folder, checkpoint.path / ADAPTER, config)
         except OSError as error:
             raise CheckpointError(
                 f"{folder}: cannot be written ({error.strerror or error}); generator.vllm.adapters is a folder that "
                 "generator and vLLM server share"
             ) from None
+
+    def _write(self, folder: Path, weights: Path, config: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / self._mark).touch()
+        # The config last: without it the server sees no adapter. What is there may be in use, so it is replaced.
+        copied, described = (folder / f".{name}.{uuid.uuid4().hex}" for name in (ADAPTER, ADAPTER_CONFIG))
+        shutil.copyfile(weights, copied)
+        copied.replace(folder / ADAPTER)
+        described.write_text(config)
+        described.replace(folder / ADAPTER_CONFIG)
 
     def remove(self, adapter: str) -> None:
         """Takes it out of sight at once, then away; not where somebody has gone back to it meanwhile."""

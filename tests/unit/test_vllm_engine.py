@@ -239,6 +239,29 @@ def test_who_comes_while_another_lets_go_of_an_adapter_keeps_it(tmp_path: Path) 
     assert folder.is_used("one")
 
 
+def test_a_folder_that_is_taken_away_while_it_is_written_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the last other generator that used it, which has just seen no mark."""
+    leaving, coming = AdapterFolder(tmp_path / "adapters"), AdapterFolder(tmp_path / "adapters")
+    checkpoint = writer_checkpoint(tmp_path / "a")
+    touch = Path.touch
+    raced: list[Path] = []
+
+    def touch_late(path: Path) -> None:
+        if not raced:
+            raced.append(path)
+            leaving.remove(checkpoint.version)
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", touch_late)
+    coming.hold(checkpoint.version)
+    coming.put(checkpoint, "base")
+    assert leaving.is_used(checkpoint.version)
+    assert (coming.path / checkpoint.version / ADAPTER).read_bytes() == b"weights"
+    assert len(raced) == 1
+
+
 async def test_watching_goes_on_whatever_fails(server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody would start it again; and adapters come while marks are renewed in a thread."""
     monkeypatch.setattr(vllm_server, "WATCH_S", 0.01)
