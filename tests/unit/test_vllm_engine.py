@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
@@ -355,6 +356,7 @@ async def test_the_servers_own_figures_are_ours(
     await server.look()
     assert (sample("generator_engine_up", **series), server.up) == (0, False)
     there.silent = False
+    monkeypatch.setattr(vllm_server, "ANSWER_S", 5.0)
     await server.look()
     assert server.up
     server._client.base_url = "http://127.0.0.1:1"
@@ -362,6 +364,25 @@ async def test_the_servers_own_figures_are_ours(
     assert (sample("generator_engine_up", **series), engine.expected_s) == (0, float("inf"))
     with grows(FAILURES, reason="away"):
         await build_writer(engine).write(BRIEF, 1, 5.0)
+
+
+async def test_a_server_that_has_much_to_say_of_itself_is_up(
+    there: StandIn, server: VllmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than an answer may be long; what is not ours to read is not parsed, for that would hold up requests."""
+    parsed: list[int] = []
+
+    def counted(exposition: str) -> Any:
+        parsed.append(len(exposition.splitlines()))
+        return text_string_to_metric_families(exposition)
+
+    monkeypatch.setattr(vllm_server, "text_string_to_metric_families", counted)
+    there.waiting, there.other_metrics = 3.0, 40_000
+    for _ in range(vllm_server.MISSES):
+        await server.look()
+    assert server.up
+    assert sample("generator_engine_waiting", server=server.url) == 4
+    assert set(parsed) == {8}
 
 
 async def test_an_adapter_is_swapped_and_the_old_one_unloaded_when_drained(
