@@ -25,7 +25,7 @@ from churnsaver.models.language_model import GOLDEN_TOLERANCE_NATS
 from churnsaver.reward import REWARD
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.settings import GeneratorSettings, load_message_books, load_serve_settings, load_world
-from services.generator import bootstrap, vllm_server
+from services.generator import bootstrap, vllm_engine, vllm_server
 from services.generator.bootstrap import Shift
 from services.generator.engine import Candidate, EngineFailed
 from services.generator.generate import Writer
@@ -181,17 +181,44 @@ async def test_a_prompt_that_is_too_long_does_not_load_the_adapter_anew(there: S
     assert len(there.seen) == asked + 2
 
 
+async def goes_and_comes_back(server: VllmServer) -> None:
+    """As it sees it: nobody listens, then somebody does."""
+    url, server._client.base_url = server._client.base_url, "http://127.0.0.1:1"
+    await server.look()
+    server._client.base_url = url
+    await server.look()
+
+
 async def test_a_server_that_is_back_with_another_base_is_noticed(
     there: StandIn, server: VllmServer, engine: VllmEngine
 ) -> None:
     """Its words would be another model's."""
-    url, server._client.base_url = server._client.base_url, "http://127.0.0.1:1"
-    await server.look()
-    server._client.base_url, there.served_name = url, "other@000000000000"
-    await server.look()
+    there.served_name = "other@000000000000"
+    await goes_and_comes_back(server)
     with pytest.raises(EngineFailed, match=r"refused.*has\s+other@0"):
         await engine.write("x", 1, 1)
     there.served_name = OURS.served_name
+    await goes_and_comes_back(server)
+    assert await engine.write("x", 1, 1)
+
+
+async def test_a_server_that_refused_the_adapter_is_not_asked_again_at_once(
+    there: StandIn, server: VllmServer, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write would copy the files and try the golden messages; after a while one finds out."""
+    there.log_prob -= 1.0
+    await goes_and_comes_back(server)
+    with pytest.raises(EngineFailed, match=r"refused.*golden message"):
+        await engine.write("x", 1, 1)
+    asked = len(there.seen)
+    with pytest.raises(EngineFailed, match=r"refused.*golden message"):
+        await engine.write("x", 1, 1)
+    assert (len(there.seen), engine.expected_s) == (asked, float("inf"))
+    with grows(FAILURES, reason="away"):
+        await build_writer(engine).write(BRIEF, 1, 5.0)
+    there.log_prob = LOG_PROB
+    monkeypatch.setattr(vllm_engine, "LOAD_AGAIN_S", 0.0)
+    assert engine.expected_s < float("inf")
     assert await engine.write("x", 1, 1)
 
 
