@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -551,7 +551,10 @@ async def test_a_swap_waits_for_a_server_that_is_away(server: VllmServer, engine
 async def test_a_shift_swaps_adapters(
     there: StandIn, server: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The writer on duty is followed by the next, whose adapter alone is then on the server; at the end none is."""
+    """The writer on duty is followed by the next at once, also while it writes its last; at the end no adapter is left.
+
+    The adapter that was replaced goes once the last text of it is written.
+    """
     monkeypatch.setattr(bootstrap, "RewardModel", SimpleNamespace(load=lambda *_, **__: ScriptedReward()))
     whole = load_serve_settings().model_copy(update={"generator": settings(there)})
     shift = Shift(whole, WORLD, load_message_books(), ScriptedReview(), Redis(port=1), server)
@@ -561,11 +564,25 @@ async def test_a_shift_swaps_adapters(
     await shift.change(None)
     second = await asyncio.to_thread(shift.prepare, {WRITER: other, REWARD: one}, first)
     assert there.loaded == {one.version, other.version}
-    await shift.change(first)
-    assert there.loaded == {other.version}
-    assert (await second.write(BRIEF, 1, 5.0)).model_version == other.version
+    there.fault = "slow"
+    there.seen.clear()
+    last = asyncio.create_task(first.engine.write("x", 1, 1))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20.0):
+        await shift.change(first)
+        await until(lambda: other.version in {each["model"] for each in there.seen})
+        assert there.loaded == {one.version, other.version}
+        there.fault = ""
+        assert await last == [Candidate(TEXT, ended=True)]
+        await until(lambda: there.loaded == {other.version})
+    assert await second.engine.write("x", 1, 1)
     await shift.end()
     assert there.loaded == set()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    while not happened():  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.01)
 
 
 def test_every_reason_is_there_before_its_first_failure() -> None:
