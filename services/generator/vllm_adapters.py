@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 import uuid
 from collections import Counter
@@ -33,18 +34,21 @@ class AdapterFolder:
         self.path = path
         self._mark = f".used-{uuid.uuid4().hex}"
         self._held: Counter[str] = Counter()
+        self._holding = threading.Lock()  # hold and let_go come from several threads
 
     def hold(self, adapter: str) -> None:
         """Somebody here uses the adapter; until as many have let go of it, it stays."""
-        self._held[adapter] += 1
+        with self._holding:
+            self._held[adapter] += 1
 
     def let_go(self, adapter: str) -> bool:
         """Returns whether nobody uses the adapter any more, here or elsewhere."""
-        self._held[adapter] -= 1
-        if self._held[adapter] > 0:
-            return False
-        del self._held[adapter]
-        (self.path / adapter / self._mark).unlink(missing_ok=True)
+        with self._holding:  # also of the mark: whoever holds the adapter next marks it anew
+            self._held[adapter] -= 1
+            if self._held[adapter] > 0:
+                return False
+            del self._held[adapter]
+            (self.path / adapter / self._mark).unlink(missing_ok=True)
         return not self.is_used(adapter)
 
     def put(self, checkpoint: Checkpoint, base: str) -> None:
@@ -54,21 +58,27 @@ class AdapterFolder:
             CheckpointError: it cannot be written.
         """
         folder = self.path / checkpoint.version
-        config = checkpoint.read_json(ADAPTER_CONFIG) | {"base_model_name_or_path": base}
+        config = json.dumps(checkpoint.read_json(ADAPTER_CONFIG) | {"base_model_name_or_path": base})
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / self._mark).touch()
-            # The config last: without it the server sees no adapter. What is there may be in use, so it is replaced.
-            weights, described = (folder / f".{name}.{uuid.uuid4().hex}" for name in (ADAPTER, ADAPTER_CONFIG))
-            shutil.copyfile(checkpoint.path / ADAPTER, weights)
-            weights.replace(folder / ADAPTER)
-            described.write_text(json.dumps(config))
-            described.replace(folder / ADAPTER_CONFIG)
+            try:
+                self._write(folder, checkpoint.path / ADAPTER, config)
+            except FileNotFoundError:  # another generator, its last user until now, took the folder away meanwhile
+                self._write(folder, checkpoint.path / ADAPTER, config)
         except OSError as error:
             raise CheckpointError(
                 f"{folder}: cannot be written ({error.strerror or error}); generator.vllm.adapters is a folder that "
                 "generator and vLLM server share"
             ) from None
+
+    def _write(self, folder: Path, weights: Path, config: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / self._mark).touch()
+        # The config last: without it the server sees no adapter. What is there may be in use, so it is replaced.
+        copied, described = (folder / f".{name}.{uuid.uuid4().hex}" for name in (ADAPTER, ADAPTER_CONFIG))
+        shutil.copyfile(weights, copied)
+        copied.replace(folder / ADAPTER)
+        described.write_text(config)
+        described.replace(folder / ADAPTER_CONFIG)
 
     def remove(self, adapter: str) -> None:
         """Takes it out of sight at once, then away; not where somebody has gone back to it meanwhile."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
+from dataclasses import dataclass
 from typing import Self
 
 import httpx
@@ -28,6 +30,8 @@ from services.generator.prompt import prompt
 from services.generator.vllm_server import Refused, VllmServer
 
 COMPLETIONS = "/v1/completions"
+# A server that refused the adapter is asked again after so long, unless it was started anew.
+LOAD_AGAIN_S = 60.0
 
 
 class _Choice(BaseModel):
@@ -71,6 +75,15 @@ class Unopened:
         pass
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why the server did not get the adapter; its `times_back` then, and the monotonic clock."""
+
+    reason: str
+    times_back: int
+    at: float
+
+
 class VllmEngine:
     """Writes with one adapter; made by `open`, never directly."""
 
@@ -80,6 +93,7 @@ class VllmEngine:
         self._base, self._golden = _base(checkpoint), _golden(checkpoint)
         self._loaded_at: int | None = None  # the server's `times_back` then
         self._loading: asyncio.Task[None] | None = None
+        self._refusal: _Refusal | None = None
         self._writing = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -113,6 +127,8 @@ class VllmEngine:
     def expected_s(self) -> float:
         if self._loading is not None and not self._loading.done():
             return math.inf  # a server that was started anew gets the adapter first
+        if self._standing_refusal is not None:
+            return math.inf
         return self._server.expected_s
 
     async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
@@ -171,6 +187,8 @@ class VllmEngine:
         """Loads anew what the server has lost, apart from the request: its deadline is shorter than that takes."""
         if self._loaded_at == self._server.times_back:
             return
+        if (refusal := self._standing_refusal) is not None:
+            raise EngineFailed("refused", refusal.reason)
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(self._load())
             self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -179,8 +197,23 @@ class VllmEngine:
         except CheckpointError as error:
             raise EngineFailed("refused", error) from None
 
+    @property
+    def _standing_refusal(self) -> _Refusal | None:
+        """The last one, as long as asking the same server again would be in vain."""
+        if (last := self._refusal) is None or last.times_back != self._server.times_back:
+            return None
+        return last if time.monotonic() - last.at < LOAD_AGAIN_S else None
+
     async def _load(self) -> None:
         times_back = self._server.times_back
+        try:
+            await self._load_and_try()
+        except CheckpointError as error:
+            self._refusal = _Refusal(str(error), times_back, time.monotonic())
+            raise
+        self._loaded_at = times_back
+
+    async def _load_and_try(self) -> None:
         base = await self._server.base()
         if base.id != self._base.served_name:
             raise CheckpointError(
@@ -191,7 +224,6 @@ class VllmEngine:
         await asyncio.to_thread(self._server.adapters.put, self._checkpoint, base.root)
         for case in self._golden:
             await self._try(case)
-        self._loaded_at = times_back
 
     async def _try(self, case: GoldenMessage) -> None:
         try:

@@ -35,9 +35,15 @@ UNLOAD_S = 10.0
 WATCH_S = 1.0
 # Of an answer, far more than is asked for: what is longer would be read for longer than a request has.
 MOST_BYTES = 1_000_000
+# Of its metrics: a healthy server may have many.
+MOST_METRICS_BYTES = 16_000_000
 # What was measured so long ago says nothing about now: one write finds out.
 FORGET_S = 5.0
 RUNNING, WAITING, CACHE_USE = "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
+# How lines of them begin.
+OURS = tuple(
+    f"{before}{name}".encode() for before in ("", "# HELP ", "# TYPE ") for name in (RUNNING, WAITING, CACHE_USE)
+)
 BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -162,7 +168,9 @@ class VllmServer:
             raise Refused(url, status, excerpt)
         raise EngineFailed("busy" if status in BUSY else "broken", f"{url}: {status} {excerpt}")
 
-    async def _said(self, method: str, path: str, body: Any, timeout_s: float) -> tuple[int, bytes]:
+    async def _said(
+        self, method: str, path: str, body: Any, timeout_s: float, most_bytes: int = MOST_BYTES
+    ) -> tuple[int, bytes]:
         """Status and body of an answer that is whole within `timeout_s`: httpx's own timeouts begin anew each byte."""
         timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
         async with (
@@ -172,8 +180,8 @@ class VllmServer:
             said = bytearray()
             async for some in answer.aiter_bytes():
                 said += some
-                if len(said) > MOST_BYTES:
-                    raise httpx.DecodingError(f"the answer is longer than {MOST_BYTES:,} bytes")
+                if len(said) > most_bytes:
+                    raise httpx.DecodingError(f"the answer is longer than {most_bytes:,} bytes")
             return answer.status_code, bytes(said)
 
     async def base(self) -> Model:
@@ -229,10 +237,10 @@ class VllmServer:
     async def look(self) -> None:
         """Whether it is there, how much waits in its queue and how full its cache is, as gauges of our own."""
         try:
-            status, said = await self._said("GET", "/metrics", None, ANSWER_S)
+            status, said = await self._said("GET", "/metrics", None, ANSWER_S, MOST_METRICS_BYTES)
             if not httpx.codes.is_success(status):
                 raise ValueError(f"status {status}")  # noqa: TRY301 - as bad as what cannot be read
-            found = _values(said.decode())
+            found = _values(said)
         except (httpx.HTTPError, TimeoutError, ValueError) as error:
             # Nobody listens: it is away. It is late, or broken: it may be busy, unless that goes on.
             self._missed = MISSES if isinstance(error, httpx.ConnectError) else self._missed + 1
@@ -257,10 +265,12 @@ class VllmServer:
         await self._client.aclose()
 
 
-def _values(exposition: str) -> dict[str, list[float]]:
+def _values(exposition: bytes) -> dict[str, list[float]]:
     """Of the three metrics that we read, each series' value: a server of several engines has several."""
+    # Parsing every line would hold up requests: vLLM's 800 take 30 ms.
+    ours = b"\n".join(line for line in exposition.split(b"\n") if line.startswith(OURS)).decode()
     found: dict[str, list[float]] = {RUNNING: [], WAITING: [], CACHE_USE: []}
-    for family in text_string_to_metric_families(exposition):
+    for family in text_string_to_metric_families(ours):
         if family.name in found:
             found[family.name] = [sample.value for sample in family.samples]
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.containers import ROOT
+from trainers.rlhf.bundled import BUNDLED_WRITER
 
 NOTES = """#!/bin/sh
 echo "$*" >>"$NOTES"
@@ -21,7 +22,8 @@ case "$*" in
     "data prepare"*) ! grep -q broken "$4" || { echo "row 4, tenure: is broken" >&2; exit 2; } ;;
     keys*) touch "$out/signing.key" "$out/trusted.pem" ;;
     "train accept"*) touch "$CHURN_SAVER_REGISTRY__URL/kinds/acceptance.json" ;;
-    "model prepare"*) cd "$CHURN_SAVER_REGISTRY__URL/kinds" && touch generator.json reward.json ;;
+    "model prepare"*) cd "$CHURN_SAVER_REGISTRY__URL/kinds" && touch generator.json reward.json writer.json ;;
+    "publish trainers/rlhf/bundled/writer") touch "$CHURN_SAVER_REGISTRY__URL/kinds/writer.json" ;;
 esac
 """
 EVERYTHING = ["data prepare", "keys", "train accept", "train risk", "train ppo", "model prepare"]
@@ -62,7 +64,8 @@ class Trainer:
             "CHURN_SAVER_REGISTRY__SIGNING_KEY": str(state / "keys/signing.key"),
             "CHURN_SAVER_REGISTRY__TRUSTED_KEYS": str(self.folder / "trusted.pem"),
         }
-        done = subprocess.run(["sh", "-c", script], env=environment, capture_output=True, text=True, check=False)
+        command = ["sh", "-c", script]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == (2 if done.stderr else 0), done.stderr
         told = [line.split(" --")[0] for line in notes.read_text().splitlines()]
         return told, done.stderr
@@ -76,6 +79,14 @@ def trainer(tmp_path: Path) -> Trainer:
 def test_simulated_customers_are_learned_from_once(trainer: Trainer) -> None:
     """A stack without DATA makes some up; the next start trains nothing."""
     assert trainer.run(None) == (["data simulate", *EVERYTHING], "")
+    assert trainer.run(None) == ([], "")
+
+
+def test_a_registry_from_before_vllm_gets_the_adapter_alone(trainer: Trainer) -> None:
+    """A vLLM server would wait for it for ever; the model and the reward model that serve stay."""
+    trainer.run(None)
+    (trainer.folder / "registry/kinds/writer.json").unlink()
+    assert trainer.run(None) == ([f"publish {BUNDLED_WRITER.relative_to(ROOT)}"], "")
     assert trainer.run(None) == ([], "")
 
 

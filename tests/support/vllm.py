@@ -35,6 +35,7 @@ class StandIn:
         loaded: the adapters that it has.
         aborted: requests whose caller went away.
         silent: whether it does not answer what it is asked of itself.
+        other_metrics: series that are not ours to read.
     """
 
     served_name: str
@@ -52,6 +53,7 @@ class StandIn:
     aborted: int = 0
     waiting: float = 0.0
     silent: bool = False
+    other_metrics: int = 1
 
     @property
     def url(self) -> str:
@@ -162,7 +164,7 @@ def application(server: StandIn) -> FastAPI:
             'vllm:kv_cache_usage_perc{engine="0"} 0.25',
             'vllm:kv_cache_usage_perc{engine="1"} 0.5',
             "# TYPE vllm:generation_tokens_total counter",
-            f'vllm:generation_tokens_total{{engine="0"}} {server.written}',
+            *(f'vllm:generation_tokens_total{{engine="{n}"}} {server.written}' for n in range(server.other_metrics)),
         ]
         return Response("\n".join(lines) + "\n", media_type="text/plain")
 

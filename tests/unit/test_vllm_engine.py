@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
@@ -22,11 +25,12 @@ from churnsaver.models.language_model import GOLDEN_TOLERANCE_NATS
 from churnsaver.reward import REWARD
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.settings import GeneratorSettings, load_message_books, load_serve_settings, load_world
-from services.generator import bootstrap, vllm_server
+from services.generator import bootstrap, vllm_engine, vllm_server
 from services.generator.bootstrap import Shift
 from services.generator.engine import Candidate, EngineFailed
 from services.generator.generate import Writer
 from services.generator.prompt import prompt
+from services.generator.vllm_adapters import AdapterFolder
 from services.generator.vllm_engine import VllmEngine
 from services.generator.vllm_server import VllmServer
 from tests.support.generator import ScriptedReview, ScriptedReward, build_bank
@@ -177,17 +181,44 @@ async def test_a_prompt_that_is_too_long_does_not_load_the_adapter_anew(there: S
     assert len(there.seen) == asked + 2
 
 
+async def goes_and_comes_back(server: VllmServer) -> None:
+    """As it sees it: nobody listens, then somebody does."""
+    url, server._client.base_url = server._client.base_url, "http://127.0.0.1:1"
+    await server.look()
+    server._client.base_url = url
+    await server.look()
+
+
 async def test_a_server_that_is_back_with_another_base_is_noticed(
     there: StandIn, server: VllmServer, engine: VllmEngine
 ) -> None:
     """Its words would be another model's."""
-    url, server._client.base_url = server._client.base_url, "http://127.0.0.1:1"
-    await server.look()
-    server._client.base_url, there.served_name = url, "other@000000000000"
-    await server.look()
+    there.served_name = "other@000000000000"
+    await goes_and_comes_back(server)
     with pytest.raises(EngineFailed, match=r"refused.*has\s+other@0"):
         await engine.write("x", 1, 1)
     there.served_name = OURS.served_name
+    await goes_and_comes_back(server)
+    assert await engine.write("x", 1, 1)
+
+
+async def test_a_server_that_refused_the_adapter_is_not_asked_again_at_once(
+    there: StandIn, server: VllmServer, engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write would copy the files and try the golden messages; after a while one finds out."""
+    there.log_prob -= 1.0
+    await goes_and_comes_back(server)
+    with pytest.raises(EngineFailed, match=r"refused.*golden message"):
+        await engine.write("x", 1, 1)
+    asked = len(there.seen)
+    with pytest.raises(EngineFailed, match=r"refused.*golden message"):
+        await engine.write("x", 1, 1)
+    assert (len(there.seen), engine.expected_s) == (asked, float("inf"))
+    with grows(FAILURES, reason="away"):
+        await build_writer(engine).write(BRIEF, 1, 5.0)
+    there.log_prob = LOG_PROB
+    monkeypatch.setattr(vllm_engine, "LOAD_AGAIN_S", 0.0)
+    assert engine.expected_s < float("inf")
     assert await engine.write("x", 1, 1)
 
 
@@ -216,6 +247,47 @@ async def test_going_back_to_an_adapter_that_is_let_go_of_keeps_it(
     assert list(there.adapters.iterdir()) == []
     if not same:
         await back.close()
+
+
+def test_who_comes_while_another_lets_go_of_an_adapter_keeps_it(tmp_path: Path) -> None:
+    """Engines open on the loop while others are closed in threads."""
+    folder = AdapterFolder(tmp_path)
+    holding = threading.Thread(target=folder.hold, args=("one",))
+
+    class Watched(Counter[str]):
+        def __delitem__(self, adapter: object) -> None:
+            holding.start()
+            holding.join(0.2)
+            super().__delitem__(adapter)
+
+    folder._held = Watched()
+    folder.hold("one")
+    folder.let_go("one")
+    holding.join()
+    assert folder.is_used("one")
+
+
+def test_a_folder_that_is_taken_away_while_it_is_written_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the last other generator that used it, which has just seen no mark."""
+    leaving, coming = AdapterFolder(tmp_path / "adapters"), AdapterFolder(tmp_path / "adapters")
+    checkpoint = writer_checkpoint(tmp_path / "a")
+    touch = Path.touch
+    raced: list[Path] = []
+
+    def touch_late(path: Path) -> None:
+        if not raced:
+            raced.append(path)
+            leaving.remove(checkpoint.version)
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", touch_late)
+    coming.hold(checkpoint.version)
+    coming.put(checkpoint, "base")
+    assert leaving.is_used(checkpoint.version)
+    assert (coming.path / checkpoint.version / ADAPTER).read_bytes() == b"weights"
+    assert len(raced) == 1
 
 
 async def test_watching_goes_on_whatever_fails(server: VllmServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +383,7 @@ async def test_the_servers_own_figures_are_ours(
     await server.look()
     assert (sample("generator_engine_up", **series), server.up) == (0, False)
     there.silent = False
+    monkeypatch.setattr(vllm_server, "ANSWER_S", 5.0)
     await server.look()
     assert server.up
     server._client.base_url = "http://127.0.0.1:1"
@@ -318,6 +391,25 @@ async def test_the_servers_own_figures_are_ours(
     assert (sample("generator_engine_up", **series), engine.expected_s) == (0, float("inf"))
     with grows(FAILURES, reason="away"):
         await build_writer(engine).write(BRIEF, 1, 5.0)
+
+
+async def test_a_server_that_has_much_to_say_of_itself_is_up(
+    there: StandIn, server: VllmServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than an answer may be long; what is not ours to read is not parsed, for that would hold up requests."""
+    parsed: list[int] = []
+
+    def counted(exposition: str) -> Any:
+        parsed.append(len(exposition.splitlines()))
+        return text_string_to_metric_families(exposition)
+
+    monkeypatch.setattr(vllm_server, "text_string_to_metric_families", counted)
+    there.waiting, there.other_metrics = 3.0, 40_000
+    for _ in range(vllm_server.MISSES):
+        await server.look()
+    assert server.up
+    assert sample("generator_engine_waiting", server=server.url) == 4
+    assert set(parsed) == {8}
 
 
 async def test_an_adapter_is_swapped_and_the_old_one_unloaded_when_drained(
@@ -459,7 +551,10 @@ async def test_a_swap_waits_for_a_server_that_is_away(server: VllmServer, engine
 async def test_a_shift_swaps_adapters(
     there: StandIn, server: VllmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The writer on duty is followed by the next, whose adapter alone is then on the server; at the end none is."""
+    """The writer on duty is followed by the next at once, also while it writes its last; at the end no adapter is left.
+
+    The adapter that was replaced goes once the last text of it is written.
+    """
     monkeypatch.setattr(bootstrap, "RewardModel", SimpleNamespace(load=lambda *_, **__: ScriptedReward()))
     whole = load_serve_settings().model_copy(update={"generator": settings(there)})
     shift = Shift(whole, WORLD, load_message_books(), ScriptedReview(), Redis(port=1), server)
@@ -469,11 +564,25 @@ async def test_a_shift_swaps_adapters(
     await shift.change(None)
     second = await asyncio.to_thread(shift.prepare, {WRITER: other, REWARD: one}, first)
     assert there.loaded == {one.version, other.version}
-    await shift.change(first)
-    assert there.loaded == {other.version}
-    assert (await second.write(BRIEF, 1, 5.0)).model_version == other.version
+    there.fault = "slow"
+    there.seen.clear()
+    last = asyncio.create_task(first.engine.write("x", 1, 1))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20.0):
+        await shift.change(first)
+        await until(lambda: other.version in {each["model"] for each in there.seen})
+        assert there.loaded == {one.version, other.version}
+        there.fault = ""
+        assert await last == [Candidate(TEXT, ended=True)]
+        await until(lambda: there.loaded == {other.version})
+    assert await second.engine.write("x", 1, 1)
     await shift.end()
     assert there.loaded == set()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    while not happened():  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.01)
 
 
 def test_every_reason_is_there_before_its_first_failure() -> None:
