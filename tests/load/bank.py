@@ -2,7 +2,7 @@
 
 A stack of its own starts with an empty bank and its real model. Until 90 % of the briefs that the gateway can ask for
 are hits counts from the first answer of the generator. Memory is that of made-up messages of a real length, in the
-process and in a Redis of its own. Writes `reports/bank.json`.
+process and in a Redis of its own. Writes `reports/bank.json`; for real customers `reports/bank_<name of their file>.json`.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         stderr.print(f"customers, {arguments.rate:.0f} requests/s for {arguments.seconds:.0f} s")
         document["customers"] = measure_customers(stack, arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "bank.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+    name = f"bank_{arguments.csv.stem}" if arguments.csv else "bank"
+    (arguments.out / f"{name}.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
     return document
 
 
