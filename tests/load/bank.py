@@ -2,7 +2,7 @@
 
 A stack of its own starts with an empty bank and its real model. Until 90 % of the briefs that the gateway can ask for
 are hits counts from the first answer of the generator. Memory is that of made-up messages of a real length, in the
-process and in a Redis of its own. Writes `reports/bank.json`; for real customers `reports/bank_<name of their file>.json`.
+process and in a Redis of its own. Writes `reports/bank.json`; with `--csv` `reports/bank_<name of the file>.json`.
 """
 
 from __future__ import annotations
