@@ -89,8 +89,9 @@ class CTranslate2:
 
     def log_probs(self, prompt: str, text: str) -> list[float]:
         tokens = self._tokens(text)
-        assert self._engine._model is not None  # it loads one after each write
-        (scored,) = self._engine._model.score_batch([[*self._tokens(prompt), *tokens]])
+        # In its thread, which loads the model anew after each write.
+        model: Any = self._engine._worker.submit(lambda: self._engine._model).result()
+        (scored,) = model.score_batch([[*self._tokens(prompt), *tokens]])
         return list(scored.log_probs)[-len(tokens) :]
 
     def _tokens(self, text: str) -> list[str]:
