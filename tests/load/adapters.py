@@ -158,10 +158,11 @@ def measure_swaps(writing: Writing, arguments: argparse.Namespace) -> dict[str, 
     stack = writing.stack
     new = bodies(load_scorecard(), seed=arguments.seed, run=new_run(), csv_path=arguments.csv)
     planned_s = arguments.swaps * (BETWEEN_S + arguments.expected_s)
-    run = StartedRun(Plan(stack.retain_url, arguments.rate, list(islice(new, int(planned_s * arguments.rate)))))
+    plan = Plan(stack.retain_url, arguments.rate, list(islice(new, int(planned_s * arguments.rate))))
     seconds = []
     with LiveBriefs(writing) as live:
         live.wait_for("a message written live", model=True)
+        run = StartedRun(plan)
         for number in range(arguments.swaps):
             folder = stack.folder / "variants" / str(number)
             version = write_variant(champion(WRITER), number, folder)
