@@ -75,6 +75,7 @@ def test_the_server_says_which_base_it_has_and_takes_adapters_from_the_generator
     assert command[:3] == ["nice", "-n", "10"]
     assert command[command.index("--served-model-name") + 1] == "small@abababababab"
     assert command[command.index("--dtype") + 1] == "float32"
+    assert "--no-enable-chunked-prefill" in command
     adapters = Path(environment["VLLM_LORA_RESOLVER_CACHE_DIR"])
     assert adapters == settings.generator.vllm.adapters.resolve()
     assert adapters.is_dir()
@@ -88,7 +89,7 @@ def test_a_gpu_is_left_to_vllm(settings: ServeSettings) -> None:
     """The build for GPUs chooses precision and compilation itself."""
     install("vllm")
     assert vllm_command(settings)[0] == ".engine/bin/python"
-    assert not {"nice", "--dtype", "--enforce-eager"} & set(vllm_command(settings))
+    assert not {"nice", "--dtype", "--enforce-eager", "--no-enable-chunked-prefill"} & set(vllm_command(settings))
     assert "TORCHDYNAMO_DISABLE" not in vllm_environment(settings)
 
 
