@@ -258,6 +258,16 @@ async def test_a_person_retires_a_message(address: str) -> None:
     assert (unknown.returncode, "bank list" in unknown.stderr) == (2, True)
 
 
+async def test_a_message_that_has_left_the_bank_is_shown_as_retired(address: str, redis_instance: RedisServer) -> None:
+    """Its counts alone are left, and contacts may wait with it."""
+    with SyncRedis.from_url(redis_instance.url) as redis:
+        redis.hset(message_counts_key("gone"), "uses", 3)
+    done = await command(address, "bank", "retire", "gone", "--by", "Ana", "--reason", "rude", "--json")
+    shown = {"message_id": "gone", "state": "retired", "judged_by": "Ana", "judged_because": "rude", "stored": True}
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == shown
+
+
 async def test_generate_command(address: str, tmp_path: Path) -> None:
     """A line of JSON for each brief; a wrong line is named, with what is wrong in it."""
     briefs = tmp_path / "briefs.jsonl"

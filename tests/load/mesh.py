@@ -115,7 +115,12 @@ def through(channel: grpc.aio.Channel) -> Ask:
 
     async def ask(brief: Brief, seed: int) -> bool:
         request = pb.GenerateRequest(brief=pb.Brief(**brief.model_dump()), seed=seed)
-        answer = await stub.Generate(request, timeout=DEADLINE_S)
+        try:
+            answer = await stub.Generate(request, timeout=DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise
+            return False
         return bool(answer.source == pb.MESSAGE_SOURCE_MODEL)
 
     return ask

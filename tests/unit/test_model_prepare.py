@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from churnsaver.checkpoints import Checkpoint, Gate, Manifest, open_checkpoint, write_checkpoint
-from churnsaver.errors import BadInput, CheckpointError
+from churnsaver.errors import BadInput, CheckpointError, GateFailed
 from churnsaver.models.language_model import GENERATOR, GoldenText, Source
+from cli.main import app
 from trainers.language_model import prepare
 from trainers.language_model.prepare import PACKAGED, RECIPES, prepare_model
+from trainers.rlhf import reward_serving
 from trainers.rlhf.bundled import BUNDLED_REWARD, BUNDLED_SFT, BUNDLED_WRITER
 
 NAME = "smollm2-135m-instruct"
@@ -115,6 +118,21 @@ def test_the_finished_folder_is_verified_and_says_what_made_it(tmp_path: Path, m
     assert opened.read_json("source.json")["recipe"] == "smoothed-int8"
     assert {"golden.json", "MODEL_CARD.md", "model.bin"} <= set(manifest.files)
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, "weights", "wheels"]
+
+
+def test_nothing_is_published_where_one_missed_its_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new reward model would serve beside the writer of before."""
+    missed = Gate.of((False, "KL 9 nats"))
+    written = write_checkpoint(tmp_path / "own", "writer", {"a.json": b"{}"}, seed=1, metrics={}, gate=missed)
+    write_checkpoint(tmp_path / "reward", "reward", {"a.json": b"{}"}, seed=1, metrics={})
+    monkeypatch.setattr(prepare, "prepare_model", lambda *_, **__: written)
+    monkeypatch.setattr(reward_serving, "served_reward", lambda *_, **__: open_checkpoint(tmp_path / "reward"))
+    published: list[Path] = []
+    monkeypatch.setattr("cli.generator.publish_checkpoint", published.append)
+    done = CliRunner().invoke(app, ["model", "prepare", "--writer", str(tmp_path / "own"), "--publish"])
+    assert isinstance(done.exception, GateFailed)
+    assert str(done.exception).endswith("own: KL 9 nats; nothing is published")
+    assert published == []
 
 
 def test_a_bundled_adapter_is_merged_and_made_again_where_it_changes(
