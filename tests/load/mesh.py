@@ -1,9 +1,9 @@
 """Tokens a second through the generator beside those of its vLLM server alone: the same prompts, several at once.
 
 `churn-saver up --engine vllm` runs already, and is waited for until its bank is filled, which takes the same server.
-Briefs have a tone that the bank does not hold, so that each is written live, and take turns between the two ways in
-short blocks, each way first in half of them. What was written is the server's own count, so texts that nobody got are
-in it, too. Writes `reports/mesh.json`.
+Briefs have a tone that the bank does not hold, so that each is written live. The two ways take turns in short blocks,
+each first in half of them, with the same briefs and seeds in both blocks of a pair, so with texts as long. What was
+written is the server's own count, so texts that nobody got are in it, too. Writes `reports/mesh.json`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ REPORTS = Path("reports")
 CONCURRENCIES = (1, 8, 32)
 WAYS = ("vllm", "generator")
 ORDER = (*WAYS, *reversed(WAYS))  # what drifts meets both alike
+APART = 1_000_000  # between the seeds of two pairs
 DEADLINE_S = 600.0  # 128 texts at once take minutes on a core
 FILLED_S = 1_200.0
 
@@ -174,7 +175,7 @@ def summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
 async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dict[str, Any]:
     """Both ways in turn, at each concurrency."""
     found: dict[str, Any] = {}
-    wanted, seeds = briefs(settings), itertools.count(arguments.seed)
+    wanted = briefs(settings)
     limits = httpx.Limits(max_connections=None)
     async with (
         httpx.AsyncClient(base_url=str(settings.generator.vllm.url), timeout=DEADLINE_S, limits=limits) as client,
@@ -185,8 +186,9 @@ async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dic
         ways = {"vllm": alone(client, settings, await adapter(client)), "generator": through(channel)}
         for concurrency in arguments.concurrency:
             blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-            for number, way in enumerate(ORDER, start=1):
-                stderr.print(f"{concurrency} at once, block {number} of {len(ORDER)}: {way}")
+            for number, way in enumerate(ORDER):
+                stderr.print(f"{concurrency} at once, block {number + 1} of {len(ORDER)}: {way}")
+                seeds = itertools.count(arguments.seed + number // len(WAYS) * APART)
                 seconds = arguments.seconds * len(WAYS) / len(ORDER)
                 blocks[way].append(await measure_block(client, ways[way], concurrency, seconds, wanted, seeds))
             each = {way: summary(blocks[way]) for way in WAYS}
