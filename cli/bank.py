@@ -115,7 +115,9 @@ def _ask(call: Callable[[GeneratorServiceStub], Any]) -> Any:
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
                 raise BadInput(error.details()) from None
-            raise BadInput(f"{address}: the generator does not answer; run `churn-saver up`") from None
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise BadInput(f"{address}: the generator does not answer; run `churn-saver up`") from None
+            raise BadInput(f"{address}: the generator cannot say ({error.code().name}: {error.details()})") from None
 
 
 def _document(entry: BankEntry) -> dict[str, Any]:

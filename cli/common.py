@@ -30,7 +30,7 @@ def _replaceable(out: Path) -> Path:
     return out
 
 
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder to write to; made where it does not exist.")]
 CheckpointOutOption = Annotated[

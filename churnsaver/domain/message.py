@@ -112,7 +112,7 @@ def neutralise(value: str) -> str:
     """
     text = unicodedata.normalize("NFC", " ".join(value.split()))
     text = "".join(ch for ch in text if unicodedata.category(ch)[0] != "C")
-    return " ".join(_NOT_IN_A_NAME.sub("", text).split())[:MAX_NAME_CHARS]
+    return " ".join(_NOT_IN_A_NAME.sub("", text).split())[:MAX_NAME_CHARS].rstrip()
 
 
 def slots_in(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 
 import structlog
 from redis.asyncio import Redis
@@ -247,6 +247,7 @@ class Bank:
                 self._own.put(key, messages)
         if news.served is not None:
             await self._hear_served(news)
+        self._swap_if_fuller()
         self._show()
 
     def _mend(self, damaged: Iterable[str], heard: Iterable[Judgement]) -> None:
@@ -355,6 +356,7 @@ class Bank:
             self._own.put(key, messages)
         self._unkept |= written.keys()
         self._make_room(written.keys())
+        self._swap_if_fuller()
         self._show()
         try:
             await self._store_messages()
@@ -371,14 +373,15 @@ class Bank:
         """So long the engine is left alone after a write; the first filling takes what it needs."""
         return 0.0 if self.filling else self._filler.wrote_s * (1.0 / self._settings.engine_share - 1.0)
 
-    def _make_room(self, written: Iterable[str]) -> None:
-        """Drops the messages of the briefs that are asked for least, where there are too many in all."""
-        others = sorted({key for key, _ in self._own} - set(written), key=self._filler.asked.__getitem__)
-        for key in others:
-            if self._own.messages <= self._settings.max_messages:
-                return
-            self._own.put(key, ())
-            self._unkept.add(key)
+    def _make_room(self, written: Container[str]) -> None:
+        """Drops the messages of the prompts that are asked for least, where there are too many in all."""
+        # In the order in which the filler passes briefs over, or what is dropped here would be written there again.
+        for _, briefs in reversed(self._filler.by_demand()):
+            for key in (brief.key for brief in briefs if self._own.held(brief.key) and brief.key not in written):
+                if self._own.messages <= self._settings.max_messages:
+                    return
+                self._own.put(key, ())
+                self._unkept.add(key)
 
     def _settle(self) -> None:
         """Each brief had its turn: this bank serves, unless the former one serves many more briefs."""
@@ -387,9 +390,17 @@ class Bank:
             metrics.FILL_SECONDS.set(time.monotonic() - self._began)
             log.info("bank.filled", briefs=self.briefs_filled, wanted=len(self.wanted), version=self.version)
         if self._former is not None and self._own.briefs_served >= ENOUGH * self._former.briefs_served:
-            log.info("bank.swapped", briefs=self._own.briefs_served, former=self._former.briefs_served)
-            self._former = None
+            self._swap(self._former)
         self._show()
+
+    def _swap_if_fuller(self) -> None:
+        """A former bank that was hardly filled, or wrote for other briefs, is not waited for."""
+        if self._former is not None and self._own.briefs_served > self._former.briefs_served:
+            self._swap(self._former)
+
+    def _swap(self, former: Shelf) -> None:
+        log.info("bank.swapped", briefs=self._own.briefs_served, former=former.briefs_served)
+        self._former = None
 
     def _new_shelf(self) -> Shelf:
         return Shelf(self._judgements, self._settings.exploration)

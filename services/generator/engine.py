@@ -130,6 +130,8 @@ class InProcessEngine:
 
     @property
     def expected_s(self) -> float:
+        if math.isinf(self._small_write_s):
+            return math.inf
         with self._lock:
             waiting = [each for each in self._asked if not each.done.cancelled()]
         if not waiting and not self._running_s:

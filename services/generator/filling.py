@@ -84,15 +84,21 @@ class Filler:
 
     def _in_demand(self, shelf: Shelf) -> list[tuple[str, list[Brief]]]:
         """The prompts whose briefs there is room for, those first that are asked for most."""
-        demand = {told: sum(self.asked[brief.key] for brief in briefs) for told, briefs in self.prompts.items()}
         room, found = self._settings.max_messages, []
-        for told in sorted(self.prompts, key=demand.__getitem__, reverse=True):
-            briefs = self.prompts[told]
+        for told, briefs in self.by_demand():
             room -= sum(max(self._settings.messages_per_brief, len(shelf.held(brief.key))) for brief in briefs)
             if room < 0:
                 break
             found.append((told, briefs))
         return found
+
+    def by_demand(self) -> list[tuple[str, list[Brief]]]:
+        """All prompts and their briefs, those first that are asked for most."""
+
+        def demand(prompt: tuple[str, list[Brief]]) -> int:
+            return sum(self.asked[brief.key] for brief in prompt[1])
+
+        return sorted(self.prompts.items(), key=demand, reverse=True)
 
     def _lack(self, told: str, briefs: list[Brief], shelf: Shelf) -> Lack | None:
         wanting = tuple(brief for brief in briefs if self._is_wanting(shelf.held(brief.key)))

@@ -28,7 +28,8 @@ log = structlog.get_logger()
 
 # A write takes as long as the last ones say, give or take; reviewing and the way back take the rest.
 MARGIN = 1.3
-REVIEW_TIMEOUT_S = 0.05
+# A review may take so long, or a share of the time left where that is more.
+REVIEW_S, REVIEW_SHARE = 0.05, 0.05
 QUOTED = 40  # characters of what a caller sent: an answer has no room for all of it
 # Of the time left, at least: a machine that is busy for seconds is late by more than one that is for milliseconds.
 ANSWER_S, ANSWER_SHARE = 0.02, 0.05
@@ -118,7 +119,7 @@ class Writer:
         try:
             # Past it the engine is told to stop, and the approved text still reaches the caller in time.
             async with asyncio.timeout(time_left_s - max(ANSWER_S, ANSWER_SHARE * time_left_s)):
-                return await self._best_draft(brief, seed)
+                return await self._best_draft(brief, seed, max(REVIEW_S, REVIEW_SHARE * time_left_s))
         except TimeoutError:
             metrics.ENGINE_FAILURES.labels("late").inc()
         except EngineFailed as reason:
@@ -128,7 +129,7 @@ class Writer:
             log.warning("generate.not_reviewed", reason=repr(reason))
         return None
 
-    async def _best_draft(self, brief: Brief, seed: int) -> str | None:
+    async def _best_draft(self, brief: Brief, seed: int, review_timeout_s: float) -> str | None:
         """The best of a small write that the shield passes."""
         with metrics.QUEUE_DEPTH.track_inprogress():
             candidates = await self.engine.write(prompt(brief, self.world), SMALL_WRITE, seed % 2**31)
@@ -137,7 +138,7 @@ class Writer:
                 if self.bank.is_retired(message_id(brief, draft)):
                     metrics.REJECTED.labels("retired").inc()
                     continue
-                if await self.review.passes(draft, brief.channel, brief.language, REVIEW_TIMEOUT_S):
+                if await self.review.passes(draft, brief.channel, brief.language, review_timeout_s):
                     return draft
                 metrics.REJECTED.labels("shield").inc()
         return None

@@ -27,8 +27,8 @@ from services.generator.vllm_adapters import RENEW_S, AdapterFolder
 log = structlog.get_logger()
 
 CONNECT_S = 1.0
-# For who has no deadline, such as the bank: a server that is silent for so long has lost the request.
-SILENCE_S = 120.0
+# Nobody waits for longer (`generate` has this deadline): a server that is silent for so long has lost the request.
+SILENCE_S = 600.0
 # For questions that it answers without writing. One that is busy may miss some.
 ANSWER_S, MISSES = 5.0, 3
 UNLOAD_S = 10.0
@@ -160,7 +160,7 @@ class VllmServer:
         except httpx.DecodingError as error:
             raise EngineFailed("garbage", f"{self.url}{path}: {error}") from None
         except httpx.HTTPError as error:
-            raise EngineFailed(AWAY, f"{self.url}{path}: {error or type(error).__name__}") from None
+            raise EngineFailed(AWAY, f"{self.url}{path}: {error!r}") from None
         if httpx.codes.is_success(status):
             return said
         url, excerpt = self.url + path, said[:200].decode(errors="replace")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -52,19 +53,26 @@ def build_writer(bank: Bank, engine: ScriptedEngine, review: ScriptedReview) -> 
     return Writer(load_world(), load_message_books(), bank, engine, ScriptedReward(), review)
 
 
+@contextlib.asynccontextmanager
+async def served(writer: Writer | None) -> AsyncIterator[str]:
+    """Where a writer answers; without one, nobody speaks the protocol."""
+    server = grpc.aio.server(interceptors=[MetricsInterceptor()])
+    if writer is not None:
+        register(server, lambda: writer)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
 @pytest.fixture
 async def address(redis_instance: RedisServer) -> AsyncIterator[str]:
     """Where a generator with a full bank listens."""
     redis = Redis.from_url(redis_instance.url)
     engine, review = ScriptedEngine(), ScriptedReview()
     bank = await filled(build_bank(redis, engine, review))
-    server = grpc.aio.server(interceptors=[MetricsInterceptor()])
-    writer = build_writer(bank, engine, review)
-    register(server, lambda: writer)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
+    async with served(build_writer(bank, engine, review)) as address:
+        yield address
     await redis.aclose()
 
 
@@ -90,6 +98,31 @@ async def test_a_tone_that_the_bank_does_not_hold_is_written_live(
     """The deadline of the call is the time that the model has."""
     answer = await stub.Generate(pb.GenerateRequest(brief=brief(tone="plain"), seed=1), timeout=5.0)
     assert answer.source == pb.MESSAGE_SOURCE_MODEL
+
+
+async def test_a_call_that_is_cancelled_ends_the_writing(redis_instance: RedisServer) -> None:
+    """The engine hears of it: with vLLM, the server stops at once."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    class SlowEngine(ScriptedEngine):
+        async def write(self, prompt: str, count: int, seed: int) -> list[Candidate]:
+            begun.set()
+            try:
+                await asyncio.sleep(60.0)
+            except asyncio.CancelledError:
+                ended.set()
+                raise
+            return []
+
+    redis = Redis.from_url(redis_instance.url)
+    engine, review = SlowEngine(), ScriptedReview()
+    writer = build_writer(build_bank(redis, engine, review), engine, review)
+    async with served(writer) as address, grpc.aio.insecure_channel(address) as channel, asyncio.timeout(10.0):
+        call = generator_grpc.GeneratorServiceStub(channel).Generate(pb.GenerateRequest(brief=brief()), timeout=60.0)
+        await begun.wait()
+        call.cancel()
+        await ended.wait()
+    await redis.aclose()
 
 
 async def test_the_bank_and_who_waits_for_the_model_are_shown(redis_instance: RedisServer) -> None:
@@ -240,6 +273,15 @@ async def test_bank_command(address: str) -> None:
     missing = await command(address, "bank", "show", "none")
     assert missing.returncode == 2
     assert "bank list" in missing.stderr
+
+
+async def test_who_answers_something_else_is_told_from_who_does_not_answer() -> None:
+    async with served(None) as elsewhere:
+        said = await command(elsewhere, "bank", "list")
+    assert said.returncode == 2
+    assert "cannot say (UNIMPLEMENTED" in said.stderr
+    said = await command(elsewhere, "bank", "list")
+    assert "does not answer; run `churn-saver up`" in said.stderr
 
 
 async def test_a_person_retires_a_message(address: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from churnsaver.checkpoints import Checkpoint, open_checkpoint, write_checkpoint
 from churnsaver.checkpoints.checkpoint import GOLDEN
@@ -110,8 +111,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
 
 @pytest.fixture
 async def server(settings: GeneratorSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[VllmServer]:
-    monkeypatch.setattr(vllm_server, "SILENCE_S", 900.0)  # on two cores that others use
-    monkeypatch.setattr(vllm_server, "ANSWER_S", 60.0)
+    monkeypatch.setattr(vllm_server, "ANSWER_S", 60.0)  # on two cores that others use
     opened = VllmServer(settings.vllm)
     yield opened
     await opened.close()
@@ -120,6 +120,14 @@ async def server(settings: GeneratorSettings, monkeypatch: pytest.MonkeyPatch) -
 async def names(server: VllmServer) -> list[str]:
     """The adapters that the server has."""
     return [model.id for model in (await server.ask(Models, "GET", "/v1/models")).data[1:]]
+
+
+async def prefix_cache_hits(settings: GeneratorSettings) -> float:
+    """Tokens of prompts that the server has not read again, so far."""
+    async with httpx.AsyncClient(base_url=str(settings.vllm.url)) as client:
+        families = text_string_to_metric_families((await client.get("metrics", timeout=60.0)).text)
+    samples = [sample for family in families for sample in family.samples]
+    return sum(each.value for each in samples if each.name == "vllm:prefix_cache_hits_total")
 
 
 async def test_adapters_are_swapped_while_it_serves(
@@ -131,7 +139,9 @@ async def test_adapters_are_swapped_while_it_serves(
     told = prompt(BRIEF, WORLD)
     texts = await first.write(told, 2, 1)
     assert len({each.text for each in texts}) == 2
+    kept = await prefix_cache_hits(settings)
     assert await first.write(told, 2, 1) == texts
+    assert await prefix_cache_hits(settings) > kept, "the prompt was read anew"
     assert await second.write(told, 2, 1) != texts
     await first.close()
     assert await names(server) == [second.version]

@@ -1,9 +1,9 @@
 """Tokens a second through the generator beside those of its vLLM server alone: the same prompts, several at once.
 
 `churn-saver up --engine vllm` runs already, and is waited for until its bank is filled, which takes the same server.
-Briefs have a tone that the bank does not hold, so that each is written live. The two ways take turns in short blocks,
-each first in half of them, with the same briefs and seeds in both blocks of a pair, so with texts as long. What was
-written is the server's own count, so texts that nobody got are in it, too. Writes `reports/mesh.json`.
+Briefs have a tone that the bank does not hold, so that each is written live. The two ways take turns in blocks of
+requests, each first in half of them, with the same briefs and seeds in both blocks of a pair, so with the same texts.
+What was written is the server's own count, so texts that nobody got are in it, too. Writes `reports/mesh.json`.
 """
 
 from __future__ import annotations
@@ -128,27 +128,21 @@ def through(channel: grpc.aio.Channel) -> Ask:
 
 
 async def measure_block(
-    client: httpx.AsyncClient,
-    ask: Ask,
-    concurrency: int,
-    seconds: float,
-    wanted: list[Brief],
-    seeds: itertools.count[int],
+    client: httpx.AsyncClient, ask: Ask, concurrency: int, wanted: list[Brief], seeds: range
 ) -> dict[str, Any]:
-    """Keeps `concurrency` requests going for about `seconds`; those that are under way then are waited for."""
+    """Keeps `concurrency` requests going until each seed had one."""
     took_s: list[float] = []
-    answered = 0
+    answered, left = 0, iter(seeds)
 
     async def keep_asking() -> None:
         nonlocal answered
-        while time.monotonic() < ends:
-            seed, started = next(seeds), time.monotonic()
+        for seed in left:
+            started = time.monotonic()
             written = await ask(wanted[seed % len(wanted)], seed)  # apart: others count meanwhile
             answered += written
             took_s.append(time.monotonic() - started)
 
     before, started = await written_tokens(client), time.monotonic()
-    ends = started + seconds
     await asyncio.gather(*(keep_asking() for _ in range(concurrency)))
     wall_s = time.monotonic() - started
     return {
@@ -188,9 +182,9 @@ async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dic
             blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
             for number, way in enumerate(ORDER):
                 stderr.print(f"{concurrency} at once, block {number + 1} of {len(ORDER)}: {way}")
-                seeds = itertools.count(arguments.seed + number // len(WAYS) * APART)
-                seconds = arguments.seconds * len(WAYS) / len(ORDER)
-                blocks[way].append(await measure_block(client, ways[way], concurrency, seconds, wanted, seeds))
+                first, requests = arguments.seed + number // len(WAYS) * APART, max(concurrency, arguments.requests)
+                seeds = range(first, first + requests)
+                blocks[way].append(await measure_block(client, ways[way], concurrency, wanted, seeds))
             each = {way: summary(blocks[way]) for way in WAYS}
             each["ratio"] = each["generator"]["tokens_per_s"] / max(each["vllm"]["tokens_per_s"], 1e-9)
             each["added_p50_s"] = each["generator"]["p50_s"] - each["vllm"]["p50_s"]
@@ -208,7 +202,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     document = {
         "command": f"python -m tests.load.mesh {' '.join(sys.argv[1:])}".strip(),
         "machine": {"cores": os.cpu_count(), "load_average_1_min": os.getloadavg()[0]},
-        "seconds": arguments.seconds,
+        "requests_per_block": arguments.requests,
         "seed": arguments.seed,
         "concurrency": measured,
     }
@@ -235,7 +229,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m tests.load.mesh", description=__doc__)
     parser.add_argument("--concurrency", type=int, nargs="+", default=CONCURRENCIES, help="requests at once")
-    parser.add_argument("--seconds", type=float, default=30.0, help="for each way at each concurrency")
+    parser.add_argument("--requests", type=int, default=8, help="in each of the four blocks, or as many as at once")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

@@ -335,6 +335,24 @@ async def test_there_is_room_for_so_many_messages(build: Build) -> None:
         assert 0 < len(contents(bank)) <= 8
 
 
+async def test_what_there_is_no_room_for_is_not_written_again_and_again(build: Build) -> None:
+    """A brief that is asked for holds the room of those that share its prompt, and not of a prompt asked for less."""
+    engine = ScriptedEngine()
+    bank = build(NOWHERE, engine, ScriptedReview(), max_messages=8, engine_share=1.0)
+    alone = [briefs[0] for briefs in bank.prompts.values() if len(briefs) == 1]
+    shared = next(briefs for briefs in bank.prompts.values() if len(briefs) == 3)
+    async with running(bank):
+        await until(lambda: alone[0].key in dict(contents(bank)))
+        for brief, times in ((alone[0], 2), (shared[0], 5), (alone[-1], 4)):
+            for seed in range(times):
+                bank.choose(brief, seed)
+        wanted = {brief.key for brief in (*shared, alone[-1])}
+        await until(lambda: set(dict(contents(bank))) == wanted)
+        written = len(engine.seeds)
+        await asyncio.sleep(0.3)
+        assert (len(engine.seeds), len(contents(bank))) == (written, 8)
+
+
 async def test_old_messages_are_replaced_by_new_ones(build: Build, redis_instance: RedisServer) -> None:
     """They are given out until then; new words come, because the seed depends on what is held."""
     now = [1e9]

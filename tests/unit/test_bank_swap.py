@@ -61,17 +61,17 @@ def redis(redis_instance: RedisServer) -> Iterator[Redis]:
 
 
 class Gated(ScriptedEngine):
-    """Writes when it may."""
+    """Writes for some prompts, and for others when it may."""
 
-    def __init__(self, *, opened: bool = False, **changes: Any) -> None:
-        super().__init__(texts=NEW_TEXTS, version="scripted@2", **changes)
-        self.may = asyncio.Event()
+    def __init__(self, prompts: int = 5, *, opened: bool = False, version: str = "scripted@2", **changes: Any) -> None:
+        super().__init__(texts=NEW_TEXTS, version=version, **changes)
+        self.prompts, self.may = prompts, asyncio.Event()
         if opened:
             self.may.set()
 
     async def write(self, prompt: str, count: int, seed: int) -> list[Any]:
         written = await super().write(prompt, count, seed)
-        if len(self.seeds) > 5:
+        if len(self.seeds) > self.prompts:
             await self.may.wait()
         return written
 
@@ -110,6 +110,20 @@ async def test_a_bank_that_is_much_emptier_does_not_take_over(build: Build) -> N
         assert bank.briefs_filled == 30
         assert models(bank) == {"scripted@1"}
         assert sample("generator_bank_briefs") == 45
+
+
+@pytest.mark.parametrize("prompts", [0, 2])
+async def test_a_bank_that_was_hardly_filled_is_not_waited_for(build: Build, prompts: int) -> None:
+    """As after a start at which the vLLM server was not there yet: its successor gives out what it has so far."""
+    former = build(Gated(prompts, version="scripted@1"))
+    async with running(former):
+        await until(lambda: former.briefs_filled == prompts)
+    bank = build(Gated(), former=former)
+    await bank.load()
+    assert models(bank) == ({"scripted@1"} if prompts else set())
+    async with running(bank):
+        await until(lambda: models(bank) == {"scripted@2"})
+        assert bank.filling
 
 
 async def test_a_restart_in_the_middle_goes_on_serving_the_former_bank(build: Build, redis: Redis) -> None:

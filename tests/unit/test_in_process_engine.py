@@ -146,6 +146,15 @@ async def test_what_is_expected_follows_what_writes_took(engine: InProcessEngine
     assert engine.expected_s == 2.0
 
 
+async def test_nobody_waits_for_the_first_write(engine: InProcessEngine, model: Model) -> None:
+    """How long it takes is known once it is done."""
+    (first,) = await begun(engine, model, ("x a", 1))
+    assert engine.expected_s == math.inf
+    model.may_go.release()
+    await first
+    assert math.isfinite(engine.expected_s)
+
+
 async def test_a_request_that_waits_reckons_with_company(engine: InProcessEngine, model: Model) -> None:
     """Whoever asks later joins it: what runs, the full batches ahead, and a full batch of its own."""
     engine._small_write_s, engine._large_write_s, engine._renewal_s = 1.0, 10.0, 0.25

@@ -12,7 +12,7 @@ import pytest
 from churnsaver.errors import BadInput
 from churnsaver.settings import GeneratorSettings, ServeSettings, load_section, load_serve_settings
 from cli.local_stack import LocalStack
-from cli.vllm import LORA_MODULES, vllm_command, vllm_environment
+from cli.vllm import BLOCK_TOKENS, LORA_MODULES, vllm_command, vllm_environment
 from tests.conftest import free_port
 from trainers.rlhf.sft import SftSettings
 
@@ -76,6 +76,7 @@ def test_the_server_says_which_base_it_has_and_takes_adapters_from_the_generator
     assert command[command.index("--served-model-name") + 1] == "small@abababababab"
     assert command[command.index("--dtype") + 1] == "float32"
     assert "--no-enable-chunked-prefill" in command
+    assert int(command[command.index("--block-size") + 1]) == BLOCK_TOKENS
     adapters = Path(environment["VLLM_LORA_RESOLVER_CACHE_DIR"])
     assert adapters == settings.generator.vllm.adapters.resolve()
     assert adapters.is_dir()
@@ -89,7 +90,8 @@ def test_a_gpu_is_left_to_vllm(settings: ServeSettings) -> None:
     """The build for GPUs chooses precision and compilation itself."""
     install("vllm")
     assert vllm_command(settings)[0] == ".engine/bin/python"
-    assert not {"nice", "--dtype", "--enforce-eager", "--no-enable-chunked-prefill"} & set(vllm_command(settings))
+    cpu = {"nice", "--dtype", "--enforce-eager", "--no-enable-chunked-prefill", "--block-size"}
+    assert not cpu & set(vllm_command(settings))
     assert "TORCHDYNAMO_DISABLE" not in vllm_environment(settings)
 
 

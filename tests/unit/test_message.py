@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from churnsaver.domain.message import neutralise, spoken_language
+from churnsaver.domain.message import MAX_NAME_CHARS, neutralise, spoken_language
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,8 @@ def test_an_endless_tag_stalls_nothing() -> None:
 def test_words_of_a_value_stay_apart() -> None:
     """Line feeds and tabs part words; other control characters do not."""
     assert neutralise("Ana\nBob\tLee\x00s") == "Ana Bob Lees"
+
+
+def test_a_value_that_is_cut_ends_with_its_last_word() -> None:
+    """The shield compares what a customer is called with what the text says."""
+    assert neutralise("A" * (MAX_NAME_CHARS - 1) + " Bcd") == "A" * (MAX_NAME_CHARS - 1)
