@@ -29,7 +29,8 @@ log = structlog.get_logger()
 ServerOptions = [
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second server that shares it
     ("grpc.max_connection_age_ms", 300_000),  # so that callers find pods that were added since
-    ("grpc.max_connection_age_grace_ms", 60_000),  # longer than any call, or the last ones would end as UNAVAILABLE
+    # Longer than any call (`generate` waits 600 s for a message), or the last ones would end as UNAVAILABLE.
+    ("grpc.max_connection_age_grace_ms", 660_000),
     ("grpc.max_receive_message_length", 1 << 20),
 ]
 

@@ -20,15 +20,17 @@ from churnsaver.domain.writing import SUBJECT
 from churnsaver.errors import CheckpointError
 from churnsaver.message_counts import message_counts_key
 from churnsaver.models.language_model import GENERATOR, GOLDEN_TOLERANCE_NATS, model_folder
-from churnsaver.rpc.server import MetricsInterceptor
+from churnsaver.rpc.server import MetricsInterceptor, ServerOptions
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from churnsaver.settings import load_message_books, load_serve_settings, load_world
+from cli.generate import TIMEOUT_S
 from services.generator.bank import Bank
 from services.generator.engine import Candidate, InProcessEngine
 from services.generator.generate import Writer
 from services.generator.prompt import prompt
 from services.generator.server import register
+from services.generator.vllm_server import SILENCE_S
 from tests.conftest import RedisServer, free_port
 from tests.e2e.conftest import run_cli
 from tests.support.generator import ScriptedEngine, ScriptedReview, ScriptedReward, build_bank, filled
@@ -273,6 +275,13 @@ async def test_bank_command(address: str) -> None:
     missing = await command(address, "bank", "show", "none")
     assert missing.returncode == 2
     assert "bank list" in missing.stderr
+
+
+def test_nothing_on_its_way_ends_the_longest_call() -> None:
+    """Neither the connection, which is closed for its age, nor what the vLLM server is waited for."""
+    grace_s = dict(ServerOptions)["grpc.max_connection_age_grace_ms"] / 1_000
+    assert grace_s > TIMEOUT_S
+    assert SILENCE_S >= TIMEOUT_S
 
 
 async def test_who_answers_something_else_is_told_from_who_does_not_answer() -> None:

@@ -58,6 +58,20 @@ async def test_the_shield_has_the_last_word_on_a_live_draft() -> None:
     assert answer.draft == GOOD[1]
 
 
+@pytest.mark.parametrize(("time_left_s", "review_s"), [(0.3, 0.05), (600.0, 30.0)])
+async def test_who_waits_longer_gives_the_shield_longer(time_left_s: float, review_s: float) -> None:
+    """A busy machine's shield does not cost `generate` a message that is written already."""
+    asked_s: list[float] = []
+
+    class Slow(ScriptedReview):
+        async def passes(self, draft: str, channel: str, language: str, timeout_s: float) -> bool:
+            asked_s.append(timeout_s)
+            return await super().passes(draft, channel, language, timeout_s)
+
+    answer = await build_writer(review=Slow()).write(BRIEF, 0, time_left_s)
+    assert (answer.source, asked_s) == (pb.MESSAGE_SOURCE_MODEL, [review_s])
+
+
 async def test_words_that_were_retired_are_not_written_again() -> None:
     """Neither for the bank nor live: what a person took out stays out, whoever writes it."""
     writer = build_writer()
