@@ -52,7 +52,7 @@ stderr = Console(stderr=True)
 REPORTS = Path("reports")
 SWAP_TIMEOUT_S, REFUSAL_TIMEOUT_S, RETURN_TIMEOUT_S = 180.0, 120.0, 600.0
 BETWEEN_S = 1.0
-AROUND_S = 10.0  # of load before the server is killed, and after it writes again
+AROUND_S = 30.0  # of load before the server is killed, and after it writes again
 CAMPAIGN_FACTOR = 20
 ASKED_EVERY_S, LIVE_DEADLINE_S = 1.0, 20.0
 PHASES = ("before", "away", "after")
