@@ -12,13 +12,14 @@ import asyncio
 import gc
 import ipaddress
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -66,10 +67,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came back. `cpu_s` is what the generator itself used of one core."""
+    """What came back.
+
+    Attributes:
+        cpu_s: what the generator itself used of one core.
+        stopped: whether it was stopped before the last request of the plan left.
+    """
 
     samples: list[Sample]
     cpu_s: float
+    stopped: bool
 
 
 def is_loopback(host: str) -> bool:
@@ -88,7 +95,7 @@ def due_times(requests: int, rate_rps: float, start_s: float) -> list[float]:
 
 
 class StartedRun:
-    """A plan that runs in a process of its own.
+    """A plan that runs in a process of its own; as a context manager, it ends at the latest with the context.
 
     Plan and samples go through files: a pipe holds less than they need, and neither side should wait for the
     other to read. (Through a pipe, samples once came back cut off at exactly 131,072 bytes, for no cause found.)
@@ -103,6 +110,18 @@ class StartedRun:
             command = [sys.executable, "-m", "tests.load.client"]
             self._process = subprocess.Popen(command, stdin=document, stdout=self._samples)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()  # nothing happens where it has ended
+        self._process.wait()
+
+    def stop(self) -> Run:
+        """Sends nothing more, and waits for what is under way; BadInput where it had not begun to send."""
+        self._process.terminate()
+        return self.finish()
+
     def finish(self) -> Run:
         """Waits for the run to end; BadInput where the generator itself failed."""
         with self._samples:
@@ -110,7 +129,7 @@ class StartedRun:
                 raise BadInput(f"the load generator ended with {code}; its message stands above")
             self._samples.seek(0)
             document = orjson.loads(self._samples.read())
-        return Run([Sample(**sample) for sample in document["samples"]], document["cpu_s"])
+        return Run([Sample(**sample) for sample in document["samples"]], document["cpu_s"], document["stopped"])
 
 
 def run_apart(plan: Plan) -> Run:
@@ -118,8 +137,8 @@ def run_apart(plan: Plan) -> Run:
     return StartedRun(plan).finish()
 
 
-async def run_load(plan: Plan) -> Run:
-    """Runs `plan` in this event loop."""
+async def run_load(plan: Plan, stop: asyncio.Event | None = None) -> Run:
+    """Runs `plan` in this event loop; no request that is due after `stop` was set leaves."""
     plan.check()
     target = Target(plan.url)
     payloads = [target.request(orjson.dumps(body)) for body in plan.bodies]
@@ -128,10 +147,12 @@ async def run_load(plan: Plan) -> Run:
     for index, due_s in enumerate(due_times(len(payloads), plan.rate_rps, now_s() + START_DELAY_S)):
         if (wait_s := due_s - now_s()) > 0:
             await asyncio.sleep(wait_s)
+        if stop is not None and stop.is_set():
+            break
         tasks.append(asyncio.create_task(target.send(index, payloads[index], due_s)))
     samples = await asyncio.gather(*tasks)
     target.close()
-    return Run(list(samples), time.process_time() - cpu_before_s)
+    return Run(list(samples), time.process_time() - cpu_before_s, len(samples) < len(payloads))
 
 
 def now_s() -> float:
@@ -261,12 +282,19 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+async def run_until_stopped(plan: Plan) -> Run:
+    """Runs `plan` until it ends, or somebody asks this process to end."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    return await run_load(plan, stop)
+
+
 def main() -> None:
     """Runs the plan on standard input."""
     plan = Plan(**json.load(sys.stdin))
     # A collection in the middle of a run would be charged to the server; the run is bounded, so memory is too.
     gc.disable()
-    run = uvloop.run(run_load(plan))
+    run = uvloop.run(run_until_stopped(plan))
     sys.stdout.buffer.write(orjson.dumps(asdict(run)))
     sys.stdout.flush()
 

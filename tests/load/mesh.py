@@ -25,13 +25,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
 
-from churnsaver.domain.message import SEGMENTS, Brief
+from churnsaver.domain.message import Brief
 from churnsaver.errors import BadInput, ChurnSaverError
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2_grpc as generator_grpc
 from churnsaver.settings import DEFAULT_SEED, ServeSettings, load_serve_settings, load_world
 from services.generator.engine import END_OF_TURN, SMALL_WRITE
 from services.generator.prompt import prompt
+from tests.load.generator import unheld_briefs, wait_until_filled
 from tests.load.processes import wide_console
 from tests.load.stats import percentile
 
@@ -42,19 +43,8 @@ WAYS = ("vllm", "generator")
 ORDER = (*WAYS, *reversed(WAYS))  # what drifts meets both alike
 APART = 1_000_000  # between the seeds of two pairs
 DEADLINE_S = 600.0  # 128 texts at once take minutes on a core
-FILLED_S = 1_200.0
 
 Ask = Callable[[Brief, int], Awaitable[bool]]
-
-
-def briefs(settings: ServeSettings) -> list[Brief]:
-    """Of a tone that the bank does not hold."""
-    tone = "cheerful" if settings.generator.tone == "plain" else "plain"
-    world, language = load_world(), settings.generator.languages[0]
-    return [
-        Brief(segment=segment, offer=offer.id, tone=tone, channel=channel, language=language)
-        for segment, offer, channel in itertools.product(SEGMENTS, world.offers, world.channels)
-    ]
 
 
 async def written_tokens(client: httpx.AsyncClient) -> float:
@@ -66,15 +56,6 @@ async def written_tokens(client: httpx.AsyncClient) -> float:
         for sample in family.samples
         if sample.name == "vllm:generation_tokens_total"
     )
-
-
-async def wait_until_filled(channel: grpc.aio.Channel) -> None:
-    """BadInput where the bank is still being filled after FILLED_S."""
-    stub, ends = generator_grpc.GeneratorServiceStub(channel), time.monotonic() + FILLED_S
-    while (await stub.GetBank(pb.GetBankRequest(without_entries=True), timeout=DEADLINE_S)).filling:
-        if time.monotonic() > ends:
-            raise BadInput(f"the bank is being filled for over {FILLED_S:.0f} s; see the log of the generator")
-        await asyncio.sleep(1.0)
 
 
 async def adapter(client: httpx.AsyncClient) -> str:
@@ -169,14 +150,12 @@ def summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
 async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dict[str, Any]:
     """Both ways in turn, at each concurrency."""
     found: dict[str, Any] = {}
-    wanted = briefs(settings)
+    wanted = unheld_briefs(settings)
     limits = httpx.Limits(max_connections=None)
     async with (
         httpx.AsyncClient(base_url=str(settings.generator.vllm.url), timeout=DEADLINE_S, limits=limits) as client,
         grpc.aio.insecure_channel(settings.addresses.generator) as channel,
     ):
-        stderr.print("waiting until the bank is filled")
-        await wait_until_filled(channel)
         ways = {"vllm": alone(client, settings, await adapter(client)), "generator": through(channel)}
         for concurrency in arguments.concurrency:
             blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
@@ -196,8 +175,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measures and writes the report."""
     settings = load_serve_settings()
     try:
+        stderr.print("waiting until the bank is filled")
+        wait_until_filled(settings.addresses.generator)
         measured = asyncio.run(measure(arguments, settings))
-    except (httpx.HTTPError, grpc.aio.AioRpcError) as error:
+    except (httpx.HTTPError, grpc.RpcError) as error:
         raise BadInput(f"generator or vLLM server does not answer ({error!r}); run `up --engine vllm`") from None
     document = {
         "command": f"python -m tests.load.mesh {' '.join(sys.argv[1:])}".strip(),

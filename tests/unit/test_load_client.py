@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from churnsaver.errors import BadInput
-from tests.load.client import MAX_REQUESTS, Plan, due_times, is_loopback, run_load
+from tests.load.client import MAX_REQUESTS, Plan, StartedRun, due_times, is_loopback, run_load
 
 Answer = Callable[[int], float | None]
 
@@ -57,6 +57,7 @@ async def test_each_answer_belongs_to_its_request() -> None:
         run = await run_load(Plan(url, 200.0, bodies(40)))
     assert [sample.status for sample in run.samples] == [200] * 40
     assert [sample.answer["customer_id"] for sample in run.samples if sample.answer] == list(range(40))
+    assert not run.stopped
 
 
 async def test_a_stalled_answer_does_not_hold_the_others_back() -> None:
@@ -75,6 +76,23 @@ async def test_a_hung_up_connection_is_one_error() -> None:
     assert len(failed) == 1
     assert failed[0].status == 0
     assert "closed before the answer" in (failed[0].error or "")
+
+
+async def test_a_stopped_run_waits_for_what_is_under_way() -> None:
+    """No further request leaves, and each that left has its answer."""
+    asked = asyncio.Event()
+
+    def answer(_: int) -> float:
+        asked.set()
+        return 0.3
+
+    async with asyncio.timeout(30.0), server(answer) as url:
+        with StartedRun(Plan(url, 50.0, bodies(5_000))) as started:
+            await asked.wait()
+            run = await asyncio.to_thread(started.stop)
+    assert run.stopped
+    assert 0 < len(run.samples) < 1_000
+    assert all(sample.ok for sample in run.samples)
 
 
 async def test_nobody_listening_is_an_error_per_request(unused_tcp_port: int) -> None:
