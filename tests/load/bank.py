@@ -1,8 +1,9 @@
 """The bank of messages, measured: its hits through gRPC and for customers, its cold start, its memory.
 
 A stack of its own starts with an empty bank and its real model. Until 90 % of the briefs that the gateway can ask for
-are hits counts from the first answer of the generator. Memory is that of made-up messages of a real length, in the
-process and in a Redis of its own. Writes `reports/bank.json`; with `--csv` `reports/bank_<name of the file>.json`.
+are hits counts from the first answer of the generator; calls and customers come once the bank is filled. Memory is that
+of made-up messages of a real length, in the process and in a Redis of its own. Writes `reports/bank.json`; with `--csv`
+`reports/bank_<name of the file>.json`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from services.generator.shelf import Shelf
 from services.generator.store import Store
 from tests.load.client import Plan, run_apart
 from tests.load.customers import bodies, load_scorecard
+from tests.load.generator import wait_until_filled
 from tests.load.processes import HOST, end, free_ports, start_redis, wait_listening, wide_console
 from tests.load.stack import LoadStack, new_run
 from tests.load.stats import NO_MESSAGE, percentile, summarise
@@ -170,6 +172,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             cold_start = beside.submit(measure_cold_start, stub, briefs)
             stack.restart()
             document["cold_start"] = cold_start.result()
+            stderr.print("waiting until the bank is filled")
+            wait_until_filled(f"{HOST}:{stack.port('generator')}")
             stderr.print(f"{arguments.calls} calls")
             document["hits"] = measure_hits(stub, briefs, arguments.calls)
         stack.kill_switch("off", "bank")
