@@ -37,8 +37,10 @@ def mended(path: Path) -> Iterator[None]:
     Anything else is left for who reads it to refuse.
 
     Raises:
-        BadInput: it cannot be read or written.
+        BadInput: it cannot be read or written, or is no file, such as a pipe, which would be read for ever.
     """
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path}: is no file; choose another --out")
     try:
         found = path.read_bytes() if path.exists() else b""
         if (fit := _mended(found)) != found:
@@ -59,6 +61,6 @@ def _mended(found: bytes) -> bytes:
         return found
     try:
         json.loads(last)
-    except ValueError:
+    except (ValueError, RecursionError):
         return found.removesuffix(last) if last[: len(BEGINNING)] == BEGINNING[: len(last)] else found
     return found + b"\n"

@@ -83,8 +83,9 @@ def _judge(message_id: str, *, retire: bool, reason: str, by: str, as_json: bool
     answer = _ask(lambda stub: stub.JudgeMessage(request, timeout=10.0))
     if not answer.stored:
         stderr.print(
-            "[yellow]Redis could not store it: the generator that answered knows, and tells the others when it can. "
-            "Where it is restarted before that, say it again.[/yellow]"
+            "Redis could not store it: the generator that answered knows, and tells the others when it can. Where it "
+            "is restarted before that, say it again. Uses and outcomes are not known meanwhile.",
+            style="yellow",
         )
     # What has left the bank can be retired, and is known by its counts alone.
     gone = {"message_id": message_id, "state": "retired", "judged_by": by, "judged_because": reason}

@@ -18,8 +18,9 @@ from churnsaver.settings import DEFAULT_SEED
 
 # People read tables on standard output; progress and logs go to standard error, so that --json stays clean.
 # A pipe has no width of its own; a table of messages needs more than the 80 columns that are assumed then.
-stdout = Console(width=None if sys.stdout.isatty() else 160)
-stderr = Console(stderr=True)
+# What people and customers' files say is shown as it is: no markup, no emoji codes.
+stdout = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+stderr = Console(stderr=True, markup=False, emoji=False)
 
 
 def _replaceable(out: Path) -> Path:

@@ -14,9 +14,9 @@ import typer
 
 from churnsaver.errors import BadInput
 from churnsaver.jsonl import mended, read_lines
-from churnsaver.settings import GeneratorSettings, load_serve_settings
+from churnsaver.settings import GeneratorSettings, load_serve_settings, load_world
 from cli.apps import app
-from cli.common import SEED, SeedOption, emit, progress
+from cli.common import SEED, SeedOption, emit, progress, stderr
 
 if TYPE_CHECKING:
     from churnsaver.domain.message import Brief
@@ -53,13 +53,19 @@ def generate(
     with contextlib.closing(_written(settings.addresses.generator, briefs, wanted, len(kept), seed)) as messages:
         if out:
             written = _append(out, messages)
-        elif as_json:
-            written = list(messages)
         else:
             for message in messages:
-                typer.echo(json.dumps(message, ensure_ascii=False))
+                written.append(message)
+                if not as_json:
+                    typer.echo(json.dumps(message, ensure_ascii=False))
+    sources = Counter(message["source"] for message in [*kept, *written])
+    if templates := sources["template"]:
+        stderr.print(
+            f"{templates} of {len(wanted)} got the approved text: the model does not write the language, was away, or "
+            "wrote nothing that passes (see the generator's log)",
+            style="yellow",
+        )
     if out:
-        sources = Counter(message["source"] for message in [*kept, *written])
         told = {"out": str(out), "messages": len(wanted), "kept": len(kept), **sources}
         emit(told, as_json=as_json, title="Messages")
     elif as_json:
@@ -71,21 +77,25 @@ def _read_briefs(path: Path, settings: GeneratorSettings) -> list[tuple[int, Bri
     from pydantic import ValidationError
 
     from churnsaver.domain.message import Brief
+    from churnsaver.domain.writing import check_brief
     from churnsaver.settings import explain
 
-    defaults = {"tone": settings.tone, "language": settings.languages[0]}
+    world, defaults = load_world(), {"tone": settings.tone, "language": settings.languages[0]}
     found = []
     for number, line in read_lines(path):
         try:
             brief = Brief.model_validate({**defaults, **json.loads(line)})
             brief.key.encode()  # JSON can hold what is no text
+            check_brief(brief, world)
             found.append((number, brief))
         except ValidationError as error:
             raise BadInput(f"{path}, line {number}: {explain(error)}") from None
         except UnicodeEncodeError:
             raise BadInput(f"{path}, line {number}: holds a lone surrogate, which is no Unicode text") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise BadInput(f"{path}, line {number}: is not a JSON object ({error})") from None
+        except BadInput as error:
+            raise BadInput(f"{path}, line {number}: {error}") from None
     if not found:
         raise BadInput(f"{path}: holds no briefs; expected one JSON object a line")
     return found
@@ -104,7 +114,7 @@ def _resume(out: Path, briefs: Path, wanted: list[tuple[int, Brief]]) -> list[Me
             try:
                 message = json.loads(line)
                 same = n < len(wanted) and message["brief"] == wanted[n][1].model_dump()
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 same = False
             if not same:
                 said = f"is no message for brief {n + 1} of {briefs}; choose another --out"
@@ -157,6 +167,8 @@ def _written(address: str, path: Path, wanted: list[tuple[int, Brief]], done: in
         try:
             answer = stub.Generate(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise BadInput(f"{address}: the generator does not answer; run `churn-saver up`") from None
             raise BadInput(f"{path}, line {number}: {error.details()}") from None
         source = pb.MessageSource.Name(answer.source).removeprefix("MESSAGE_SOURCE_").lower()
         return {

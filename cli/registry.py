@@ -289,14 +289,18 @@ def _described(registry: Registry, catalogue: Catalogue) -> dict[str, Any]:
 
 
 def _tree(kind: str, releases: list[dict[str, Any]]) -> Any:
+    from rich.text import Text
     from rich.tree import Tree
 
     tree = Tree(kind)
     for release in reversed(releases):
-        aliases = f"  [bold]{', '.join(release['aliases'])}[/bold]" if release["aliases"] else ""
-        gate = "" if release["gate"] is None or release["gate"]["passed"] else "  [red]gate missed[/red]"
-        evaluated = "  evaluated" if release["evaluated"] else ""
-        said = f"{release['number']}  {release['version']}  {release['published_at']}{aliases}{gate}{evaluated}"
+        said = Text(f"{release['number']}  {release['version']}  {release['published_at']}")
+        if release["aliases"]:
+            said.append(f"  {', '.join(release['aliases'])}", style="bold")
+        if release["gate"] is not None and not release["gate"]["passed"]:
+            said.append("  gate missed", style="red")
+        if release["evaluated"]:
+            said.append("  evaluated")
         branch = tree.add(said)
         for parent, version in release["parents"].items():
             branch.add(f"from {parent} {version}")

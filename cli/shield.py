@@ -149,7 +149,7 @@ def _lines(source: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         where = f"{source}, line {number}"
         try:
             document = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"{where}: is not valid JSON ({error})") from None
         if not isinstance(document, dict):
             raise BadInput(f"{where}: expected an object with `text`, got {type(document).__name__}")

@@ -168,8 +168,9 @@ def _set_switch_if_unset(url: str) -> None:
         read_answer(answer)
     elif _gateway("GET", url)["state"] == "unknown":
         stderr.print(
-            "[yellow]the kill switch had a state that is lost or unreadable, so customers get the baseline or nothing; "
-            'to let the policy serve: churn-saver kill off --reason "…"[/yellow]'
+            "the kill switch had a state that is lost or unreadable, so customers get the baseline or nothing; "
+            'to let the policy serve: churn-saver kill off --reason "…"',
+            style="yellow",
         )
 
 
@@ -193,4 +194,4 @@ def _wait_for_bank(settings: ServeSettings) -> None:
             if not bank.filling:
                 return
             time.sleep(0.5)
-    stderr.print("the bank is not full yet; for what it lacks the approved text stands in")
+    stderr.print("the bank is not full yet; meanwhile the former model's serves, or the approved text")

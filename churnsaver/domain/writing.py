@@ -6,8 +6,9 @@ trained on. A brief holds no personal data (law 3): the draft has slots where th
 
 from __future__ import annotations
 
-from churnsaver.domain.message import Brief
+from churnsaver.domain.message import SEGMENTS, Brief
 from churnsaver.domain.world import World
+from churnsaver.errors import BadInput
 
 SYSTEM = "You write short, honest messages from a company to its customer."
 # Why a customer may leave, as far as a message may speak of it.
@@ -27,6 +28,20 @@ CUSTOMERS = {
 PURPOSES = {"review": "a review of the plan", "discount": "a lower price", "gift": "a gift"}
 SUBJECT = "Subject: "  # how an e-mail's draft begins; a blank line ends the subject
 SUBJECT_CHANNELS = frozenset({"email"})
+QUOTED = 40  # characters of what a caller sent: an answer has no room for all of it
+
+
+def check_brief(brief: Brief, world: World) -> None:
+    """BadInput names what does not exist of a brief; a language may be any."""
+    for name, known in (
+        ("segment", SEGMENTS),
+        ("offer", [offer.id for offer in world.offers]),
+        ("channel", world.channels),
+        ("tone", TONES),
+        ("reason", REASONS),
+    ):
+        if (value := getattr(brief, name)) not in known:
+            raise BadInput(f"brief.{name} is {value[:QUOTED]!r}; expected one of {', '.join(known)}")
 
 
 def conversation(brief: Brief, world: World) -> list[dict[str, str]]:

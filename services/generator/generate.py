@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from churnsaver.domain.message import FALLBACK_LANGUAGE, SEGMENTS, Brief, MessageBook, spoken_language
+from churnsaver.domain.message import FALLBACK_LANGUAGE, Brief, MessageBook, spoken_language
 from churnsaver.domain.world import World
-from churnsaver.domain.writing import REASONS, TONES
-from churnsaver.errors import BadInput
+from churnsaver.domain.writing import check_brief
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as pb
 from services.generator import metrics
 from services.generator.bank import Bank
@@ -30,7 +29,6 @@ log = structlog.get_logger()
 MARGIN = 1.3
 # A review may take so long, or a share of the time left where that is more.
 REVIEW_S, REVIEW_SHARE = 0.05, 0.05
-QUOTED = 40  # characters of what a caller sent: an answer has no room for all of it
 # Of the time left, at least: a machine that is busy for seconds is late by more than one that is for milliseconds.
 ANSWER_S, ANSWER_SHARE = 0.02, 0.05
 FORGET_S = 5.0
@@ -145,15 +143,7 @@ class Writer:
 
     def _known(self, brief: Brief) -> Brief:
         """The brief in a language that has approved texts; BadInput names what does not exist."""
-        for name, value, known in (
-            ("segment", brief.segment, SEGMENTS),
-            ("offer", brief.offer, tuple(offer.id for offer in self.world.offers)),
-            ("channel", brief.channel, tuple(self.world.channels)),
-            ("tone", brief.tone, tuple(TONES)),
-            ("reason", brief.reason, tuple(REASONS)),
-        ):
-            if value not in known:
-                raise BadInput(f"brief.{name} is {value[:QUOTED]!r}; expected one of {', '.join(known)}")
+        check_brief(brief, self.world)
         if (spoken := spoken_language(brief.language, self.books)) is None:
             metrics.LANGUAGE_FALLBACKS.inc()
         return brief.model_copy(update={"language": spoken or FALLBACK_LANGUAGE})

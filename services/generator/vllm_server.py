@@ -249,6 +249,8 @@ class VllmServer:
             if self.up:
                 log.warning("vllm.away", url=self.url, reason=repr(error))
             self.up, self._waiting_there = False, 0.0
+            metrics.ENGINE_RUNNING.labels(self.url).set(0.0)
+            metrics.ENGINE_CACHE_USE.labels(self.url).set(0.0)
         else:
             if not self.up:
                 log.info("vllm.back", url=self.url)

@@ -330,12 +330,46 @@ async def test_generate_command(address: str, tmp_path: Path) -> None:
     assert "{opt_out}" in written[0]["draft"]
     together = await command(address, "generate", "--briefs", str(briefs), "--json")
     assert json.loads(together.stdout)["messages"] == written
-    for wrong, said in ((json.dumps({"offer": "check_in"}), "segment"), ("no json", "is not a JSON object")):
-        briefs.write_text(wrong + "\n")
+    for wrong, said in (
+        (json.dumps({"offer": "check_in"}), "segment"),
+        (
+            json.dumps(line | {"segment": "galactic"}),
+            "brief.segment is 'galactic'; expected one of new, settled, loyal",
+        ),
+        ("no json", "is not a JSON object"),
+        ("[" * 100_000, "is not a JSON object"),
+    ):
+        briefs.write_text(json.dumps(line) + "\n" + wrong + "\n")
         refused = await command(address, "generate", "--briefs", str(briefs))
-        assert refused.returncode == 2
-        assert f"{briefs}, line 1: " in refused.stderr.replace("\n", "")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert f"{briefs}, line 2: " in refused.stderr.replace("\n", "")
         assert said in refused.stderr
+    briefs.write_text(json.dumps(line) + "\n")
+    nobody = await command(f"127.0.0.1:{free_port()}", "generate", "--briefs", str(briefs))
+    assert nobody.returncode == 2
+    assert "does not answer; run `churn-saver up`" in nobody.stderr
+
+
+async def test_generate_says_how_many_got_the_approved_text(tmp_path: Path) -> None:
+    """Nobody would notice it in a long file."""
+    briefs = tmp_path / "briefs.jsonl"
+    briefs.write_text(json.dumps({"segment": "new", "offer": "check_in", "channel": "sms"}) + "\n")
+    engine, review = ScriptedEngine(broken=True), ScriptedReview()
+    bank = build_bank(Redis(port=1), engine, review)  # nothing is loaded or filled, so it is never called
+    async with served(build_writer(bank, engine, review)) as address:
+        done = await command(address, "generate", "--briefs", str(briefs))
+    assert json.loads(done.stdout)["source"] == "template"
+    assert "1 of 1 got the approved text" in done.stderr
+
+
+async def test_what_people_say_is_shown_as_they_said_it(address: str) -> None:
+    """Not as markup, nor as the name of a picture."""
+    entries = json.loads((await command(address, "bank", "list", "--json")).stdout)["entries"]
+    said = "see [ticket-12] :warning: [/b]"
+    done = await command(address, "bank", "retire", entries[0]["message_id"], "--by", "Ana [/b]", "--reason", said)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert said in (await command(address, "bank", "show", entries[0]["message_id"])).stdout
 
 
 async def test_generate_goes_on_where_it_was_cut_off(address: str, tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         wait_until_filled(settings.addresses.generator)
         measured = asyncio.run(measure(arguments, settings))
     except (httpx.HTTPError, grpc.RpcError) as error:
-        raise BadInput(f"generator or vLLM server does not answer ({error!r}); run `up --engine vllm`") from None
+        said = error.details() if isinstance(error, grpc.Call) else repr(error)
+        raise BadInput(f"generator or vLLM server does not answer ({said}); run `up --engine vllm`") from None
     document = {
         "command": f"python -m tests.load.mesh {' '.join(sys.argv[1:])}".strip(),
         "machine": {"cores": os.cpu_count(), "load_average_1_min": os.getloadavg()[0]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,5 +53,7 @@ def test_what_cannot_be_mended_is_said(tmp_path: Path) -> None:
     with mended(tmp_path / "none.jsonl"):
         pass
     assert not (tmp_path / "none.jsonl").exists()
-    with pytest.raises(BadInput, match=r"cannot be read or written .*choose another --out"), mended(tmp_path):
-        pass
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(BadInput, match=r"is no file; choose another --out"), mended(path):
+            pass
