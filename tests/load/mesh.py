@@ -2,7 +2,7 @@
 
 `churn-saver up --engine vllm` runs already, and is waited for until its bank is filled, which takes the same server.
 Briefs have a tone that the bank does not hold, so that each is written live. The two ways take turns in blocks of
-requests, each first in half of them, with the same briefs and seeds in both blocks of a pair, so with the same texts.
+requests, each first in half of them, with the same briefs and seeds in both blocks of a pair, so nearly the same texts.
 What was written is the server's own count, so texts that nobody got are in it, too. Writes `reports/mesh.json`.
 """
 
