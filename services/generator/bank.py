@@ -38,7 +38,7 @@ log = structlog.get_logger()
 NEWS_S = 0.5
 UPKEEP_S = 2.0
 IDLE_S = 2.0
-RETRY_S = 5.0
+RETRY_S = 5.0  # after an engine or a shield that failed: asking one that is away each second says nothing new
 # A new model's bank takes over when it serves this share of the briefs that the former one serves. What a model cannot
 # write must not keep the rest of its messages back for ever; one that writes for fewer is no step forward.
 ENOUGH = 0.9

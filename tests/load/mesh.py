@@ -178,7 +178,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         wait_until_filled(settings.addresses.generator)
         measured = asyncio.run(measure(arguments, settings))
     except (httpx.HTTPError, grpc.RpcError) as error:
-        said = error.details() if isinstance(error, grpc.Call) else repr(error)
+        said = error.details() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else repr(error)
         raise BadInput(f"generator or vLLM server does not answer ({said}); run `up --engine vllm`") from None
     document = {
         "command": f"python -m tests.load.mesh {' '.join(sys.argv[1:])}".strip(),
