@@ -166,13 +166,16 @@ lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their prot
 	.venv/bin/python tools/generate_chart_schema.py --check
 	.venv/bin/python tools/generate_dashboards.py --check
 
-test: lint coverage  ## every check that takes seconds; no stack needed
-
 # A process for each core, with one thread each: more would wait for one another.
-coverage: export OMP_NUM_THREADS := 1
-coverage: | $(SETUP)  ## the same without lint: tests, and which lines they ran; fails below pyproject's fail_under
+test coverage: export OMP_NUM_THREADS := 1
+PYTEST := pytest -m "not stack" --numprocesses logical --maxprocesses 4 --dist loadfile
+
+test: lint  ## every check that takes seconds; no stack needed
+	.venv/bin/$(PYTEST)
+
+coverage: | $(SETUP)  ## the same tests without lint, and which lines they ran; fails below pyproject's fail_under
 	.venv/bin/coverage erase
-	.venv/bin/coverage run -m pytest -m "not stack" --numprocesses logical --maxprocesses 4 --dist loadfile
+	.venv/bin/coverage run -m $(PYTEST)
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
 

@@ -293,7 +293,10 @@ class Retention:
     # -- write and review --------------------------------------------------------------------------
 
     async def _write_and_review(self, case: Case, choice: Choice) -> Written:
-        """The message of a contact. Where not even the approved text passes, there is none and no contact."""
+        """The message of a contact: the draft, else the draft without the name, else the approved text without it.
+
+        Where none of them passes, there is no message and no contact.
+        """
         if choice.action.offer is None:
             return Written(None, SafetyBody())
         letter = self._letter(case, choice)
@@ -303,10 +306,11 @@ class Retention:
         send_at = case.now + timedelta(hours=choice.action.delay_hours)
         delivery = Delivery(send_at, case.request.customer.timezone)
         try:
-            written = await self._review(case, letter, draft, delivery)
-            if written.safety.verdict == "block":
-                # A customer's own name can be what was found, so the approved text goes without it.
-                written = await self._review(case, nameless, approved, delivery)
+            # A customer's own name can be what was found: a word, or a letter that halves what an SMS carries.
+            for addressed, text in ((letter, draft), (nameless, draft), (nameless, approved)):
+                written = await self._review(case, addressed, text, delivery)
+                if written.safety.verdict == "pass":
+                    break
         except Unavailable:
             # Nobody can vouch for a written text or for a name now.
             return Written(_message(nameless, approved), SafetyBody(), approved.message_id, approved.propensity)

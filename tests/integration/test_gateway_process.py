@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.e2e.conftest import ROOT, run_cli, stack_environment
 from tests.support.registry import Yard, publish_all
 
 SERVICES = ("decision", "shield", "gateway")
+READY_WITHIN_S = 120.0  # a machine that is busy with other tests takes its time
 EXAMPLE = json.loads((ROOT / "examples" / "retain.json").read_text())
 
 
@@ -47,9 +49,25 @@ class Mesh:
             text=True,
         )
 
+    @contextmanager
+    def running(self, service: str, **more: str) -> Iterator[None]:
+        """A service, until it is stopped as Kubernetes does; it must end by itself, without an error."""
+        with self.start(service, **more) as process:
+            try:
+                yield
+            finally:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    _, errors = process.communicate(timeout=30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+                sys.stderr.write(errors)  # pytest shows it where a test fails
+        assert process.returncode == 0
+
     def wait(self, *services: str) -> None:
         """Until the gateway is ready and these services say what they serve."""
-        end = time.monotonic() + 30
+        end = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < end:
             try:
                 serving = httpx.get(f"{self.url}/v1/models").json()
@@ -58,7 +76,7 @@ class Mesh:
             except httpx.TransportError:
                 pass  # it does not listen yet
             time.sleep(0.1)
-        raise AssertionError("not everything became ready")
+        raise AssertionError(f"not everything became ready in {READY_WITHIN_S:.0f} s")
 
     def retain(self, name: str) -> dict[str, Any]:
         body = {**EXAMPLE, "request_id": name, "customer": {**EXAMPLE["customer"], "id": name}}
@@ -66,13 +84,6 @@ class Mesh:
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """As Kubernetes does; it must end by itself, without an error."""
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 0, errors
 
 
 def settings(yard: Yard, state: Path, redis_url: str) -> dict[str, str]:
@@ -99,11 +110,11 @@ def mesh(
 ) -> Iterator[Mesh]:
     """All but the generator, with the kill switch off."""
     found = Mesh(settings(yard, tmp_path_factory.mktemp("state"), redis.url), decision_checkpoints / "customers.csv")
-    processes = [found.start(service) for service in SERVICES]
-    found.wait("decision", "shield")
-    yield found
-    for process in reversed(processes):
-        stop(process)
+    with ExitStack() as processes:
+        for service in SERVICES:
+            processes.enter_context(found.running(service))
+        found.wait("decision", "shield")
+        yield found
 
 
 def test_answers_without_a_generator(mesh: Mesh) -> None:
@@ -211,22 +222,20 @@ def test_up_names_a_port_that_is_taken(mesh: Mesh) -> None:
 def test_gateway_alone_answers_with_the_baseline(yard: Yard, tmp_path: Path) -> None:
     """No Redis, no service, an unknown switch: 200, nobody contacted, and the record waits on the disk."""
     alone = Mesh(settings(yard, tmp_path / "state", f"redis://127.0.0.1:{free_port()}/0"), tmp_path)
-    process = alone.start("gateway")
-    alone.wait()
-    answer = alone.retain("alone")
+    with alone.running("gateway"):
+        alone.wait()
+        answer = alone.retain("alone")
     assert answer["mode"] == "baseline"
     assert answer["decision"]["contact"] is False
     assert answer["decision_id"] in (tmp_path / "state" / "gateway" / "unsent.jsonl").read_text()
-    stop(process)
 
 
 def test_forced_baseline_wins(yard: Yard, redis: RedisServer, tmp_path: Path) -> None:
     """FORCE_BASELINE=1 at the start, whatever the switch says."""
     forced = Mesh(settings(yard, tmp_path / "state", redis.url), tmp_path)
-    process = forced.start("gateway", FORCE_BASELINE="1")
-    forced.wait()
-    assert forced.retain("forced")["baseline_reason"] == "force_baseline"
-    stop(process)
+    with forced.running("gateway", FORCE_BASELINE="1"):
+        forced.wait()
+        assert forced.retain("forced")["baseline_reason"] == "force_baseline"
 
 
 def test_port_in_use_stops_the_start(mesh: Mesh) -> None:

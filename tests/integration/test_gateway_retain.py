@@ -317,12 +317,12 @@ async def test_shield_down_means_approved_template_only(gateway: Gateway) -> Non
 
 
 async def test_blocked_text_gives_way_to_the_template(gateway: Gateway) -> None:
-    """What the shield blocks is replaced by the approved text, which is reviewed as well."""
+    """What the shield blocks even without the name is replaced by the approved text, which is reviewed as well."""
     gateway.shield.forbidden = {"stay a while"}
     answer = (await retain(gateway, body())).json()
     assert answer["message"]["source"] == "template"
     assert answer["safety"]["verdict"] == "pass"
-    assert len(gateway.shield.texts) == 2
+    assert len(gateway.shield.texts) == 3
 
 
 @pytest.mark.parametrize("why", ["blocked", "nothing passes", "no shield", "invented slot"])
@@ -350,10 +350,14 @@ async def test_a_draft_without_a_source_gives_way_to_the_template(gateway: Gatew
 
 
 async def test_offensive_name_is_left_out(gateway: Gateway) -> None:
-    """A name that the shield blocks does not keep the customer from the approved text."""
+    """A name that the shield blocks does not keep the customer from the message, nor its use from being counted."""
     gateway.shield.forbidden = {"Zounds"}
     answer = (await retain(gateway, body(first_name="Zounds"))).json()
-    assert answer["message"]["text"].startswith("Hi there!")
+    assert answer["message"]["text"].startswith("Hi there")
+    assert answer["message"]["source"] == "bank"
+    assert answer["safety"]["verdict"] == "pass"
+    record = await gateway.records.get(answer["decision_id"])
+    assert record["message"]["id"] == "m-1"
 
 
 async def test_nothing_passes_means_nobody_is_contacted(gateway: Gateway) -> None:

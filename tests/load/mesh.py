@@ -2,8 +2,9 @@
 
 `churn-saver up --engine vllm` runs already, and is waited for until its bank is filled, which takes the same server.
 Briefs have a tone that the bank does not hold, so that each is written live. The two ways take turns in blocks of
-requests, each first in half of them, with the same briefs and seeds in both blocks of a pair, so nearly the same texts.
-What was written is the server's own count, so texts that nobody got are in it, too. Writes `reports/mesh.json`.
+requests, each first in half of them, with the same briefs and seeds in both blocks of a pair. Every prompt was read
+once before, so both find it in the prefix cache and get nearly the same texts. What was written is the server's own
+count, so texts that nobody got are in it, too. Writes `reports/mesh.json`.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ async def adapter(client: httpx.AsyncClient) -> str:
     return str(found[-1]["id"])
 
 
-def alone(client: httpx.AsyncClient, settings: ServeSettings, model: str) -> Ask:
-    """Asks the server itself, for what the generator asks it for."""
+def alone(client: httpx.AsyncClient, settings: ServeSettings, model: str, max_tokens: int | None = None) -> Ask:
+    """Asks the server itself, for what the generator asks it for; `max_tokens`: of each text, if fewer."""
     world, generator = load_world(), settings.generator
 
     async def ask(brief: Brief, seed: int) -> bool:
@@ -75,7 +76,7 @@ def alone(client: httpx.AsyncClient, settings: ServeSettings, model: str) -> Ask
             "prompt": prompt(brief, world),
             "n": SMALL_WRITE,
             "seed": seed,
-            "max_tokens": generator.max_new_tokens,
+            "max_tokens": max_tokens or generator.max_new_tokens,
             "temperature": generator.temperature,
             "top_k": generator.top_k,
             "stop": [END_OF_TURN],
@@ -155,7 +156,12 @@ async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dic
         httpx.AsyncClient(base_url=str(settings.generator.vllm.url), timeout=DEADLINE_S, limits=limits) as client,
         grpc.aio.insecure_channel(settings.addresses.generator) as channel,
     ):
-        ways = {"vllm": alone(client, settings, await adapter(client)), "generator": through(channel)}
+        model = await adapter(client)
+        ways = {"vllm": alone(client, settings, model), "generator": through(channel)}
+        stderr.print(f"reading {len(wanted)} prompts")
+        read = alone(client, settings, model, max_tokens=1)
+        for brief in wanted:
+            await read(brief, arguments.seed)
         for concurrency in arguments.concurrency:
             blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
             for number, way in enumerate(ORDER):
