@@ -1,8 +1,8 @@
 """Tokens a second through the generator beside those of its vLLM server alone: the same prompts, several at once.
 
 `churn-saver up --engine vllm` runs already, and is waited for until its bank is filled, which takes the same server.
-Briefs have a tone that the bank does not hold, so that each is written live. The two ways take turns in blocks of
-requests, each first in half of them, with the same briefs and seeds in both blocks of a pair. Every prompt was read
+Briefs have a tone that the bank does not hold, so that each is written live. The two ways take turns, each first in
+every other pair, with the same briefs and seeds: what drifts on the machine meets both alike. Every prompt was read
 once before, so both find it in the prefix cache and get nearly the same texts. What was written is the server's own
 count, so texts that nobody got are in it, too. Writes `reports/mesh.json`.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 import sys
 import time
@@ -20,10 +21,12 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import bootstrap
 
 from churnsaver.domain.message import Brief
 from churnsaver.errors import BadInput, ChurnSaverError
@@ -40,8 +43,8 @@ stderr = Console(stderr=True)
 REPORTS = Path("reports")
 CONCURRENCIES = (1, 8, 32)
 WAYS = ("vllm", "generator")
-ORDER = (*WAYS, *reversed(WAYS))  # what drifts meets both alike
-APART = 1_000_000  # between the seeds of two pairs
+LEAST_PAIRS = 2  # so that each way is first once
+PAIRS_FOR_AN_INTERVAL = 8
 DEADLINE_S = 600.0  # 128 texts at once take minutes on a core
 
 Ask = Callable[[Brief, int], Awaitable[bool]]
@@ -108,31 +111,38 @@ def through(channel: grpc.aio.Channel) -> Ask:
     return ask
 
 
-async def measure_block(
-    client: httpx.AsyncClient, ask: Ask, concurrency: int, wanted: list[Brief], seeds: range
-) -> dict[str, Any]:
-    """Keeps `concurrency` requests going until each seed had one."""
-    took_s: list[float] = []
-    answered, left = 0, iter(seeds)
+async def measure_block(client: httpx.AsyncClient, ask: Ask, wanted: list[Brief], seeds: range) -> dict[str, Any]:
+    """A request for each seed, all at once."""
 
-    async def keep_asking() -> None:
-        nonlocal answered
-        for seed in left:
-            started = time.monotonic()
-            written = await ask(wanted[seed % len(wanted)], seed)  # apart: others count meanwhile
-            answered += written
-            took_s.append(time.monotonic() - started)
+    async def timed(seed: int) -> tuple[bool, float]:
+        started = time.monotonic()
+        return await ask(wanted[seed % len(wanted)], seed), time.monotonic() - started
 
     before, started = await written_tokens(client), time.monotonic()
-    await asyncio.gather(*(keep_asking() for _ in range(concurrency)))
+    answers = await asyncio.gather(*(timed(seed) for seed in seeds))
     wall_s = time.monotonic() - started
     return {
         "tokens": await written_tokens(client) - before,
         "wall_s": wall_s,
-        "requests": len(took_s),
-        "answered_by_model": answered,
-        "took_s": took_s,
+        "requests": len(answers),
+        "answered_by_model": sum(written for written, _ in answers),
+        "took_s": [took_s for _, took_s in answers],
     }
+
+
+def ratio_interval(blocks: Mapping[str, list[dict[str, Any]]], seed: int) -> list[float] | None:
+    """Of the ratio of the two speeds, 95 %, pairs drawn with replacement (BCa); None where they are too few."""
+    if len(blocks["vllm"]) < PAIRS_FOR_AN_INTERVAL:
+        return None
+
+    def ratio(tokens: Any, wall_s: Any, tokens_alone: Any, wall_s_alone: Any, axis: int = -1) -> Any:
+        return (tokens.sum(axis) / wall_s.sum(axis)) / (tokens_alone.sum(axis) / wall_s_alone.sum(axis))
+
+    columns = [
+        np.array([block[key] for block in blocks[way]]) for way in reversed(WAYS) for key in ("tokens", "wall_s")
+    ]
+    found = bootstrap(columns, ratio, paired=True, vectorized=True, rng=np.random.default_rng(seed)).confidence_interval
+    return [float(found.low), float(found.high)]
 
 
 def summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -164,13 +174,16 @@ async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dic
             await read(brief, arguments.seed)
         for concurrency in arguments.concurrency:
             blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-            for number, way in enumerate(ORDER):
-                stderr.print(f"{concurrency} at once, block {number + 1} of {len(ORDER)}: {way}")
-                first, requests = arguments.seed + number // len(WAYS) * APART, max(concurrency, arguments.requests)
-                seeds = range(first, first + requests)
-                blocks[way].append(await measure_block(client, ways[way], concurrency, wanted, seeds))
-            each = {way: summary(blocks[way]) for way in WAYS}
+            pairs = max(LEAST_PAIRS, math.ceil(arguments.requests / concurrency))
+            for pair in range(pairs):
+                stderr.print(f"{concurrency} at once, pair {pair + 1} of {pairs}")
+                first = arguments.seed + pair * concurrency
+                for way in reversed(WAYS) if pair % 2 else WAYS:
+                    seeds = range(first, first + concurrency)
+                    blocks[way].append(await measure_block(client, ways[way], wanted, seeds))
+            each: dict[str, Any] = {way: summary(blocks[way]) for way in WAYS}
             each["ratio"] = each["generator"]["tokens_per_s"] / max(each["vllm"]["tokens_per_s"], 1e-9)
+            each["ratio_95"] = ratio_interval(blocks, arguments.seed)
             each["added_p50_s"] = each["generator"]["p50_s"] - each["vllm"]["p50_s"]
             found[str(concurrency)] = each
     return found
@@ -189,7 +202,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     document = {
         "command": f"python -m tests.load.mesh {' '.join(sys.argv[1:])}".strip(),
         "machine": {"cores": os.cpu_count(), "load_average_1_min": os.getloadavg()[0]},
-        "requests_per_block": arguments.requests,
+        "requests_each_way": arguments.requests,
         "seed": arguments.seed,
         "concurrency": measured,
     }
@@ -207,8 +220,11 @@ def print_table(document: Mapping[str, Any]) -> None:
         ours = each["generator"]
         live = f"{ours['answered_by_model']} of {ours['requests']}"
         speeds = [f"{each[way]['tokens_per_s']:.1f}" for way in WAYS]
+        ratio = f"{each['ratio']:.2f}"
+        if each["ratio_95"]:
+            ratio += " ({:.2f} to {:.2f})".format(*each["ratio_95"])
         seconds = [f"{value:.2f}" for value in (ours["p50_s"], each["added_p50_s"], ours["p95_s"])]
-        table.add_row(concurrency, *speeds, f"{each['ratio']:.2f}", *seconds, live)
+        table.add_row(concurrency, *speeds, ratio, *seconds, live)
     wide_console().print(table)
 
 
@@ -216,7 +232,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m tests.load.mesh", description=__doc__)
     parser.add_argument("--concurrency", type=int, nargs="+", default=CONCURRENCIES, help="requests at once")
-    parser.add_argument("--requests", type=int, default=8, help="in each of the four blocks, or as many as at once")
+    parser.add_argument("--requests", type=int, default=32, help="each way, at least; two pairs are measured always")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
