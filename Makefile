@@ -170,7 +170,7 @@ lint: | $(SETUP)  ## ruff, mypy, import-linter, buf; stubs that match their prot
 test coverage: export OMP_NUM_THREADS := 1
 PYTEST := pytest -m "not stack" --numprocesses logical --maxprocesses 4 --dist loadfile
 
-test: lint  ## every check that takes seconds; no stack needed
+test: lint  ## lint, and every test that needs no stack
 	.venv/bin/$(PYTEST)
 
 coverage: | $(SETUP)  ## the same tests without lint, and which lines they ran; fails below pyproject's fail_under

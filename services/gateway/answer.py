@@ -110,7 +110,11 @@ def build_record(case: Case, state: ContactState, choice: Choice, written: Writt
                 "arm_budget_cents": case.budget_cents,
                 "budget_shared": case.budget_shared,
             },
-            "message": {"id": written.message_id, "source": message.source if message else None},
+            "message": {
+                "id": written.message_id,
+                "source": message.source if message else None,
+                "named": written.named,
+            },
             "safety": written.safety.model_dump(),
             "versions": _versions(choice, written),
             "sha256": choice.sha256,

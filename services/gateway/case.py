@@ -121,7 +121,8 @@ class Choice:
 class Written:
     """The message of a contact and what the shield said of it; no message when it may not be sent.
 
-    `propensity` is that of the draft that was drawn, whether it was sent or the approved text took its place.
+    `propensity` is that of the draft that was drawn, whether it was sent or the approved text took its place;
+    `named`: whether it was filled with the customer's name.
     """
 
     message: MessageBody | None
@@ -129,6 +130,7 @@ class Written:
     message_id: str = ""
     propensity: float = 1.0
     shield_version: str | None = None
+    named: bool = False
 
 
 def pseudonym(key: str, customer_id: str) -> str:

@@ -30,6 +30,11 @@ class Letter:
         """The approved text, filled."""
         return self.filled(self.book.template(self.brief))
 
+    @property
+    def is_named(self) -> bool:
+        """Whether it has the customer's name."""
+        return self.slots["first_name"] != self.book.nameless
+
     def nameless(self) -> Letter:
         """This letter without the customer's name, the one value in it that nobody approved."""
         return replace(self, slots={**self.slots, "first_name": self.book.nameless})

@@ -305,9 +305,13 @@ class Retention:
         nameless, approved = letter.nameless(), _template(letter, draft.propensity)
         send_at = case.now + timedelta(hours=choice.action.delay_hours)
         delivery = Delivery(send_at, case.request.customer.timezone)
+        # A customer's own name can be what was found: a word, or a letter that halves what an SMS carries.
+        tries = [(letter, draft)]
+        for one in ((nameless, draft), (nameless, approved)):
+            if one not in tries:
+                tries.append(one)
         try:
-            # A customer's own name can be what was found: a word, or a letter that halves what an SMS carries.
-            for addressed, text in ((letter, draft), (nameless, draft), (nameless, approved)):
+            for addressed, text in tries:
                 written = await self._review(case, addressed, text, delivery)
                 if written.safety.verdict == "pass":
                     break
@@ -356,7 +360,8 @@ class Retention:
             safety = SafetyBody(verdict="block", findings=findings)
             return Written(None, safety, propensity=draft.propensity, shield_version=review.version)
         safety = SafetyBody(verdict="pass", findings=findings)
-        return Written(_message(letter, draft), safety, draft.message_id, draft.propensity, review.version)
+        message = _message(letter, draft)
+        return Written(message, safety, draft.message_id, draft.propensity, review.version, letter.is_named)
 
     # -- book and answer ---------------------------------------------------------------------------
 

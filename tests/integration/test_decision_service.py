@@ -55,7 +55,7 @@ def service(yard: Yard) -> Iterator[str]:
     port = free_port()
     process = start(yard, port)
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        grpc.channel_ready_future(channel).result(timeout=30)
+        grpc.channel_ready_future(channel).result(timeout=120)
     yield f"127.0.0.1:{port}"
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=20)

@@ -55,6 +55,13 @@ async def test_a_contact_and_its_outcomes_count_once(gateway: Gateway) -> None:
     assert 0 < await gateway.redis.ttl(message_counts_key("m-1")) <= 86_400
 
 
+async def test_a_message_without_the_name_counts(gateway: Gateway) -> None:
+    """The draw chose it, whatever became of the name."""
+    gateway.shield.forbidden = {"Ana"}
+    await retain(gateway)
+    assert await counts(gateway) == {"uses": 1}
+
+
 async def test_only_messages_of_the_bank_are_counted(gateway: Gateway) -> None:
     """A text that was written for one request has no siblings, and an approved text has none to be told from."""
     gateway.generator.draft = replace(gateway.generator.draft, source="model")

@@ -40,29 +40,20 @@ class Mesh:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.env['CHURN_SAVER_GATEWAY__PORT']}"
 
-    def start(self, service: str, **more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"services.{service}"],
-            env={**os.environ, **self.env, **more},
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
     @contextmanager
     def running(self, service: str, **more: str) -> Iterator[None]:
-        """A service, until it is stopped as Kubernetes does; it must end by itself, without an error."""
-        with self.start(service, **more) as process:
+        """A service, until it is stopped as Kubernetes does; it must end by itself, without an error.
+
+        It writes where the test does: pytest shows that where one fails.
+        """
+        command = [sys.executable, "-m", f"services.{service}"]
+        with subprocess.Popen(command, env={**os.environ, **self.env, **more}, cwd=ROOT) as process:
             try:
                 yield
-            finally:
                 process.send_signal(signal.SIGTERM)
-                try:
-                    _, errors = process.communicate(timeout=30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    raise
-                sys.stderr.write(errors)  # pytest shows it where a test fails
+                process.wait(timeout=30)
+            finally:
+                process.kill()  # nothing happens where it has ended
         assert process.returncode == 0
 
     def wait(self, *services: str) -> None:
@@ -240,7 +231,9 @@ def test_forced_baseline_wins(yard: Yard, redis: RedisServer, tmp_path: Path) ->
 
 def test_port_in_use_stops_the_start(mesh: Mesh) -> None:
     """Exit 2 with the address and the mend."""
-    second = mesh.start("gateway")
-    _, errors = second.communicate(timeout=30)
+    command, env = [sys.executable, "-m", "services.gateway"], {**os.environ, **mesh.env}
+    second = subprocess.run(
+        command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=READY_WITHIN_S, check=False
+    )
     assert second.returncode == 2
-    assert "CHURN_SAVER_GATEWAY__PORT" in errors
+    assert "CHURN_SAVER_GATEWAY__PORT" in second.stderr

@@ -15,11 +15,15 @@ import grpc
 import httpx
 import pytest
 
+from churnsaver.domain.message import Brief
 from churnsaver.rpc.stubs.generator.v1 import generator_service_pb2 as generator_pb2
+from churnsaver.rpc.stubs.shield.v1 import shield_service_pb2 as shield_pb2
+from churnsaver.safety.review import Policy, Review, Stage
+from churnsaver.safety.rules import review_with_rules
 from churnsaver.settings import ExperimentSettings
 from services.gateway import line_file
 from services.gateway.contract import KillSwitchRequest
-from services.gateway.downstream import Draft, GrpcGenerator, Unavailable
+from services.gateway.downstream import Delivery, Draft, GrpcGenerator, Unavailable
 from services.gateway.upkeep import rebuild, send_unsent
 from tests.conftest import RedisServer
 from tests.support.gateway import Gateway, body
@@ -350,14 +354,50 @@ async def test_a_draft_without_a_source_gives_way_to_the_template(gateway: Gatew
 
 
 async def test_offensive_name_is_left_out(gateway: Gateway) -> None:
-    """A name that the shield blocks does not keep the customer from the message, nor its use from being counted."""
+    """A name that the shield blocks costs the customer the name, not the message."""
     gateway.shield.forbidden = {"Zounds"}
     answer = (await retain(gateway, body(first_name="Zounds"))).json()
     assert answer["message"]["text"].startswith("Hi there")
     assert answer["message"]["source"] == "bank"
-    assert answer["safety"]["verdict"] == "pass"
+    assert answer["safety"] == {"verdict": "pass", "findings": []}
     record = await gateway.records.get(answer["decision_id"])
-    assert record["message"]["id"] == "m-1"
+    assert record["message"] == {"id": "m-1", "source": "bank", "named": False}
+    assert record["propensity"] == {"arm": 1.0, "policy": 0.25, "message": 0.5, "total": 0.125}
+
+
+@pytest.mark.parametrize(("name", "greeting"), [("Ana", "Hi Ana,"), ("João", "Hi there,")])
+async def test_a_letter_that_makes_an_sms_too_long_costs_the_name(gateway: Gateway, name: str, greeting: str) -> None:
+    """By the shield's own rules: ã is not in GSM-7, so that a segment holds half."""
+
+    async def review(
+        text: str, brief: Brief, slots: dict[str, str], delivery: Delivery, timeout_s: float
+    ) -> shield_pb2.ReviewResponse:
+        asked = Review(text, Stage.FILLED, brief.channel, brief.language, slots, delivery.send_at, delivery.timezone)
+        found = {finding.rule for finding in review_with_rules(asked, Policy.of(gateway.retention.world))}
+        assert found <= {"sms_segments"}
+        return shield_pb2.ReviewResponse(verdict=shield_pb2.VERDICT_BLOCK if found else shield_pb2.VERDICT_PASS)
+
+    gateway.shield.review = review  # type: ignore[method-assign,assignment]
+    text = "Hi {first_name}, we have spent some time together, and your plan has been running for a while. We would be "
+    text += "glad if you stayed with us. Until {expiry}, we have {offer} for you. {opt_out}"
+    gateway.generator.draft = Draft(text, "bank", "m-1", "generator-test", 0.5)
+    answer = (await retain(gateway, body(first_name=name))).json()
+    assert answer["message"]["source"] == "bank"
+    assert answer["message"]["text"].startswith(greeting)
+    record = await gateway.records.get(answer["decision_id"])
+    assert record["message"]["named"] is (name == "Ana")
+
+
+@pytest.mark.parametrize(
+    ("name", "down", "reviews"), [("Ana", None, 3), (None, None, 2), ("Ana", "generator", 2), (None, "generator", 1)]
+)
+async def test_nothing_is_reviewed_twice(gateway: Gateway, name: str | None, down: str | None, reviews: int) -> None:
+    """Nobody's name is no name to leave out, and the approved text has itself for a successor."""
+    if down is not None:
+        getattr(gateway, down).down = DOWN
+    gateway.shield.forbidden = {"Hi"}
+    assert (await retain(gateway, body(first_name=name))).json()["message"] is None
+    assert len(gateway.shield.texts) == reviews
 
 
 async def test_nothing_passes_means_nobody_is_contacted(gateway: Gateway) -> None:
@@ -371,19 +411,18 @@ async def test_nothing_passes_means_nobody_is_contacted(gateway: Gateway) -> Non
     assert await gateway.redis.get("cs:reserved:default") is None
 
 
-async def test_shield_that_dies_between_two_reviews(gateway: Gateway) -> None:
-    """It blocked the written text and could not be asked about the approved one: that goes out, nameless."""
+@pytest.mark.parametrize("answered", [1, 2])
+async def test_shield_that_dies_between_two_reviews(gateway: Gateway, answered: int) -> None:
+    """It blocked the written text, with or without the name, and is gone: the approved one goes out, nameless."""
     gateway.shield.forbidden = {"stay a while"}
     review = gateway.shield.review
 
-    async def once(*args: Any) -> Any:
-        gateway.shield.review = down  # type: ignore[method-assign]
+    async def at_first(*args: Any) -> Any:
+        if len(gateway.shield.texts) == answered:
+            raise DOWN
         return await review(*args)
 
-    async def down(*args: Any) -> Any:
-        raise DOWN
-
-    gateway.shield.review = once  # type: ignore[method-assign]
+    gateway.shield.review = at_first  # type: ignore[method-assign]
     answer = (await retain(gateway, body())).json()
     assert answer["message"]["text"].startswith("Hi there!")
     assert answer["safety"]["verdict"] == "not_reviewed"

@@ -43,8 +43,9 @@ stderr = Console(stderr=True)
 REPORTS = Path("reports")
 CONCURRENCIES = (1, 8, 32)
 WAYS = ("vllm", "generator")
-LEAST_PAIRS = 2  # so that each way is first once
-PAIRS_FOR_AN_INTERVAL = 8
+# What a ratio of two speeds is made of.
+RATIO = (("generator", "tokens"), ("generator", "wall_s"), ("vllm", "tokens"), ("vllm", "wall_s"))
+PAIRS_FOR_AN_INTERVAL = 8  # what is drawn from fewer is drawn from nearly nothing
 DEADLINE_S = 600.0  # 128 texts at once take minutes on a core
 
 Ask = Callable[[Brief, int], Awaitable[bool]]
@@ -138,9 +139,7 @@ def ratio_interval(blocks: Mapping[str, list[dict[str, Any]]], seed: int) -> lis
     def ratio(tokens: Any, wall_s: Any, tokens_alone: Any, wall_s_alone: Any, axis: int = -1) -> Any:
         return (tokens.sum(axis) / wall_s.sum(axis)) / (tokens_alone.sum(axis) / wall_s_alone.sum(axis))
 
-    columns = [
-        np.array([block[key] for block in blocks[way]]) for way in reversed(WAYS) for key in ("tokens", "wall_s")
-    ]
+    columns = [np.array([block[key] for block in blocks[way]]) for way, key in RATIO]
     found = bootstrap(columns, ratio, paired=True, vectorized=True, rng=np.random.default_rng(seed)).confidence_interval
     return [float(found.low), float(found.high)]
 
@@ -174,7 +173,7 @@ async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dic
             await read(brief, arguments.seed)
         for concurrency in arguments.concurrency:
             blocks: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-            pairs = max(LEAST_PAIRS, math.ceil(arguments.requests / concurrency))
+            pairs = 2 * math.ceil(arguments.requests / concurrency / 2)  # even, so that each way is first as often
             for pair in range(pairs):
                 stderr.print(f"{concurrency} at once, pair {pair + 1} of {pairs}")
                 first = arguments.seed + pair * concurrency
@@ -184,6 +183,7 @@ async def measure(arguments: argparse.Namespace, settings: ServeSettings) -> dic
             each: dict[str, Any] = {way: summary(blocks[way]) for way in WAYS}
             each["ratio"] = each["generator"]["tokens_per_s"] / max(each["vllm"]["tokens_per_s"], 1e-9)
             each["ratio_95"] = ratio_interval(blocks, arguments.seed)
+            each["blocks"] = blocks
             each["added_p50_s"] = each["generator"]["p50_s"] - each["vllm"]["p50_s"]
             found[str(concurrency)] = each
     return found
@@ -202,7 +202,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     document = {
         "command": f"python -m tests.load.mesh {' '.join(sys.argv[1:])}".strip(),
         "machine": {"cores": os.cpu_count(), "load_average_1_min": os.getloadavg()[0]},
-        "requests_each_way": arguments.requests,
+        "least_requests_each_way": arguments.requests,
         "seed": arguments.seed,
         "concurrency": measured,
     }
@@ -232,7 +232,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m tests.load.mesh", description=__doc__)
     parser.add_argument("--concurrency", type=int, nargs="+", default=CONCURRENCIES, help="requests at once")
-    parser.add_argument("--requests", type=int, default=32, help="each way, at least; two pairs are measured always")
+    parser.add_argument("--requests", type=int, default=32, help="each way, at least, in an even number of pairs")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the report")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

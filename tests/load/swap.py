@@ -30,7 +30,7 @@ from churnsaver.rpc.stubs.models.v1 import models_service_pb2 as models_pb2
 from churnsaver.rpc.stubs.models.v1 import models_service_pb2_grpc as models_grpc
 from churnsaver.settings import DEFAULT_SEED
 from cli.registry import champion, publish_checkpoint
-from tests.load.client import Plan, StartedRun
+from tests.load.client import MAX_SECONDS, Plan, StartedRun
 from tests.load.customers import bodies, load_scorecard
 from tests.load.processes import HOST, end, free_ports, wait_listening, wide_console
 from tests.load.stack import LoadStack, new_run
@@ -99,14 +99,14 @@ def publish_and_wait(mesh: Mesh, kind: str, number: int) -> float:
 def measure_swaps(mesh: Mesh, arguments: argparse.Namespace) -> dict[str, Any]:
     """Publishes variants of every kind in turn under load."""
     new = bodies(load_scorecard(), seed=arguments.seed, run=new_run(), csv_path=arguments.csv)
-    planned_s = arguments.swaps * (BETWEEN_S + arguments.expected_s)
-    plan = Plan(mesh.stack.retain_url, arguments.rate, list(islice(new, int(planned_s * arguments.rate))))
-    before, run = mesh.memory_mb(), StartedRun(plan)
+    plan = Plan(mesh.stack.retain_url, arguments.rate, list(islice(new, int(MAX_SECONDS * arguments.rate))))
+    before = mesh.memory_mb()
     seconds: list[dict[str, Any]] = []
-    for number, kind in enumerate(islice(cycle(KINDS), arguments.swaps)):
-        seconds.append({"kind": kind, "seconds": publish_and_wait(mesh, kind, number)})
-        time.sleep(BETWEEN_S)
-    samples = run.finish().samples
+    with StartedRun(plan) as load:
+        for number, kind in enumerate(islice(cycle(KINDS), arguments.swaps)):
+            seconds.append({"kind": kind, "seconds": publish_and_wait(mesh, kind, number)})
+            time.sleep(BETWEEN_S)
+        samples = load.stop().samples
     # The generator's new model writes its bank meanwhile, and holds what it works with.
     time.sleep(arguments.settle_s)
     after = mesh.memory_mb()
@@ -203,7 +203,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.load.swap", description=__doc__)
     parser.add_argument("--rate", type=float, default=20.0, help="requests per second")
     parser.add_argument("--swaps", type=int, default=50, help="publications, the kinds in turn")
-    parser.add_argument("--expected-s", type=float, default=1.0, help="of load to plan for each swap")
     parser.add_argument("--settle-s", type=float, default=60.0, help="until memory is read again")
     parser.add_argument("--outage-s", type=float, default=60.0, help="how long Pub/Sub is down")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
