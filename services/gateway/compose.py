@@ -26,10 +26,6 @@ class Letter:
         """`draft` with the customer's values; KeyError for a slot that nobody defined."""
         return fill(draft, self.slots)
 
-    def template(self) -> str:
-        """The approved text, filled."""
-        return self.filled(self.book.template(self.brief))
-
     @property
     def is_named(self) -> bool:
         """Whether it has the customer's name."""
